@@ -1,0 +1,1 @@
+"""Key providers: where the master key lives."""

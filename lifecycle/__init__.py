@@ -1,0 +1,1 @@
+"""Jobs over the data: apply, and later backfill, rotation, retention, destruction, backup."""

@@ -1,0 +1,1 @@
+"""A guided demonstration on an embedded PostgreSQL: a retail bank behind pgveil."""

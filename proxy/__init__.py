@@ -1,0 +1,1 @@
+"""The gate: the PostgreSQL wire-protocol proxy itself."""

@@ -1,0 +1,1 @@
+"""Sans-I/O state of one proxied connection: bytes in, effects out."""

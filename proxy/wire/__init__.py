@@ -1,0 +1,1 @@
+"""Codecs of the PostgreSQL frontend/backend protocol; no I/O."""

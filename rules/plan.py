@@ -1,0 +1,143 @@
+"""What is to be done with one statement: a plan, or a refusal. Values without behaviour; `rules.decide` makes them.
+
+A plan speaks of tokens, never of offsets: one plan serves every text of the same shape, whatever the lengths of its literals, because
+`rules.lexer` numbers the tokens of all of them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rules.model import Column, ColumnName, Level, TableName, Verdict
+
+
+class Action(StrEnum):
+    """What the statement does, for the audit record and the metrics."""
+
+    SELECT = "select"
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    COPY = "copy"
+    DDL = "ddl"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace the original text from token `first` to token `last` (both included) by `text`; `last < first` inserts before `first`."""
+
+    first: int
+    last: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealLiteral:
+    """Replace tokens `first..last` by the sealed form of literal token `token`, as a string constant.
+
+    `negative`: a minus sign stands before the number. `array`: the literal is an array constant whose elements are sealed one by one.
+    """
+
+    token: int
+    first: int
+    last: int
+    column: Column
+    negative: bool = False
+    array: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SealParam:
+    """Seal parameter `$number` for `column`; with `array` each element of it."""
+
+    number: int
+    column: Column
+    array: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultColumn:
+    """One output column.
+
+    `open`: the sealed column whose values it carries, to be opened and then, by `verdict`, masked. None: forwarded as it comes.
+    `direct`: it is a bare column reference, so RowDescription must name `origin` (or a view of it) as its source; else it must name
+    nothing, or something unprotected. `touches`: every protected column whose value is in it (for the second witness).
+    """
+
+    open: Column | None = None
+    verdict: Verdict = Verdict.CLEAR
+    direct: bool = False
+    touches: frozenset[ColumnName] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A protected column that the statement touches, for the audit record: how, and under which verdict."""
+
+    column: ColumnName
+    level: Level
+    verdict: Verdict
+    read: bool
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with one statement.
+
+    `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
+    """
+
+    action: Action
+    tables: tuple[TableName, ...] = ()
+    touched: tuple[Touched, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    literals: tuple[SealLiteral, ...] = ()
+    params: tuple[SealParam, ...] = ()
+    results: tuple[ResultColumn, ...] | None = None
+    writes: bool = False
+    lookups: bool = False
+
+    @property
+    def opens(self) -> bool:
+        """Whether any result column must be opened by the proxy."""
+        return self.results is not None and any(r.open is not None for r in self.results)
+
+
+class Reason(StrEnum):
+    """Why a statement is refused: the metric's label, and the section of docs/errors.md."""
+
+    VERDICT = "verdict"  # the role may not see the column
+    LOOKUP = "lookup"  # the role may not search or compare by the real value
+    UNSUPPORTED = "unsupported"  # a form that pgveil cannot protect (yet)
+    UNPARSED = "unparsed"  # the text was not understood
+    COMPUTE = "compute"  # the database would have to compute on sealed values
+    ORDERING = "ordering"  # the database would have to order sealed values
+    RANDOMIZED = "randomized"  # a comparison on a randomized column
+    CROSS_DOMAIN = "cross_domain"  # values of two key domains meet
+    PLAIN_INTO_SEALED = "plain_into_sealed"  # the database would store a value that pgveil has not sealed
+    SEALED_INTO_PLAIN = "sealed_into_plain"  # ciphertext would be stored where plain values belong
+    COPY = "copy"
+    UNFENCED = "unfenced"  # a login that privileges can't fence, in a form that the splice cannot protect
+    LEXER = "lexer"  # the text is not PostgreSQL's, or too long
+    WITNESS = "witness"  # the server's description disagrees with the analysis
+    DAMAGED = "damaged"  # a stored value does not open
+    BAD_VALUE = "bad_value"  # the client's value is not of the column's type
+    AUDIT = "audit"  # the audit log cannot be written
+    SETTINGS = "settings"  # the session's settings are not known
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A clear error instead of the statement. `token`: where the caret points, or None. No field ever holds a value."""
+
+    reason: Reason
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    column: ColumnName | None = None
+    token: int | None = None
