@@ -1,0 +1,132 @@
+"""The border between the session and the judgement: what a session asks about a text, and what it is told.
+
+The session knows the protocol and nothing of SQL; `proxy.decisions.Gate` knows SQL and nothing of the protocol. These are the values that
+pass between them, so each side can be tested with the other one replaced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rules.model import Column, ColumnName, Principal
+    from rules.plan import Plan, Reason, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a text's meaning depends on besides itself.
+
+    `search_path`: the effective schemas in order (current_schemas(true)), or None while unknown. `database_role`: current_user.
+    """
+
+    standard_conforming_strings: bool = True
+    client_encoding: str = "UTF8"
+    search_path: tuple[str, ...] | None = None
+    database_role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetMap:
+    """Character positions of an edited text in terms of the original.
+
+    `edits`: (start in edited text, length in edited text, start in original, length in original), ascending, 0-based.
+    """
+
+    edits: tuple[tuple[int, int, int, int], ...] = ()
+
+    def original(self, position: int) -> int:
+        """The 1-based position in the original of a 1-based position in the edited text (inside an edit: the edit's start)."""
+        at = position - 1
+        shift = 0
+        for start, length, original, width in self.edits:
+            if at < start:
+                break
+            if at < start + length:
+                return original + 1
+            shift = (original + width) - (start + length)
+        return at + shift + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Forward the text as it is.
+
+    `unsettles`: afterwards the session's settings (search_path, standard_conforming_strings, client_encoding, role) may be other ones.
+    `ddl`: afterwards the catalog may be another one.
+    `statements`: how many statements the text holds (0 for an empty one).
+    """
+
+    unsettles: bool = False
+    ddl: bool = False
+    statements: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Run `text` (in the client's encoding, literals already sealed) instead of what came; at least one statement is planned.
+
+    `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
+    `generation`: of the rules and catalog that it was made under; a later generation must be asked anew.
+    """
+
+    text: bytes
+    offsets: OffsetMap
+    plans: tuple[Plan | None, ...]
+    shape: str
+    generation: int
+    unsettles: bool = False
+    ddl: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer with an error. `position`: 1-based character position in the client's text. `shape`: '' where the text was not understood."""
+
+    refusal: Refusal
+    shape: str = ""
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NeedSettings:
+    """Nothing can be said while the session's settings are unknown: ask the server, then ask again."""
+
+
+Decision = Pass | Admit | Refuse | NeedSettings
+
+
+class Judge(Protocol):
+    """What a session needs from the judgement. All methods are pure of I/O; `decide` may be slow (a parse) on a new shape."""
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever rules or catalog change."""
+
+    def principal(self, login: str) -> Principal:
+        """Who a login is under the rules and catalog in force."""
+
+    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+        """Judge the text of a Query (`extended` false: any number of statements) or a Parse (one)."""
+
+    def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
+        """The protected column that a RowDescription field names, through views as well; None where it names none.
+
+        For a column of a view that mixes several protected columns, any one of them.
+        """
+
+    def column(self, name: ColumnName) -> Column | None:
+        """The rules' column of that name."""
+
+
+class BadValue(Exception):  # noqa: N818 - the name says what is wrong
+    """A value could not be sealed or opened. Carries what the client may be told; never the value."""
+
+    def __init__(self, reason: Reason, sqlstate: str, message: str, column: ColumnName, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.sqlstate = sqlstate
+        self.message = message
+        self.column = column
+        self.detail = detail
