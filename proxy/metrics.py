@@ -1,0 +1,476 @@
+"""What one process of pgveil counts, for Prometheus.
+
+Labels come from closed sets only (actions, refusal reasons, SQLSTATE classes, directions), so the number of series is fixed and no value,
+name or text of a client can become a label. With several workers prometheus-client keeps its numbers in files, one set a process
+(https://prometheus.github.io/client_python/multiprocess/); `proxy.metric_files` prepares the directory and merges them. In that mode a gauge
+exists, at 0, as soon as it is made: what the supervisor counts is therefore a class of its own, or its zeros would spoil the workers' minima.
+"""
+
+from __future__ import annotations
+
+import platform
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from rules.plan import Action, Reason
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+# From 10 us (a cache hit on a short statement) to 10 s (a server query that an operator should look at), about three a decade.
+LATENCY_BUCKETS: Final = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+# A good disk syncs in under 1 ms, a bad cloud volume in tens of ms.
+FSYNC_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+PLAIN: Final = "plain"
+
+# PostgreSQL documentation, appendix A. A class that is not here counts as "other".
+SQLSTATE_CLASSES: Final = frozenset(
+    (
+        *("00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z"),
+        *("20", "21", "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F"),
+        *("34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54", "55"),
+        *("57", "58", "72", "F0", "HV", "P0", "XX"),
+    )
+)
+OTHER_CLASS: Final = "other"
+
+
+class Turned(StrEnum):
+    """Why a connection was not taken."""
+
+    LIMIT = "limit"  # as many as the configuration allows
+    TLS = "tls"  # plain text where TLS is required, or a failed handshake
+    PROTOCOL = "protocol"  # not PostgreSQL's protocol, or a version that pgveil does not speak
+    SERVER = "server"  # the server behind could not be reached
+    TIMEOUT = "timeout"  # the handshake took too long
+    DRAINING = "draining"  # the worker is shutting down
+    NOT_READY = "not_ready"  # no catalog yet, or the audit log cannot be written
+
+
+class MetricSink(Protocol):
+    """What a worker reports. Every call is cheap and none raises; seconds and bytes are SI base units."""
+
+    def statement(self, action: Action | None, added: float, server: float) -> None:
+        """A statement ended: seconds that the proxy added and that the server took. None: it touched nothing protected."""
+
+    def plan_cache(self, *, hit: bool) -> None:
+        """A look-up in the plan cache."""
+
+    def plan_cache_entries(self, entries: int) -> None:
+        """How many plans the cache holds now."""
+
+    def parsed(self, count: int = 1) -> None:
+        """Texts given to the SQL parser."""
+
+    def refused(self, reason: Reason) -> None:
+        """A statement was refused."""
+
+    def would_refuse(self, reason: Reason) -> None:
+        """A statement would have been refused, had the mode not been `observe`."""
+
+    def opened(self, values: int) -> None:
+        """Sealed values opened for a result."""
+
+    def sealed(self, values: int) -> None:
+        """Values sealed for the server."""
+
+    def audit_queue(self, records: int) -> None:
+        """How many audit records wait to become durable."""
+
+    def audit_synced(self, records: int, seconds: float) -> None:
+        """`records` became durable by one fsync that took `seconds`."""
+
+    def audit_healthy(self, *, healthy: bool) -> None:
+        """Whether the audit log can be written."""
+
+    def catalog_loaded(self, *, loaded: bool) -> None:
+        """Whether the worker knows the database's catalog."""
+
+    def server_reached(self, now: float) -> None:
+        """The server answered; `now` is Unix time in seconds."""
+
+    def connection_opened(self) -> None:
+        """A client connection was taken."""
+
+    def connection_closed(self) -> None:
+        """A client connection that had been taken ended."""
+
+    def connection_refused(self, reason: Turned) -> None:
+        """A client connection was not taken."""
+
+    def login_failed(self) -> None:
+        """The server did not let a client log in."""
+
+    def error(self, sqlstate: str) -> None:
+        """A client was sent an ErrorResponse, the server's or ours."""
+
+    def from_client(self, size: int) -> None:
+        """Bytes received from clients."""
+
+    def from_server(self, size: int) -> None:
+        """Bytes received from the server."""
+
+    def message_objects(self, count: int) -> None:
+        """Forwarded messages for which an object was made; messages forwarded within a run of bytes don't count."""
+
+
+class Metrics:
+    """A worker's metrics in `registry`, every child resolved once: a report is a dictionary look-up and an addition."""
+
+    __slots__ = (
+        "_added",
+        "_audit_fsync",
+        "_audit_healthy",
+        "_audit_queue",
+        "_audit_records",
+        "_cache_entries",
+        "_cache_hit",
+        "_cache_miss",
+        "_catalog",
+        "_connections",
+        "_connections_refused",
+        "_connections_total",
+        "_errors",
+        "_from_client",
+        "_from_server",
+        "_logins_failed",
+        "_objects",
+        "_opened",
+        "_parses",
+        "_reached",
+        "_refusals",
+        "_sealed",
+        "_server",
+        "_would_refuse",
+    )
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._statements(registry)
+        self._planning(registry)
+        self._audit(registry)
+        self._traffic(registry)
+
+    def _statements(self, registry: CollectorRegistry) -> None:
+        added = Histogram(
+            "pgveil_statement_added_seconds",
+            "Time that pgveil added to a statement, by what the statement does.",
+            ["action"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        server = Histogram(
+            "pgveil_statement_server_seconds",
+            "Time from sending a statement to the server to the end of its answer, by what the statement does.",
+            ["action"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        actions: tuple[Action | None, ...] = (None, *Action)
+        self._added = {a: added.labels(a or PLAIN).observe for a in actions}
+        self._server = {a: server.labels(a or PLAIN).observe for a in actions}
+
+    def _planning(self, registry: CollectorRegistry) -> None:
+        cache = Counter(
+            "pgveil_plan_cache_lookups_total", "Look-ups in the plan cache, by result.", ["result"], registry=registry
+        )
+        self._cache_hit = cache.labels("hit").inc
+        self._cache_miss = cache.labels("miss").inc
+        self._cache_entries = Gauge(
+            "pgveil_plan_cache_entries",
+            "Plans in the plan caches of all workers.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        ).set
+        self._parses = Counter("pgveil_parses_total", "Statement texts given to the SQL parser.", registry=registry).inc
+        refusals = Counter(
+            "pgveil_refusals_total", "Statements refused, by reason (docs/errors.md).", ["reason"], registry=registry
+        )
+        observed = Counter(
+            "pgveil_observed_refusals_total",
+            "Statements that were let through in mode observe and would have been refused otherwise, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._refusals = {r: refusals.labels(r).inc for r in Reason}
+        self._would_refuse = {r: observed.labels(r).inc for r in Reason}
+        self._opened = Counter("pgveil_opened_values_total", "Sealed values opened for results.", registry=registry).inc
+        self._sealed = Counter(
+            "pgveil_sealed_values_total", "Values sealed on their way to the server.", registry=registry
+        ).inc
+
+    def _audit(self, registry: CollectorRegistry) -> None:
+        self._audit_queue = Gauge(
+            "pgveil_audit_queue_records",
+            "Audit records not yet durable.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        ).set
+        self._audit_fsync = Histogram(
+            "pgveil_audit_fsync_seconds",
+            "Time of one fsync of the audit log.",
+            registry=registry,
+            buckets=FSYNC_BUCKETS,
+        ).observe
+        self._audit_records = Counter(
+            "pgveil_audit_records_total", "Audit records made durable.", registry=registry
+        ).inc
+        self._audit_healthy = Gauge(
+            "pgveil_audit_healthy",
+            "1 while every live worker can write its audit log, else 0.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        ).set
+        self._catalog = Gauge(
+            "pgveil_catalog_loaded",
+            "1 while every live worker knows the database's catalog, else 0.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        ).set
+        self._reached = Gauge(
+            "pgveil_server_reached_timestamp_seconds",
+            "When a live worker last had an answer from the server, as Unix time.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        ).set
+
+    def _traffic(self, registry: CollectorRegistry) -> None:
+        self._connections = Gauge(
+            "pgveil_connections", "Client connections open now.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._connections_total = Counter(
+            "pgveil_connections_opened_total", "Client connections taken.", registry=registry
+        ).inc
+        turned = Counter(
+            "pgveil_connections_refused_total",
+            "Client connections not taken, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._connections_refused = {r: turned.labels(r).inc for r in Turned}
+        self._logins_failed = Counter(
+            "pgveil_logins_failed_total", "Logins that the server did not accept.", registry=registry
+        ).inc
+        errors = Counter(
+            "pgveil_errors_total",
+            "Errors sent to clients, the server's and pgveil's own, by SQLSTATE class.",
+            ["sqlstate_class"],
+            registry=registry,
+        )
+        self._errors = {c: errors.labels(c).inc for c in (OTHER_CLASS, *sorted(SQLSTATE_CLASSES))}
+        received = Counter(
+            "pgveil_received_bytes_total", "Bytes received, by the side they came from.", ["side"], registry=registry
+        )
+        self._from_client = received.labels("client").inc
+        self._from_server = received.labels("server").inc
+        self._objects = Counter(
+            "pgveil_forwarded_message_objects_total",
+            "Forwarded messages for which an object was made; those forwarded within a run of bytes don't count.",
+            registry=registry,
+        ).inc
+
+    def statement(self, action: Action | None, added: float, server: float) -> None:
+        """See MetricSink; negative seconds (a clock that jumped) count as 0."""
+        self._added[action](max(added, 0.0))
+        self._server[action](max(server, 0.0))
+
+    def plan_cache(self, *, hit: bool) -> None:
+        """See MetricSink."""
+        (self._cache_hit if hit else self._cache_miss)()
+
+    def plan_cache_entries(self, entries: int) -> None:
+        """See MetricSink."""
+        self._cache_entries(entries)
+
+    def parsed(self, count: int = 1) -> None:
+        """See MetricSink."""
+        self._parses(count)
+
+    def refused(self, reason: Reason) -> None:
+        """See MetricSink."""
+        self._refusals[reason]()
+
+    def would_refuse(self, reason: Reason) -> None:
+        """See MetricSink."""
+        self._would_refuse[reason]()
+
+    def opened(self, values: int) -> None:
+        """See MetricSink."""
+        self._opened(values)
+
+    def sealed(self, values: int) -> None:
+        """See MetricSink."""
+        self._sealed(values)
+
+    def audit_queue(self, records: int) -> None:
+        """See MetricSink."""
+        self._audit_queue(records)
+
+    def audit_synced(self, records: int, seconds: float) -> None:
+        """See MetricSink."""
+        self._audit_records(records)
+        self._audit_fsync(max(seconds, 0.0))
+
+    def audit_healthy(self, *, healthy: bool) -> None:
+        """See MetricSink."""
+        self._audit_healthy(1 if healthy else 0)
+
+    def catalog_loaded(self, *, loaded: bool) -> None:
+        """See MetricSink."""
+        self._catalog(1 if loaded else 0)
+
+    def server_reached(self, now: float) -> None:
+        """See MetricSink."""
+        self._reached(now)
+
+    def connection_opened(self) -> None:
+        """See MetricSink."""
+        self._connections_total()
+        self._connections.inc()
+
+    def connection_closed(self) -> None:
+        """See MetricSink."""
+        self._connections.dec()
+
+    def connection_refused(self, reason: Turned) -> None:
+        """See MetricSink."""
+        self._connections_refused[reason]()
+
+    def login_failed(self) -> None:
+        """See MetricSink."""
+        self._logins_failed()
+
+    def error(self, sqlstate: str) -> None:
+        """See MetricSink."""
+        count = self._errors.get(sqlstate[:2])
+        (count or self._errors[OTHER_CLASS])()
+
+    def from_client(self, size: int) -> None:
+        """See MetricSink."""
+        self._from_client(size)
+
+    def from_server(self, size: int) -> None:
+        """See MetricSink."""
+        self._from_server(size)
+
+    def message_objects(self, count: int) -> None:
+        """See MetricSink."""
+        self._objects(count)
+
+
+class NullMetrics:
+    """A sink that counts nothing: for tests, and where metrics are switched off."""
+
+    __slots__ = ()
+
+    def statement(self, action: Action | None, added: float, server: float) -> None:
+        """Nothing."""
+
+    def plan_cache(self, *, hit: bool) -> None:
+        """Nothing."""
+
+    def plan_cache_entries(self, entries: int) -> None:
+        """Nothing."""
+
+    def parsed(self, count: int = 1) -> None:
+        """Nothing."""
+
+    def refused(self, reason: Reason) -> None:
+        """Nothing."""
+
+    def would_refuse(self, reason: Reason) -> None:
+        """Nothing."""
+
+    def opened(self, values: int) -> None:
+        """Nothing."""
+
+    def sealed(self, values: int) -> None:
+        """Nothing."""
+
+    def audit_queue(self, records: int) -> None:
+        """Nothing."""
+
+    def audit_synced(self, records: int, seconds: float) -> None:
+        """Nothing."""
+
+    def audit_healthy(self, *, healthy: bool) -> None:
+        """Nothing."""
+
+    def catalog_loaded(self, *, loaded: bool) -> None:
+        """Nothing."""
+
+    def server_reached(self, now: float) -> None:
+        """Nothing."""
+
+    def connection_opened(self) -> None:
+        """Nothing."""
+
+    def connection_closed(self) -> None:
+        """Nothing."""
+
+    def connection_refused(self, reason: Turned) -> None:
+        """Nothing."""
+
+    def login_failed(self) -> None:
+        """Nothing."""
+
+    def error(self, sqlstate: str) -> None:
+        """Nothing."""
+
+    def from_client(self, size: int) -> None:
+        """Nothing."""
+
+    def from_server(self, size: int) -> None:
+        """Nothing."""
+
+    def message_objects(self, count: int) -> None:
+        """Nothing."""
+
+
+class SupervisorMetrics:
+    """What the supervisor counts: its workers, and whether pgveil as a whole is ready."""
+
+    __slots__ = ("_build", "_ready", "_restarts", "_wanted", "_workers")
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self._build = Gauge(
+            "pgveil_build_info",
+            "Always 1; the labels name pgveil's and Python's version.",
+            ["version", "python"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._build.labels(version, platform.python_version()).set(1)
+        self._workers = Gauge(
+            "pgveil_workers", "Workers running now.", registry=registry, multiprocess_mode="livesum"
+        ).set
+        self._wanted = Gauge(
+            "pgveil_workers_configured",
+            "Workers that the configuration asks for.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        ).set
+        self._restarts = Counter(
+            "pgveil_worker_restarts_total", "Workers started again because one ended by itself.", registry=registry
+        ).inc
+        self._ready = Gauge(
+            "pgveil_ready", "1 while /readyz answers 200, else 0.", registry=registry, multiprocess_mode="livemin"
+        ).set
+
+    def workers(self, running: int, configured: int) -> None:
+        """How many workers run, and how many should."""
+        self._workers(running)
+        self._wanted(configured)
+
+    def worker_restarted(self) -> None:
+        """A worker ended by itself and another was started in its place."""
+        self._restarts()
+
+    def ready(self, *, ready: bool) -> None:
+        """What /readyz says."""
+        self._ready(1 if ready else 0)
