@@ -1,18 +1,46 @@
 """Catalog: an immutable snapshot of what one database holds, as far as the analysis needs it.
 
-The values are here; `CATALOG_QUERIES` and `build_catalog` (SQL text and pure assembly, no I/O) are what callers with a connection use.
+The values are here; `CATALOG_QUERIES` and `build_catalog` (SQL text and pure assembly, no I/O) are what callers with a connection use:
+
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    <FINGERPRINT_QUERY>, then each of CATALOG_QUERIES;
+    COMMIT;
+    build_catalog({name: rows, ...})
+
+The fingerprint comes first, so a change that lands meanwhile shows as another fingerprint at the next poll. Every query is one statement
+without parameters, names everything by schema, needs no privilege beyond connecting, and fixes its own search_path until the end of
+its transaction (what pg_get_viewdef and format_type write depends on it). Source: PostgreSQL, chapter "System Catalogs".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from rules.catalog_queries import CATALOG_QUERIES, FINGERPRINT_QUERY
 from rules.model import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = [
+    "CATALOG_QUERIES",
+    "FINGERPRINT_QUERY",
+    "SYSTEM_SCHEMAS",
+    "Catalog",
+    "CatalogColumn",
+    "CatalogError",
+    "Function",
+    "Relation",
+    "build_catalog",
+]
+
+# Schemas of PostgreSQL's own; every other schema whose name begins with "pg_" is a session's temporary one.
+SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +128,117 @@ class Catalog:
     def owns(self, login: str, relation: Relation) -> bool:
         """Whether privileges cannot fence `login` out of `relation`: owner, member of the owner, or superuser."""
         return login in self.superusers or login == relation.owner or relation.owner in self.memberships(login)
+
+
+class CatalogError(Exception):
+    """The rows are not those of one database at one moment (something was dropped while they were read): read them again."""
+
+
+def build_catalog(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Catalog:
+    """The snapshot that the answers to CATALOG_QUERIES make; rows are anything indexed by column name (dict, asyncpg.Record).
+
+    Any membership counts, whatever its INHERIT, SET or ADMIN options. `superusers` also holds those who can become one by SET ROLE.
+    Raises CatalogError where the rows contradict each other.
+    """
+    (database,) = rows["database"]
+    members = _closure(rows["members"])
+    superusers = frozenset(r["name"] for r in rows["superusers"])
+    unversioned = Catalog(
+        version="",
+        database=database["database"],
+        server_version=database["server_version"],
+        relations=MappingProxyType(_relations(rows)),
+        functions=tuple(_function(r) for r in sorted(rows["functions"], key=lambda r: int(r["oid"]))),
+        members=MappingProxyType(members),
+        superusers=superusers | {login for login, roles in members.items() if not superusers.isdisjoint(roles)},
+        schemas=frozenset(r["schema"] for r in rows["schemas"]),
+    )
+    return replace(unversioned, version=_digest(unversioned))
+
+
+def _relations(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[int, Relation]:
+    columns: dict[int, list[CatalogColumn]] = {}
+    for row in rows["columns"]:
+        columns.setdefault(row["relation"], []).append(_column(row))
+    parents: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = {}
+    for row in sorted(rows["inherits"], key=lambda r: (int(r["child"]), int(r["position"]))):
+        parents.setdefault(row["child"], []).append(row["parent"])
+        children.setdefault(row["parent"], []).append(row["child"])
+    relations = {}
+    for row in sorted(rows["relations"], key=lambda r: int(r["oid"])):
+        oid = row["oid"]
+        if row["kind"] in {"v", "m"} and row["definition"] is None:
+            raise CatalogError(f"the view with OID {oid} was dropped while the catalog was read")
+        relations[oid] = Relation(
+            oid=oid,
+            name=TableName(row["schema"], row["name"]),
+            kind=row["kind"],
+            owner=row["owner"],
+            columns=tuple(sorted(columns.get(oid, ()), key=lambda c: c.attnum)),
+            parents=tuple(parents.get(oid, ())),
+            children=tuple(sorted(children.get(oid, ()))),
+            definition=row["definition"],
+            row_security=row["row_security"],
+            has_triggers=row["has_triggers"],
+        )
+    return relations
+
+
+def _column(row: Mapping[str, Any]) -> CatalogColumn:
+    if row["declared_type"] is None:
+        raise CatalogError(f"a type of the relation with OID {row['relation']} was dropped while the catalog was read")
+    return CatalogColumn(
+        name=row["name"],
+        attnum=row["attnum"],
+        type_oid=row["type_oid"],
+        typmod=row["typmod"],
+        declared_type=row["declared_type"],
+        not_null=row["not_null"],
+        default=row["default"],
+        generated=row["generated"],
+        identity=row["identity"],
+    )
+
+
+def _function(row: Mapping[str, Any]) -> Function:
+    return Function(
+        oid=row["oid"],
+        name=TableName(row["schema"], row["name"]),
+        owner=row["owner"],
+        language=row["language"],
+        security_definer=row["security_definer"],
+        source=row["source"] or "",
+    )
+
+
+def _closure(edges: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Each role that is a member of something, with everything that it reaches."""
+    direct: dict[str, set[str]] = {}
+    for edge in edges:
+        direct.setdefault(edge["member"], set()).add(edge["role"])
+    reached: dict[str, frozenset[str]] = {}
+    for member in sorted(direct):
+        seen: set[str] = set()
+        ahead = [*direct[member]]
+        while ahead:
+            role = ahead.pop()
+            if role not in seen:
+                seen.add(role)
+                ahead.extend(direct.get(role, ()))
+        reached[member] = frozenset(seen)
+    return reached
+
+
+def _digest(catalog: Catalog) -> str:
+    """16 hex digits over everything in the snapshot, independent of the order in which rows came."""
+    content = [
+        catalog.database,
+        catalog.server_version,
+        [asdict(r) for r in catalog.relations.values()],
+        [asdict(f) for f in catalog.functions],
+        sorted((login, sorted(roles)) for login, roles in catalog.members.items()),
+        sorted(catalog.superusers),
+        sorted(catalog.schemas),
+    ]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()[:16]

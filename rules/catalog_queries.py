@@ -1,0 +1,162 @@
+"""The SQL that a Catalog is made from, and the cheap query that tells whether it is still right. Source: PostgreSQL, "System Catalogs"."""
+
+# ruff: noqa: S608 - put together from this file's own constants
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What the database itself came with has OIDs below 16384 (FirstNormalObjectId), so whatever a superuser put into pg_catalog is seen too.
+_OWN = "({oid} >= 16384 OR NOT (n.nspname = 'information_schema' OR pg_catalog.starts_with(n.nspname::text, 'pg_'))) AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')"
+
+# The functions that write names look at search_path when they are called. Their argument goes through `fixed`, so it is set before.
+_FIXED = "WITH fixed AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true) AS path)"
+_AFTER_FIXED = "CASE WHEN (SELECT path FROM fixed) IS NOT NULL THEN {value} END"
+
+_DATABASE = """
+SELECT d.datname::text AS database,
+       pg_catalog.current_setting('server_version_num')::int AS server_version
+  FROM pg_catalog.pg_database d
+ WHERE d.datname = pg_catalog.current_database()
+"""
+
+_SCHEMAS = """
+SELECT n.nspname::text AS schema
+  FROM pg_catalog.pg_namespace n
+ WHERE n.nspname <> 'information_schema' AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_')
+"""
+
+_RELATIONS = f"""
+{_FIXED}
+SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+       pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef({_AFTER_FIXED.format(value="c.oid")}) END AS definition,
+       c.relrowsecurity AS row_security,
+       (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)
+        OR EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1')) AS has_triggers
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_OWN.format(oid="c.oid")}
+"""
+
+_COLUMNS = f"""
+{_FIXED.replace("WITH", "WITH RECURSIVE", 1)},
+base (oid, type_oid, typmod) AS (
+    SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype = 'd'
+    UNION ALL
+    SELECT b.oid, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type_oid WHERE t.typtype = 'd'
+),
+plain AS (
+    SELECT b.* FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type_oid WHERE t.typtype <> 'd'
+)
+SELECT a.attrelid::int8 AS relation, a.attnum::int AS attnum, a.attname::text AS name,
+       COALESCE(p.type_oid, a.atttypid)::int8 AS type_oid,
+       CASE WHEN p.oid IS NULL THEN a.atttypmod ELSE p.typmod END AS typmod,
+       pg_catalog.format_type({_AFTER_FIXED.format(value="a.atttypid")}, a.atttypmod) AS declared_type,
+       a.attnotnull AS not_null,
+       pg_catalog.pg_get_expr(d.adbin, {_AFTER_FIXED.format(value="d.adrelid")}) AS "default",
+       a.attgenerated <> '' AS generated,
+       a.attidentity <> '' AS identity
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN plain p ON p.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_OWN.format(oid="c.oid")} AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+_INHERITS = """
+SELECT i.inhrelid::int8 AS child, i.inhparent::int8 AS parent, i.inhseqno AS position
+  FROM pg_catalog.pg_inherits i
+"""
+
+# An aggregate runs its support functions, so it carries their sources.
+_FUNCTIONS = f"""
+{_FIXED}
+SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
+       pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
+       l.lanname::text AS language, p.prosecdef AS security_definer,
+       CASE WHEN p.prokind = 'a' THEN
+                (SELECT pg_catalog.string_agg(
+                            COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="s.oid")}), s.prosrc), pg_catalog.chr(10))
+                   FROM pg_catalog.pg_aggregate g
+                   JOIN pg_catalog.pg_proc s ON s.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn, g.aggdeserialfn,
+                                                          g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
+                   JOIN pg_catalog.pg_language sl ON sl.oid = s.prolang AND sl.lanname NOT IN ('c', 'internal')
+                  WHERE g.aggfnoid = p.oid)
+            WHEN l.lanname IN ('c', 'internal') THEN ''
+            ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
+       END AS source
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+ WHERE {_OWN.format(oid="p.oid")}
+"""
+
+# The database's owner is a member of pg_database_owner without a row that says so.
+_MEMBERS = """
+SELECT pg_catalog.pg_get_userbyid(m.member)::text AS member, pg_catalog.pg_get_userbyid(m.roleid)::text AS role
+  FROM pg_catalog.pg_auth_members m
+UNION
+SELECT pg_catalog.pg_get_userbyid(d.datdba)::text, 'pg_database_owner'
+  FROM pg_catalog.pg_database d
+ WHERE d.datname = pg_catalog.current_database()
+"""
+
+_SUPERUSERS = """
+SELECT r.rolname::text AS name FROM pg_catalog.pg_roles r WHERE r.rolsuper
+"""
+
+CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
+    {
+        "database": _DATABASE,
+        "schemas": _SCHEMAS,
+        "relations": _RELATIONS,
+        "columns": _COLUMNS,
+        "inherits": _INHERITS,
+        "functions": _FUNCTIONS,
+        "members": _MEMBERS,
+        "superusers": _SUPERUSERS,
+    }
+)
+
+# One row, one text column, another text whenever something that the snapshot holds may have changed. It sums a hash of each catalog row:
+# a maximum of xmin would miss a transaction that began earlier and ended later. Where TRUNCATE, VACUUM FULL or REFRESH rewrite a row
+# without changing its meaning (pg_class), what the row says is hashed; elsewhere its oid and xmin. Temporary objects are left out.
+FINGERPRINT_QUERY = """
+WITH kept AS MATERIALIZED (
+    SELECT c.oid, pg_catalog.hash_record_extended(
+               ROW(c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relrowsecurity, c.relhasrules, c.relhastriggers), 0) AS h
+      FROM pg_catalog.pg_class c
+     WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
+)
+SELECT pg_catalog.concat_ws('.',
+    (SELECT pg_catalog.sum(h) FROM kept),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(a.attrelid, a.attnum, a.xmin), 0))
+       FROM pg_catalog.pg_attribute a JOIN kept k ON k.oid = a.attrelid WHERE a.attnum > 0),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(d.oid, d.xmin), 0))
+       FROM pg_catalog.pg_attrdef d JOIN kept k ON k.oid = d.adrelid),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(w.oid, w.xmin), 0))
+       FROM pg_catalog.pg_rewrite w JOIN kept k ON k.oid = w.ev_class),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(i.inhrelid, i.inhparent, i.inhseqno), 0))
+       FROM pg_catalog.pg_inherits i JOIN kept k ON k.oid = i.inhrelid),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(t.oid, t.tgrelid), 0))
+       FROM pg_catalog.pg_trigger t JOIN kept k ON k.oid = t.tgrelid WHERE NOT t.tgisinternal),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(p.oid, p.xmin), 0))
+       FROM pg_catalog.pg_proc p WHERE p.oid >= 16384),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(y.oid, y.xmin), 0))
+       FROM pg_catalog.pg_type y WHERE y.oid >= 16384 AND y.typrelid = 0 AND y.typarray <> 0),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(n.oid, n.nspname), 0))
+       FROM pg_catalog.pg_namespace n WHERE NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(m.roleid, m.member), 0))
+       FROM pg_catalog.pg_auth_members m),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(r.oid, r.rolname, r.rolsuper), 0))
+       FROM pg_catalog.pg_roles r),
+    (SELECT pg_catalog.hash_record_extended(ROW(b.oid, b.datname, b.datdba), 0)
+       FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database())
+) AS fingerprint
+"""
