@@ -1,0 +1,155 @@
+"""What a statement does with protected columns, whoever runs it. The analysis writes these; `rules.decide` reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rules.model import ColumnName, TableName
+    from rules.plan import Action, Reason
+
+
+class Use(StrEnum):
+    """How one occurrence of a protected column is used. A value that only flows on to an output is no use of its own."""
+
+    NULL_TEST = "null_test"  # IS [NOT] NULL, count(column): tells only whether there is a value
+    EQUAL_CONSTANT = "equal_constant"  # =, <>, IN, ANY, IS DISTINCT FROM against literals and parameters
+    EQUAL_COLUMN = "equal_column"  # the same against another protected column (see Facts.pairs)
+    GROUP = "group"  # GROUP BY, DISTINCT, UNION, count(DISTINCT): tells which values are equal
+    ORDER = "order"  # ORDER BY, <, BETWEEN, min, max
+    COMPUTE = "compute"  # anything else: the database would work on the value
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnUse:
+    """One use. `token`: where it stands. `reference`: index into Facts.relations of the relation it comes from, or None (a view, a CTE)."""
+
+    column: ColumnName
+    use: Use
+    token: int
+    reference: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A literal or parameter that meets a protected column, with the tokens `first..last` that its sealed form replaces.
+
+    `token` is the literal's or the parameter's own; casts around it are inside `first..last`.
+    """
+
+    column: ColumnName
+    token: int
+    first: int
+    last: int
+    negative: bool = False
+    array: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two protected columns compared for equality, or one stored into the other."""
+
+    left: ColumnName
+    right: ColumnName
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelationRef:
+    """A relation that the statement reads, as it stands in the text: tokens `first..last` of its (qualified) name.
+
+    `columns`: its protected columns whose value goes anywhere at all. `aliased`: an alias follows. `plain`: it can be replaced by another
+    relation's name (no TABLESAMPLE, no lock, no ONLY over children). `qualified`: token ranges of column references that repeat the
+    schema (`public.customers.name`), to be shortened if the relation is replaced.
+    """
+
+    relation: TableName
+    first: int
+    last: int
+    aliased: bool
+    columns: frozenset[ColumnName]
+    replaceable: bool
+    obstacle: str
+    qualified: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A protected column that gets a new value. `source`: what kind of value.
+
+    `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `other`.
+    """
+
+    column: ColumnName
+    source: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A protected column's value that would be stored in an unprotected place."""
+
+    column: ColumnName
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output column: the protected column whose value it is unchanged, and every one that has a part in it."""
+
+    column: ColumnName | None
+    direct: bool
+    touches: frozenset[ColumnName]
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A form that pgveil does not protect; refused where it could matter for the role."""
+
+    reason: Reason
+    message: str
+    hint: str
+    token: int | None = None
+    columns: frozenset[ColumnName] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that `decide` needs to know of one statement.
+
+    `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
+    no masking view can stand in for. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
+    value changes the facts (ordinals in ORDER BY), so they belong to the cache key.
+    """
+
+    action: Action
+    writes: bool
+    relations: tuple[RelationRef, ...] = ()
+    targets: tuple[TableName, ...] = ()
+    uses: tuple[ColumnUse, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    copies: tuple[Pair, ...] = ()
+    constants: tuple[Constant, ...] = ()
+    stored: tuple[Stored, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    target_reads: tuple[ColumnUse, ...] = ()
+    views: frozenset[ColumnName] = frozenset()
+    outputs: tuple[Output, ...] | None = None
+    obstacles: tuple[Obstacle, ...] = ()
+    significant: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> frozenset[ColumnName]:
+        """Every protected column that the statement touches in any way."""
+        found: set[ColumnName] = set(self.views)
+        for ref in self.relations:
+            found |= ref.columns
+        found |= {u.column for u in self.uses} | {u.column for u in self.target_reads} | {s.column for s in self.stored}
+        for output in self.outputs or ():
+            found |= output.touches
+        for obstacle in self.obstacles:
+            found |= obstacle.columns
+        found |= {leak.column for leak in self.leaks}
+        return frozenset(found)
