@@ -36,7 +36,7 @@ class ColumnUse:
 class Constant:
     """A literal or parameter that meets a protected column, with the tokens `first..last` that its sealed form replaces.
 
-    `token` is the literal's or the parameter's own; casts around it are inside `first..last`.
+    `token` is the literal's or the parameter's own; casts around it are inside `first..last` and named in `casts`, innermost first.
     """
 
     column: ColumnName
@@ -45,6 +45,7 @@ class Constant:
     last: int
     negative: bool = False
     array: bool = False
+    casts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,9 @@ def _spell(token: Token, index: int) -> str:
             return str(_NUMBER_BASE + index * _NUMBER_STEP)
         case Kind.QUOTED:
             return ident(token.value)
+        case Kind.WORD if not token.value.isascii():
+            # sqlglot takes some characters for white space that are letters to PostgreSQL.
+            return ident(token.value)
         case _:
             return token.value
 

@@ -1,0 +1,136 @@
+"""What the walk over the tree has found so far; it becomes Facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from rules.analyse.facts import (
+    ColumnUse,
+    Constant,
+    Facts,
+    Leak,
+    Obstacle,
+    Output,
+    Pair,
+    RelationRef,
+    Stored,
+    Use,
+)
+from rules.plan import Action, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rules.analyse.scope import Flow, Named
+    from rules.analyse.tree import Tree
+    from rules.catalog import Relation
+    from rules.model import ColumnName, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class ViewLineage:
+    """A view's output columns in order, and every protected column that its definition uses. `known` false: it could not be analysed."""
+
+    columns: tuple[Output, ...]
+    inside: frozenset[ColumnName]
+    known: bool = True
+
+
+class Protected(Protocol):
+    """What the analysis asks about the database; `rules.protect.Protection` answers."""
+
+    def resolve(self, schema: str | None, name: str, search_path: tuple[str, ...] | None) -> Relation | None:
+        """The relation that a name means. Raises AmbiguousNameError where that hangs on an unknown search_path."""
+
+    def columns_of(self, relation: Relation) -> Mapping[str, ColumnName]:
+        """The protected columns of a relation (inherited ones too), by name."""
+
+    def lineage_of(self, relation: Relation) -> ViewLineage | None:
+        """For a view that reads something protected: its lineage."""
+
+    def replaceable(self, relation: Relation) -> bool:
+        """Whether masking views are made for this very relation (not for partitions of a protected table)."""
+
+
+class AmbiguousNameError(Exception):
+    """A name could mean several relations, and the session's search_path is not known."""
+
+
+@dataclass(slots=True)
+class Reference:
+    """A relation reference in the making."""
+
+    relation: TableName
+    first: int
+    last: int
+    aliased: bool
+    replaceable: bool
+    obstacle: str = ""
+    columns: set[ColumnName] = field(default_factory=set)
+    qualified: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Record:
+    """The walk's state: the tree, the database, the findings, and the tokens accounted for."""
+
+    tree: Tree
+    database: Protected
+    search_path: tuple[str, ...] | None
+    references: list[Reference] = field(default_factory=list)
+    targets: list[TableName] = field(default_factory=list)
+    uses: list[ColumnUse] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    copies: list[Pair] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)
+    target_reads: list[ColumnUse] = field(default_factory=list)
+    views: set[ColumnName] = field(default_factory=set)
+    obstacles: list[Obstacle] = field(default_factory=list)
+    significant: set[int] = field(default_factory=set)
+    visited: set[int] = field(default_factory=set)
+
+    def use(self, flow: Flow, use: Use, token: int) -> None:
+        """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""
+        if flow.column is not None:
+            self.uses.append(ColumnUse(flow.column, use, token, flow.reference))
+
+    def obstacle(
+        self, message: str, hint: str, token: int | None, columns: frozenset[ColumnName] = frozenset(), reason: Reason = Reason.UNSUPPORTED
+    ) -> None:
+        """Note a form that can't be protected."""
+        self.obstacles.append(Obstacle(reason, message, hint, token, columns))
+
+    def facts(self, action: Action, outputs: list[Named] | None, *, writes: bool) -> Facts:
+        """The findings as a value."""
+        return Facts(
+            action=action,
+            writes=writes,
+            relations=tuple(
+                RelationRef(
+                    r.relation,
+                    r.first,
+                    r.last,
+                    r.aliased,
+                    frozenset(r.columns),
+                    r.replaceable and not r.obstacle,
+                    r.obstacle,
+                    tuple(r.qualified),
+                )
+                for r in self.references
+            ),
+            targets=tuple(self.targets),
+            uses=tuple(self.uses),
+            pairs=tuple(self.pairs),
+            copies=tuple(self.copies),
+            constants=tuple(self.constants),
+            stored=tuple(self.stored),
+            leaks=tuple(self.leaks),
+            target_reads=tuple(self.target_reads),
+            views=frozenset(self.views),
+            outputs=None if outputs is None else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches) for o in outputs),
+            obstacles=tuple(self.obstacles),
+            significant=tuple(sorted(self.significant)),
+        )

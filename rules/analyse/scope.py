@@ -1,0 +1,119 @@
+"""Names and what they stand for: flows of protected values through range-table entries (PostgreSQL manual, 7.2.1 and 4.2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.model import ColumnName, TableName
+
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Where a value comes from. `column`: it is this protected column's value, unchanged; `touches`: all that have a part in it.
+
+    `reference`: the relation reference that `column` was read from, where that is one of the statement's own.
+    """
+
+    column: ColumnName | None = None
+    touches: frozenset[ColumnName] = frozenset()
+    reference: int | None = None
+    direct: bool = False
+    null: bool = False
+
+
+NOTHING = Flow()
+
+
+def mixed(*flows: Flow) -> Flow:
+    """The flow of a value computed from others."""
+    touches: frozenset[ColumnName] = frozenset().union(*(f.touches for f in flows)) if flows else frozenset()
+    return Flow(None, touches) if touches else NOTHING
+
+
+@dataclass(slots=True)
+class Named:
+    """An output or range-table column: its name (None where PostgreSQL's own naming can't be told) and its flow."""
+
+    name: str | None
+    flow: Flow
+
+
+@dataclass(slots=True)
+class Entry:
+    """A range-table entry. `opaque`: it has, or may have, columns that are not in `columns`.
+
+    `reference` numbers the relation reference in the text. `target`: the relation that the statement writes.
+    """
+
+    name: str | None
+    columns: list[Named]
+    relation: TableName | None = None
+    reference: int | None = None
+    opaque: bool = False
+    target: bool = False
+
+    def find(self, name: str) -> Flow | None:
+        """The flow of a column, by its name."""
+        for column in self.columns:
+            if column.name == name:
+                return column.flow
+        return None
+
+
+@dataclass(slots=True)
+class Scope:
+    """One query level: its entries, the columns that a bare `*` expands to, the CTEs that it sees, and the level around it."""
+
+    parent: Scope | None = None
+    entries: list[Entry] = field(default_factory=list)
+    star: list[Named] = field(default_factory=list)
+    star_known: bool = True
+    merged: dict[str, Flow] = field(default_factory=dict)
+    ctes: dict[str, Entry] = field(default_factory=dict)
+
+    def levels(self) -> Iterator[Scope]:
+        """This level and those around it, innermost first."""
+        level: Scope | None = self
+        while level is not None:
+            yield level
+            level = level.parent
+
+    def cte(self, name: str) -> Entry | None:
+        """The CTE of that name that this level sees."""
+        for level in self.levels():
+            if name in level.ctes:
+                return level.ctes[name]
+        return None
+
+    def entry(self, name: str, schema: str | None = None) -> Entry | None:
+        """The entry that a qualifier names. With a schema, only an unaliased table of that schema."""
+        for level in self.levels():
+            for entry in level.entries:
+                if entry.name != name:
+                    continue
+                if schema is None or (entry.relation is not None and entry.relation == (schema, name)):
+                    return entry
+        return None
+
+    def unqualified(self, name: str) -> tuple[list[tuple[Entry | None, Flow]], bool]:
+        """Every candidate of a bare column name at the innermost level that has one, and whether an opaque entry could have it as well."""
+        opaque = False
+        for level in self.levels():
+            if name in level.merged:
+                return [(None, level.merged[name])], False
+            found: list[tuple[Entry | None, Flow]] = []
+            for entry in level.entries:
+                flow = entry.find(name)
+                if flow is not None:
+                    found.append((entry, flow))
+                elif entry.opaque:
+                    opaque = True
+            if found:
+                return found, opaque
+        return [], opaque
