@@ -1,0 +1,322 @@
+"""YAML -> Rules. Every problem in one go, each with its position and its fix; docs/rules.md is the reference of the form.
+
+`load_rules` and `load_rules_text` give Rules or raise RulesError, nothing else; `check_rules_text` also gives the warnings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from rules.columns import read_column
+from rules.document import MAX_BYTES, Place, Scalar, read_document
+from rules.model import Column, ColumnName, Level, Role, Rules, SealMode, Table, TableName, Verdict
+from rules.names import NameFormError, column_name, show_name, single_name, table_name
+from rules.problems import Problem, RulesError, did_you_mean
+from rules.reading import Reader
+from rules.schema import FORMAT_VERSION, ROLE_FORM, ROLE_KEYS, TABLE_KEYS, TOP_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as ReadOnly
+    from pathlib import Path
+
+    from rules.document import Node
+
+__all__ = ["Problem", "RulesError", "check_rules_text", "load_rules", "load_rules_text", "read_rules_file"]
+
+
+def load_rules(path: Path) -> Rules:
+    """The rules of a file. Raises RulesError (a file that cannot be read is one problem of it)."""
+    return load_rules_text(read_rules_file(path), str(path))
+
+
+def load_rules_text(text: str, filename: str) -> Rules:
+    """The rules of a text; `filename` is for messages. Raises RulesError."""
+    rules, problems = check_rules_text(text, filename)
+    if rules is None:
+        raise RulesError(problems)
+    return rules
+
+
+def check_rules_text(text: str, filename: str) -> tuple[Rules | None, tuple[Problem, ...]]:
+    """The rules, or None where there is an error; and every problem, warnings included, by position."""
+    reader = Reader(filename)
+    root, faults = read_document(text)
+    for fault in faults:
+        reader.error(fault.place, fault.message, fault.fix)
+    tables: dict[TableName, Table] = {}
+    roles: dict[str, Role] = {}
+    if root is not None:
+        _File(reader, tables, roles).read(root)
+    elif not faults:
+        reader.error(Place(1, 1), "the file is empty", f"begin with `version: {FORMAT_VERSION}` and `tables:`")
+    if reader.failed:
+        return None, reader.problems()
+    rules = Rules(_digest(tables, roles), MappingProxyType(tables), MappingProxyType(roles))
+    return rules, reader.problems()
+
+
+def read_rules_file(path: Path) -> str:
+    """The text of a rules file, UTF-8. Raises RulesError where it cannot be read, is too large or not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        problem = Problem(str(path), 1, 1, f"the file cannot be read: {error.strerror or type(error).__name__}")
+        raise RulesError((problem,)) from None
+    if len(raw) > MAX_BYTES:
+        raise RulesError((Problem(str(path), 1, 1, f"the file is larger than {MAX_BYTES} bytes"),))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = len(raw[raw.rfind(b"\n", 0, error.start) + 1 : error.start].decode(errors="replace")) + 1
+        raise RulesError((Problem(str(path), line, column, "not UTF-8", "save the file as UTF-8"),)) from None
+
+
+class _File:
+    """Reads one document into `tables` and `roles`; remembers where things stand for the checks across them."""
+
+    def __init__(self, reader: Reader, tables: dict[TableName, Table], roles: dict[str, Role]) -> None:
+        self._reader = reader
+        self._tables = tables
+        self._roles = roles
+        self._places: dict[ColumnName, Place] = {}
+        # Columns with errors of their own are known by name, so that a role's mention of them is not a second error.
+        self._known: dict[ColumnName, Column | None] = {}
+        self._holders: dict[str, str] = {}
+
+    def read(self, root: Node) -> None:
+        fields = self._reader.fields(root, "a rules file", TOP_KEYS)
+        if fields is None:
+            return
+        self._reader.required(root.place, "the file", fields, ("version", "tables"))
+        version = fields.get("version")
+        if version is not None and not (
+            isinstance(version, Scalar) and version.value == FORMAT_VERSION and version.value is not True
+        ):
+            self._reader.error(
+                version.place, "an unknown version of the file's form", f"write `version: {FORMAT_VERSION}`"
+            )
+        if "tables" in fields:
+            for key, node in self._reader.mapping(fields["tables"], "tables") or ():
+                self._table(key, node)
+            self._check_domains()
+        if "roles" in fields:
+            for key, node in self._reader.mapping(fields["roles"], "roles", empty=True) or ():
+                self._role(key, node)
+
+    def _table(self, key: Scalar, node: Node) -> None:
+        try:
+            name = table_name(key.text)
+        except NameFormError as error:
+            self._reader.error(key.place, str(error), error.fix)
+            return
+        if _is_reserved(name.schema):
+            self._reader.error(
+                key.place,
+                f"the schema {name.schema} is not one for customers' data",
+                "name the application's own tables",
+            )
+        if name in self._tables:
+            self._reader.error(key.place, f"the table {name} is here twice under two spellings", "merge the two")
+        fields = self._reader.fields(node, f"table {name}", TABLE_KEYS)
+        if fields is None:
+            return
+        self._reader.required(key.place, f"table {name}", fields, ("columns",))
+        subject = self._reader.name(fields.get("subject"), "subject")
+        columns: dict[str, Column] = {}
+        if "columns" in fields:
+            for column_key, column_node in self._reader.mapping(fields["columns"], f"the columns of {name}") or ():
+                self._column(name, column_key, column_node, columns)
+        held = columns.get(subject or "")
+        if held is not None and held.mode is SealMode.RANDOMIZED:
+            self._reader.error(
+                fields["subject"].place,
+                f"the subject {held.name} is sealed randomized, so nobody's rows could be found by it",
+                "seal it with `mode: deterministic`",
+            )
+        self._tables[name] = Table(name, MappingProxyType(columns), subject)
+
+    def _column(self, table: TableName, key: Scalar, node: Node, columns: dict[str, Column]) -> None:
+        try:
+            name = ColumnName(*table, single_name(key.text))
+        except NameFormError as error:
+            self._reader.error(key.place, str(error), error.fix)
+            return
+        if name in self._known:
+            self._reader.error(key.place, f"the column {name} is here twice under two spellings", "merge the two")
+        self._places[name] = key.place
+        self._known[name] = column = read_column(self._reader, name, node)
+        if column is not None:
+            columns[name.column] = column
+
+    def _check_domains(self) -> None:
+        """Columns of one key domain are compared as ciphertext, so they must seal alike."""
+        domains: dict[str, list[Column]] = {}
+        for column in self._known.values():
+            if column is not None and column.domain is not None:
+                domains.setdefault(column.domain, []).append(column)
+        for domain, columns in domains.items():
+            first, *others = columns
+            for other in others:
+                place = self._places[other.name]
+                if domain == str(first.name) == str(other.name):
+                    self._reader.error(
+                        place,
+                        f"{domain} is the default domain of two columns",
+                        "give one of them a `domain` of its own",
+                    )
+                elif other.type != first.type and None not in {other.type, first.type}:
+                    self._reader.error(
+                        place,
+                        f"{other.name} ({other.type}) and {first.name} ({first.type}) share the domain {domain} but not a type",
+                        "give both the same type, or each its own domain",
+                    )
+            for column in columns if others else ():
+                if column.mode is SealMode.RANDOMIZED:
+                    self._reader.error(
+                        self._places[column.name],
+                        f"{column.name} shares the domain {domain} but is sealed randomized, so it cannot be joined",
+                        "seal it with `mode: deterministic`, or give it its own domain",
+                    )
+
+    def _role(self, key: Scalar, node: Node) -> None:
+        name = key.text
+        what = f"role {name[:80]}"
+        if re.fullmatch(ROLE_FORM, name) is None:
+            self._reader.error(
+                key.place, f"{name[:80]!r} cannot name a role", "use at most 63 letters, digits, spaces, `_` and `-`"
+            )
+        fields = self._reader.fields(node, what, ROLE_KEYS, empty=True)
+        if fields is None:
+            return
+        logins = self._reader.names(fields.get("logins"), f"the logins of {what}")
+        member_of = self._reader.names(fields.get("member_of"), f"member_of of {what}")
+        if not logins and not member_of:
+            self._reader.warn(key.place, f"nobody holds the {what}", "add `logins: [...]` or `member_of: [...]`")
+        for login, place in logins:
+            holder = self._holders.setdefault(login, name)
+            if holder != name:
+                self._reader.warn(
+                    place,
+                    f"the login {login} also holds the role {holder}; the strictest verdict holds",
+                    "list it once",
+                )
+        levels = self._levels(what, fields.get("levels"))
+        columns = self._verdicts(what, fields.get("columns"))
+        self._roles[name] = Role(
+            name,
+            frozenset(n for n, _ in logins),
+            frozenset(n for n, _ in member_of),
+            MappingProxyType(levels),
+            MappingProxyType(columns),
+        )
+
+    def _levels(self, what: str, node: Node | None) -> dict[Level, Verdict]:
+        levels: dict[Level, Verdict] = {}
+        fields = None if node is None else self._reader.fields(node, f"the levels of {what}", tuple(Level), empty=True)
+        for word, value in (fields or {}).items():
+            verdict = self._reader.choice(value, f"{what}, level {word}", Verdict)
+            if verdict is not None:
+                levels[Level(word)] = verdict
+                self._warn_level(what, Level(word), verdict, value.place)
+        return levels
+
+    def _warn_level(self, what: str, level: Level, verdict: Verdict, place: Place) -> None:
+        columns = [c for c in self._known.values() if c is not None and c.level is level]
+        bare = [c for c in columns if c.protected and c.mask is None]
+        if verdict is Verdict.MASKED and bare:
+            self._reader.warn(
+                place, f"{what} is refused {_some(bare)}: no mask there", "add a mask to the column, or write `refused`"
+            )
+        open_ = [c for c in columns if not c.protected]
+        if verdict is not Verdict.CLEAR and open_:
+            self._reader.warn(
+                place, f"{what} sees {_some(open_)} all the same: not protected", "add `protection` to the column"
+            )
+
+    def _verdicts(self, what: str, node: Node | None) -> dict[ColumnName, Verdict]:
+        verdicts: dict[ColumnName, Verdict] = {}
+        entries = None if node is None else self._reader.mapping(node, f"the columns of {what}", empty=True)
+        for key, value in entries or ():
+            try:
+                name = column_name(key.text)
+            except NameFormError as error:
+                self._reader.error(key.place, str(error), error.fix)
+                continue
+            verdict = self._reader.choice(value, f"{what}, column {name}", Verdict)
+            if name not in self._known:
+                known = (show_name(*c) for c in self._known)
+                self._reader.error(
+                    key.place, f"{what}: the column {name} is not in `tables`", did_you_mean(key.text, known)
+                )
+                continue
+            if name in verdicts:
+                self._reader.error(
+                    key.place, f"{what}: the column {name} is here twice under two spellings", "merge the two"
+                )
+            column = self._known[name]
+            if verdict is None or column is None:
+                continue
+            verdicts[name] = verdict
+            self._check_verdict(what, column, verdict, value.place)
+        return verdicts
+
+    def _check_verdict(self, what: str, column: Column, verdict: Verdict, place: Place) -> None:
+        if not column.protected and verdict is not Verdict.CLEAR:
+            self._reader.error(
+                place,
+                f"{what} cannot be `{verdict}` on {column.name}: the column is not protected",
+                "give the column `protection: masked` or `protection: sealed`",
+            )
+        elif verdict is Verdict.MASKED and column.mask is None:
+            self._reader.warn(
+                place,
+                f"{what} is refused {column.name}: it has no mask",
+                "add a mask to the column, or write `refused`",
+            )
+
+
+def _some(columns: list[Column]) -> str:
+    """A few names for a message."""
+    names = [str(c.name) for c in columns[:3]]
+    return ", ".join(names) + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
+
+
+def _is_reserved(schema: str) -> bool:
+    """PostgreSQL's own schemas and pgveil's."""
+    return schema.startswith(("pg_", "pgveil_")) or schema in {"information_schema", "pgveil"}
+
+
+def _digest(tables: ReadOnly[TableName, Table], roles: ReadOnly[str, Role]) -> str:
+    """16 hex digits that name what the file says, whatever its comments, order and layout."""
+    content = [
+        FORMAT_VERSION,
+        sorted(
+            (t.name, t.subject, [_column_content(t.columns[c]) for c in sorted(t.columns)]) for t in tables.values()
+        ),
+        sorted(
+            (r.name, sorted(r.logins), sorted(r.member_of), sorted(r.levels.items()), sorted(r.columns.items()))
+            for r in roles.values()
+        ),
+    ]
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _column_content(column: Column) -> tuple[object, ...]:
+    mask = None if column.mask is None else [column.mask.kind, column.mask.params]
+    return (
+        column.name,
+        column.level,
+        column.protection,
+        column.mode,
+        column.type,
+        column.domain,
+        mask,
+        column.on_damage,
+        column.placeholder,
+    )

@@ -1,0 +1,52 @@
+"""What is wrong with a rules file: where, what, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Severity(StrEnum):
+    """An error makes the file unusable; a warning says that it may not mean what its author thinks."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One problem. `line` and `column` count from 1, in characters. `fix` says what to write instead, where that is known."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    fix: str | None = None
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        """As compilers print it, the fix on a line of its own."""
+        head = f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
+        return head if self.fix is None else f"{head}\n    fix: {self.fix}"
+
+
+class RulesError(Exception):
+    """A rules file that cannot be used. `problems` holds every problem found, warnings included, sorted by position."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = problems
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A fix that offers the nearest known word, or all of them where none is near."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word[:100], words, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"allowed here: {', '.join(words)}" if words else "nothing is allowed here"
