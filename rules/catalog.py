@@ -15,11 +15,12 @@ its transaction (what pg_get_viewdef and format_type write depends on it). Sourc
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from rules.catalog_queries import CATALOG_QUERIES, FINGERPRINT_QUERY
 from rules.model import TableName
@@ -232,13 +233,13 @@ def _closure(edges: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
 
 def _digest(catalog: Catalog) -> str:
     """16 hex digits over everything in the snapshot, independent of the order in which rows came."""
-    content = [
+    content = (
         catalog.database,
         catalog.server_version,
-        [asdict(r) for r in catalog.relations.values()],
-        [asdict(f) for f in catalog.functions],
+        tuple(catalog.relations.values()),
+        catalog.functions,
         sorted((login, sorted(roles)) for login, roles in catalog.members.items()),
         sorted(catalog.superusers),
         sorted(catalog.schemas),
-    ]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    )
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class MaskKind:
 
     doc: str
     fits: frozenset[Family]
-    params: Mapping[str, Param] = MappingProxyType({})
+    params: Mapping[str, Param] = field(default_factory=dict)
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -99,4 +99,6 @@ def _checked(part: str) -> str:
 
 
 def _quoting_fix(text: str) -> str:
-    return f"write names with spaces, dots or other signs in double quotes inside single ones: '\"{text[:80].replace(chr(34), '')}\"'"
+    parts = [p.strip() for p in text[:80].replace('"', "").split(".")]
+    shown = show_name(*parts) if all(parts) else '"..."'
+    return f"names are written as in SQL, with spaces and signs in double quotes: '{shown}'"
