@@ -91,6 +91,8 @@ class Record:
     obstacles: list[Obstacle] = field(default_factory=list)
     significant: set[int] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
+    visited_params: list[int] = field(default_factory=list)
+    sealed_params: list[int] = field(default_factory=list)
 
     def use(self, flow: Flow, use: Use, token: int) -> None:
         """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""

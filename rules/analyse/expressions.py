@@ -1,0 +1,370 @@
+"""Expressions: the flow of each, and a note of every use of a protected value on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from rules.analyse.constants import extent_of
+from rules.analyse.facts import ColumnUse, Constant, Pair, Use
+from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
+from rules.lexer import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rules.analyse.record import Record
+
+_EQUALITIES = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)
+_ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Between)
+_BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren, exp.Where, exp.Having)
+_ARRAY_FUNCTIONS = frozenset({"all", "some", "any"})
+
+
+class Expressions:
+    """Walks expressions of one statement. `query` gives the outputs of a subquery (`rules.analyse.queries` sets it)."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.query: Callable[[exp.Expression, Scope], list[Flow]] = _no_queries
+
+    def value(self, node: exp.Expression, scope: Scope) -> Flow:
+        """The flow of an expression's value."""
+        if isinstance(node, exp.Column):
+            return self._column(node, scope)
+        if isinstance(node, exp.Paren | exp.Alias):
+            self._visit_identifier(node.args.get("alias"))
+            return self.value(node.this, scope)
+        if isinstance(node, exp.Query):
+            flows = self.query(node, scope)
+            one = flows[0] if len(flows) == 1 else mixed(*flows)
+            return Flow(one.column, one.touches, one.reference)
+        if isinstance(node, exp.Null):
+            return Flow(null=True)
+        if isinstance(node, exp.Literal):
+            return self._literal(node)
+        if isinstance(node, exp.Identifier):
+            self._visit_identifier(node)
+            return NOTHING
+        return self._operation(node, scope)
+
+    def condition(self, node: exp.Expression | None, scope: Scope) -> None:
+        """A WHERE, ON, HAVING or FILTER condition."""
+        if node is not None:
+            self.consume(self.value(node, scope), Use.COMPUTE, node)
+
+    def consume(self, flow: Flow, use: Use, node: exp.Expression) -> None:
+        """Note that `flow`, the value of `node`, is used."""
+        if flow.column is not None:
+            self.record.use(flow, use, self._anchor(node))
+
+    def _operation(self, node: exp.Expression, scope: Scope) -> Flow:
+        if isinstance(node, _BOOLEAN):
+            for child in node.iter_expressions():
+                self.condition(child, scope)
+            return NOTHING
+        if isinstance(node, _EQUALITIES):
+            return self._equality(node.this, node.expression, scope)
+        if isinstance(node, exp.In):
+            return self._membership(node, scope)
+        if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
+            return self._used(node.this, Use.NULL_TEST, scope)
+        if isinstance(node, exp.Count):
+            return self._count(node, scope)
+        if isinstance(node, exp.Exists):
+            self.query(node.this, scope)
+            return NOTHING
+        if isinstance(node, (*_ORDERINGS, exp.Max, exp.Min)):
+            return self._all_used(node.iter_expressions(), Use.ORDER, scope)
+        if isinstance(node, exp.Window):
+            return self._window(node, scope)
+        if isinstance(node, exp.Dot):
+            return self._dot(node, scope)
+        return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+
+    def _all_used(self, nodes: Iterable[exp.Expression], use: Use, scope: Scope) -> Flow:
+        return mixed(*[self._used(node, use, scope) for node in nodes])
+
+    def _used(self, node: exp.Expression, use: Use, scope: Scope) -> Flow:
+        flow = self.value(node, scope)
+        self.consume(flow, use, node)
+        return mixed(flow)
+
+    def _literal(self, node: exp.Literal) -> Flow:
+        token = self.record.tree.constant_token(node)
+        if token is not None and self.record.tree.lexed.tokens[token].kind is Kind.PARAM:
+            self.record.visited_params.append(token)
+        return NOTHING
+
+    def _equality(self, left: exp.Expression, right: exp.Expression, scope: Scope) -> Flow:
+        if isinstance(left, exp.Tuple) and isinstance(right, exp.Tuple) and len(left.expressions) == len(right.expressions):
+            return mixed(*[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)])
+        array = _array_operand(right)
+        if array is not None:
+            return self._equal_to_array(left, array, scope)
+        first, second = self.value(left, scope), None
+        if first.column is not None and self.constant(first, right, array=False):
+            self.consume(first, Use.EQUAL_CONSTANT, left)
+            return mixed(first)
+        if not isinstance(right, exp.Literal):
+            second = self.value(right, scope)
+            if second.column is not None and self.constant(second, left, array=False):
+                self.consume(second, Use.EQUAL_CONSTANT, right)
+                return mixed(second)
+        else:
+            second = self.value(right, scope)
+        self._meet(first, left, second, right)
+        return mixed(first, second)
+
+    def _meet(self, first: Flow, left: exp.Expression, second: Flow, right: exp.Expression) -> None:
+        """Two values are compared for equality."""
+        if first.column is not None and second.column is not None:
+            self.record.pairs.append(Pair(first.column, second.column, self._anchor(left)))
+            self.consume(first, Use.EQUAL_COLUMN, left)
+            self.consume(second, Use.EQUAL_COLUMN, right)
+        elif second.null or first.null:
+            self.consume(first, Use.NULL_TEST, left)
+            self.consume(second, Use.NULL_TEST, right)
+        else:
+            self.consume(first, Use.COMPUTE, left)
+            self.consume(second, Use.COMPUTE, right)
+
+    def _equal_to_array(self, left: exp.Expression, array: exp.Expression, scope: Scope) -> Flow:
+        flow = self.value(left, scope)
+        if isinstance(array, exp.Query):
+            return self._equal_to_query(flow, left, array, scope)
+        if isinstance(array, exp.Array) and flow.column is not None:
+            whole = [extent_of(self.record.tree, item) for item in array.expressions]
+            if all(e is not None for e in whole) and array.expressions:
+                for item in array.expressions:
+                    self.constant(flow, item, array=False)
+                self.consume(flow, Use.EQUAL_CONSTANT, left)
+                return mixed(flow)
+        if flow.column is not None and self.constant(flow, array, array=True):
+            self.consume(flow, Use.EQUAL_CONSTANT, left)
+            return mixed(flow)
+        self.consume(flow, Use.COMPUTE, left)
+        return mixed(flow, self._used(array, Use.COMPUTE, scope))
+
+    def _equal_to_query(self, flow: Flow, left: exp.Expression, query: exp.Expression, scope: Scope) -> Flow:
+        outputs = self.query(query, scope)
+        other = outputs[0] if len(outputs) == 1 else mixed(*outputs)
+        self._meet(flow, left, other, query)
+        return mixed(flow, other)
+
+    def _membership(self, node: exp.In, scope: Scope) -> Flow:
+        left = node.this
+        query = node.args.get("query")
+        if query is not None:
+            if isinstance(left, exp.Tuple):
+                return self._row_in_query(left, query, scope)
+            return self._equal_to_query(self.value(left, scope), left, query, scope)
+        flows = [self._equality(left, item, scope) for item in node.expressions]
+        extra = [child for key in ("unnest", "field") if isinstance(child := node.args.get(key), exp.Expression)]
+        if extra:
+            flows.append(self._used(left, Use.COMPUTE, scope))
+            flows += [self._used(child, Use.COMPUTE, scope) for child in extra]
+        return mixed(*flows)
+
+    def _row_in_query(self, left: exp.Tuple, query: exp.Expression, scope: Scope) -> Flow:
+        flows = [self.value(item, scope) for item in left.expressions]
+        outputs = self.query(query, scope)
+        if len(outputs) != len(flows):
+            for flow, item in zip(flows, left.expressions, strict=True):
+                self.consume(flow, Use.COMPUTE, item)
+            for other in outputs:
+                self.consume(other, Use.COMPUTE, query)
+        else:
+            for flow, item, other in zip(flows, left.expressions, outputs, strict=True):
+                self._meet(flow, item, other, query)
+        return mixed(*flows, *outputs)
+
+    def constant(self, flow: Flow, node: exp.Expression, *, array: bool) -> bool:
+        """Note that the value of protected column `flow.column` meets the constant `node`; False where `node` is none."""
+        if isinstance(node, exp.Null):
+            return True
+        extent = extent_of(self.record.tree, node)
+        if extent is None or flow.column is None:
+            return False
+        if extent.negative and array:
+            return False
+        self.record.constants.append(
+            Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts))
+        )
+        if self.record.tree.lexed.tokens[extent.token].kind is Kind.PARAM:
+            self.record.sealed_params.append(extent.token)
+        return True
+
+    def _count(self, node: exp.Count, scope: Scope) -> Flow:
+        inner = node.this
+        if isinstance(inner, exp.Star):
+            return NOTHING
+        if isinstance(inner, exp.Distinct):
+            return self._all_used(inner.expressions, Use.GROUP, scope)
+        rest = node.expressions
+        return mixed(self._used(inner, Use.NULL_TEST, scope), self._all_used(rest, Use.NULL_TEST, scope))
+
+    def _window(self, node: exp.Window, scope: Scope) -> Flow:
+        self._visit_identifier(node.args.get("alias"))
+        flows = [self._used(node.this, Use.COMPUTE, scope)] if not isinstance(node.this, exp.Identifier) else []
+        flows.append(self._all_used(node.args.get("partition_by") or [], Use.GROUP, scope))
+        order = node.args.get("order")
+        if order is not None:
+            flows.append(self._all_used([o.this for o in order.expressions], Use.ORDER, scope))
+        spec = node.args.get("spec")
+        if spec is not None:
+            flows.append(self._all_used(spec.iter_expressions(), Use.COMPUTE, scope))
+        return mixed(*flows)
+
+    def _dot(self, node: exp.Dot, scope: Scope) -> Flow:
+        """`(t).c`: the column, where `t` is an entry's name; else a field of a computed value."""
+        inner = node.this
+        while isinstance(inner, exp.Paren):
+            inner = inner.this
+        field = node.expression
+        if isinstance(inner, exp.Column) and not inner.table and isinstance(field, exp.Identifier) and isinstance(inner.this, exp.Identifier):
+            name = inner.name
+            entry = scope.entry(name)
+            if entry is not None and not scope.unqualified(name)[0]:
+                self._visit_identifier(inner.this)
+                return self._member(entry, field, scope)
+        return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+
+    # -- column references
+
+    def _column(self, node: exp.Column, scope: Scope) -> Flow:
+        parts = [node.args[key] for key in ("catalog", "db", "table") if node.args.get(key) is not None]
+        for part in parts:
+            self._visit_identifier(part)
+        if isinstance(node.this, exp.Star):
+            entry = self._qualified_entry(node, scope)
+            return self.whole_row(entry, node) if entry is not None else NOTHING
+        self._visit_identifier(node.this)
+        if not parts:
+            return self._bare(node, scope)
+        entry = self._qualified_entry(node, scope)
+        if entry is None:
+            return self._unknown_qualifier(node, scope)
+        return self._member(entry, node.this, scope)
+
+    def _qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
+        schema = node.db or None
+        entry = scope.entry(node.table, schema)
+        if entry is not None and schema is not None and entry.reference is not None:
+            self._note_qualifier(entry, node)
+        return entry
+
+    def _note_qualifier(self, entry: Entry, node: exp.Column) -> None:
+        first_part = node.args.get("catalog") or node.args.get("db")
+        first, last = self.record.tree.token_of(first_part), self.record.tree.token_of(node.args["table"])
+        if first is not None and last is not None and entry.reference is not None:
+            self.record.references[entry.reference].qualified.append((first, last))
+
+    def _member(self, entry: Entry, field: exp.Identifier, scope: Scope) -> Flow:
+        self._visit_identifier(field)
+        name = str(field.this)
+        flow = entry.find(name)
+        if flow is not None:
+            return self.read(entry, flow, field)
+        if name in SYSTEM_COLUMNS:
+            if entry.reference is not None:
+                self._needs_table(entry, f"the system column {name} does not exist in a masking view")
+            return NOTHING
+        if entry.opaque and not any(c.flow.touches for c in entry.columns):
+            return NOTHING
+        # PostgreSQL reads t.f as f(t) where t has no column f: the whole row goes into a function.
+        return self.whole_row(entry, field)
+
+    def _bare(self, node: exp.Column, scope: Scope) -> Flow:
+        name = node.name
+        found, opaque = scope.unqualified(name)
+        if found:
+            flows = [self.read(entry, flow, node) if entry is not None else flow for entry, flow in found]
+            if len(flows) == 1:
+                return flows[0]
+            # The server will call it ambiguous; if it does not, the analysis has missed something.
+            self._doubt(name, node, mixed(*flows))
+            return mixed(*flows)
+        entry = scope.entry(name)
+        if entry is not None:
+            return self.whole_row(entry, node)
+        if name in SYSTEM_COLUMNS:
+            for each in scope.entries:
+                self._needs_table(each, f"the system column {name} does not exist in a masking view")
+        return NOTHING
+
+    def _unknown_qualifier(self, node: exp.Column, scope: Scope) -> Flow:
+        """A qualifier that names no entry: the server will refuse it, or it is a composite column's field."""
+        found, _ = scope.unqualified(node.table)
+        flows = [self.read(entry, flow, node) if entry is not None else flow for entry, flow in found]
+        for flow in flows:
+            self.consume(flow, Use.COMPUTE, node)
+        return mixed(*flows)
+
+    def read(self, entry: Entry, flow: Flow, node: exp.Expression) -> Flow:
+        """A column of `entry` is read."""
+        if flow.touches and entry.reference is not None:
+            self.record.references[entry.reference].columns |= flow.touches
+        if flow.column is not None and entry.target:
+            self.record.target_reads.append(ColumnUse(flow.column, Use.COMPUTE, self._anchor(node), None))
+        return flow
+
+    def whole_row(self, entry: Entry, node: exp.Expression) -> Flow:
+        """The entry's row as one value: each of its protected columns is worked on."""
+        flows = [self.read(entry, c.flow, node) for c in entry.columns]
+        for flow in flows:
+            self.consume(flow, Use.COMPUTE, node)
+        return mixed(*flows)
+
+    def _needs_table(self, entry: Entry, why: str) -> None:
+        if entry.reference is not None:
+            reference = self.record.references[entry.reference]
+            reference.obstacle = reference.obstacle or why
+
+    def _doubt(self, name: str, node: exp.Expression, flow: Flow) -> None:
+        if flow.touches:
+            self.record.obstacle(
+                f'the column name "{name}" could mean several columns here',
+                "Write the table's name or alias before the column.",
+                self._anchor(node),
+                flow.touches,
+            )
+
+    def _visit_identifier(self, node: object) -> None:
+        if isinstance(node, exp.Identifier):
+            token = self.record.tree.token_of(node)
+            if token is not None:
+                self.record.visited.add(token)
+
+    def visit(self, *nodes: object) -> None:
+        """Account for identifiers that name nothing protected here (aliases, labels), and for those that the caller has resolved."""
+        for node in nodes:
+            self._visit_identifier(node)
+
+    def _anchor(self, node: exp.Expression) -> int:
+        """The token that an error about `node` points at."""
+        for each in node.find_all(exp.Identifier, exp.Star, exp.Literal):
+            token = self.record.tree.token_of(each) if not isinstance(each, exp.Literal) else self.record.tree.constant_token(each)
+            if token is not None:
+                return token
+        return self.record.tree.first
+
+
+def _array_operand(node: exp.Expression) -> exp.Expression | None:
+    """The operand of ANY, SOME or ALL, without its parentheses."""
+    if isinstance(node, exp.Any | exp.All):
+        inner = node.this
+    elif isinstance(node, exp.Anonymous) and str(node.this).lower() in _ARRAY_FUNCTIONS and len(node.expressions) == 1:
+        inner = node.expressions[0]
+    else:
+        return None
+    while isinstance(inner, exp.Paren):
+        inner = inner.this
+    if isinstance(inner, exp.Subquery) and isinstance(inner.this, exp.Query) and not inner.args.get("alias"):
+        return inner.this
+    return inner if isinstance(inner, exp.Expression) else None
+
+
+def _no_queries(_node: exp.Expression, _scope: Scope) -> list[Flow]:
+    raise NotImplementedError("the query walker was not set")
