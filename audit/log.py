@@ -38,7 +38,7 @@ SEGMENT_BYTES: Final = 64 << 20
 MAX_SEGMENT_BYTES: Final = 1 << 30
 MAX_QUEUE: Final = 8192
 """Records in memory that are not durable yet: a few seconds of a busy worker."""
-MAX_QUEUE_LIMIT: Final = 32768
+MAX_QUEUE_LIMIT: Final = 16384
 """What MAX_QUEUE can be raised to. `verify` keeps this many digests to recognise what was written twice after a failure."""
 MAX_QUEUE_BYTES: Final = 64 << 20
 MAX_RECORD_BYTES: Final = 256 << 10
