@@ -9,7 +9,6 @@ from sqlglot import exp
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import ColumnUse, Constant, Pair, Use
 from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
-from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +42,7 @@ class Expressions:
         if isinstance(node, exp.Null):
             return Flow(null=True)
         if isinstance(node, exp.Literal):
-            return self._literal(node)
+            return NOTHING
         if isinstance(node, exp.Identifier):
             self._visit_identifier(node)
             return NOTHING
@@ -91,29 +90,20 @@ class Expressions:
         self.consume(flow, use, node)
         return mixed(flow)
 
-    def _literal(self, node: exp.Literal) -> Flow:
-        token = self.record.tree.constant_token(node)
-        if token is not None and self.record.tree.lexed.tokens[token].kind is Kind.PARAM:
-            self.record.visited_params.append(token)
-        return NOTHING
-
     def _equality(self, left: exp.Expression, right: exp.Expression, scope: Scope) -> Flow:
         if isinstance(left, exp.Tuple) and isinstance(right, exp.Tuple) and len(left.expressions) == len(right.expressions):
             return mixed(*[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)])
         array = _array_operand(right)
         if array is not None:
             return self._equal_to_array(left, array, scope)
-        first, second = self.value(left, scope), None
+        first = self.value(left, scope)
         if first.column is not None and self.constant(first, right, array=False):
             self.consume(first, Use.EQUAL_CONSTANT, left)
             return mixed(first)
-        if not isinstance(right, exp.Literal):
-            second = self.value(right, scope)
-            if second.column is not None and self.constant(second, left, array=False):
-                self.consume(second, Use.EQUAL_CONSTANT, right)
-                return mixed(second)
-        else:
-            second = self.value(right, scope)
+        second = self.value(right, scope)
+        if second.column is not None and self.constant(second, left, array=False):
+            self.consume(second, Use.EQUAL_CONSTANT, right)
+            return mixed(second)
         self._meet(first, left, second, right)
         return mixed(first, second)
 
@@ -192,8 +182,6 @@ class Expressions:
         self.record.constants.append(
             Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts))
         )
-        if self.record.tree.lexed.tokens[extent.token].kind is Kind.PARAM:
-            self.record.sealed_params.append(extent.token)
         return True
 
     def _count(self, node: exp.Count, scope: Scope) -> Flow:

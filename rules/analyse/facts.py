@@ -122,7 +122,7 @@ class Facts:
 
     `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
     no masking view can stand in for. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
-    value changes the facts (ordinals in ORDER BY), so they belong to the cache key.
+    value changes the facts (ordinals in ORDER BY), so they belong to the cache key. `parameters`: every parameter's (token, number).
     """
 
     action: Action
@@ -140,6 +140,7 @@ class Facts:
     outputs: tuple[Output, ...] | None = None
     obstacles: tuple[Obstacle, ...] = ()
     significant: tuple[int, ...] = ()
+    parameters: tuple[tuple[int, int], ...] = ()
 
     @property
     def columns(self) -> frozenset[ColumnName]:

@@ -17,6 +17,7 @@ from rules.analyse.facts import (
     Stored,
     Use,
 )
+from rules.lexer import Kind
 from rules.plan import Action, Reason
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ class Record:
     obstacles: list[Obstacle] = field(default_factory=list)
     significant: set[int] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
-    visited_params: list[int] = field(default_factory=list)
-    sealed_params: list[int] = field(default_factory=list)
 
     def use(self, flow: Flow, use: Use, token: int) -> None:
         """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""
@@ -135,4 +134,9 @@ class Record:
             outputs=None if outputs is None else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches) for o in outputs),
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
+            parameters=tuple(
+                (index, int(self.tree.lexed.tokens[index].value))
+                for index in range(self.tree.first, self.tree.last + 1)
+                if self.tree.lexed.tokens[index].kind is Kind.PARAM
+            ),
         )

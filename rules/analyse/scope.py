@@ -84,6 +84,10 @@ class Scope:
             yield level
             level = level.parent
 
+    def without_siblings(self) -> Scope:
+        """The level as a derived table in its FROM sees it: its CTEs and the levels around, but not its entries."""
+        return Scope(self.parent, ctes=self.ctes)
+
     def cte(self, name: str) -> Entry | None:
         """The CTE of that name that this level sees."""
         for level in self.levels():

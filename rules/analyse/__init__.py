@@ -1,0 +1,100 @@
+"""(statement, catalog) -> Facts: which protected columns flow where. The only package that imports sqlglot.
+
+`tree` turns our tokens into a sqlglot tree; `expressions`, `queries` and `writes` walk it with names resolved by `scope`; `record` keeps
+what they find. Whatever the walk does not know becomes an Obstacle, and every identifier of the text that could name something protected
+must have been accounted for, or the statement is refused: what sqlglot drops or misreads can't slip through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from rules.analyse.facts import Facts
+from rules.analyse.queries import Outputs, Queries
+from rules.analyse.record import AmbiguousNameError, Protected, Record, ViewLineage
+from rules.analyse.scope import Scope
+from rules.analyse.tree import ParseError, Tree, parse
+from rules.analyse.writes import Writes
+from rules.lexer import Kind
+from rules.plan import Action, Reason
+
+if TYPE_CHECKING:
+    from rules.lexer import Lexed
+
+__all__ = ["AmbiguousNameError", "Facts", "ParseError", "Protected", "ViewLineage", "analyse", "lineage_of_query"]
+
+_ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE}
+_MODIFYING = (exp.Insert, exp.Update, exp.Delete)
+
+
+def analyse(
+    lexed: Lexed, first: int, last: int, database: Protected, search_path: tuple[str, ...] | None, suspects: frozenset[str]
+) -> Facts:
+    """The facts of the statement of tokens `first..last`.
+
+    `suspects`: names of everything protected, relations and columns alike. Raises ParseError, or AmbiguousNameError where the
+    search_path must be known.
+    """
+    tree = parse(lexed, first, last)
+    record = Record(tree, database, search_path)
+    try:
+        outputs, action = _walk(tree, record)
+    except RecursionError as error:
+        raise ParseError("the statement is nested too deeply") from error
+    _account(tree, record, suspects)
+    writes = action is not Action.SELECT or tree.root.find(*_MODIFYING) is not None
+    return record.facts(action, outputs, writes=writes)
+
+
+def lineage_of_query(
+    lexed: Lexed, database: Protected, search_path: tuple[str, ...], suspects: frozenset[str]
+) -> ViewLineage:
+    """The lineage of a view's definition. Raises ParseError."""
+    first, last = lexed.statements[0]
+    facts = analyse(lexed, first, last, database, search_path, suspects)
+    known = facts.outputs is not None and not facts.obstacles
+    return ViewLineage(facts.outputs or (), facts.columns, known)
+
+
+def _walk(tree: Tree, record: Record) -> tuple[Outputs | None, Action]:
+    root = tree.root
+    queries = Queries(record)
+    writes = Writes(queries)
+    if isinstance(root, _MODIFYING):
+        outputs = writes.outputs(root, None)
+        return (outputs if root.args.get("returning") else None), _ACTIONS[type(root)]
+    if isinstance(root, exp.Query | exp.Values | exp.Table):
+        outputs = queries.outputs(root, None)
+        if not outputs.known and any(o.flow.touches for o in outputs):
+            record.obstacle(
+                "the result has columns that are not known beforehand",
+                "Name the columns instead of *.",
+                None,
+                frozenset().union(*(o.flow.touches for o in outputs)),
+            )
+        return (outputs if outputs.known else None), Action.SELECT
+    if isinstance(root, exp.Create) and isinstance(root.expression, exp.Query):
+        outputs = queries.outputs(root.expression, Scope())
+        queries.stored_elsewhere(outputs, root.this)
+        return None, Action.DDL
+    raise ParseError("the statement is of a kind that is not analysed")
+
+
+def _account(tree: Tree, record: Record, suspects: frozenset[str]) -> None:
+    """Refuse what the walk has not seen: a token that could name something protected and that nothing accounted for."""
+    tokens = tree.lexed.tokens
+    for index in range(tree.first, tree.last + 1):
+        token = tokens[index]
+        if token.kind not in (Kind.WORD, Kind.QUOTED) or token.value not in suspects or index in record.visited:
+            continue
+        before = tokens[index - 1].value if index > tree.first else ""
+        after = tokens[index + 1] if index < tree.last else None
+        if after is not None and (after.value == "(" or after.kind is Kind.STRING):
+            continue  # a function's name, or the type of a typed constant
+        if before in {"::", "as"}:
+            continue  # a type's name, or a label
+        record.obstacle(
+            f'the analysis could not account for "{token.value}"', "Write the statement in a plainer form.", index, frozenset(), Reason.UNPARSED
+        )

@@ -1,0 +1,560 @@
+"""Queries: SELECT, set operations, WITH, FROM items; the outputs of each and the flows in them (PostgreSQL manual, chapter 7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from rules.analyse.expressions import Expressions
+from rules.analyse.facts import Leak, Pair, Use
+from rules.analyse.record import Reference
+from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope, mixed
+from rules.lexer import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rules.analyse.record import Record, ViewLineage
+    from rules.catalog import Relation
+    from rules.model import ColumnName
+
+_MAX_NESTING = 64
+
+
+class Outputs(list[Named]):
+    """A query's output columns. `known` false: a `*` over something whose columns are not known is among them."""
+
+    known: bool = True
+
+
+class Queries:
+    """Walks the queries of one statement. `modify` handles INSERT, UPDATE and DELETE in a WITH (`rules.analyse.writes` sets it)."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.expressions = Expressions(record)
+        self.expressions.query = self._flows
+        self.modify = _no_writes
+        self._depth = 0
+
+    def outputs(self, node: exp.Expression, scope: Scope | None) -> Outputs:
+        """The output columns of a query, a VALUES list or a parenthesised one. `scope`: the level around it."""
+        self._depth += 1
+        if self._depth > _MAX_NESTING:
+            raise RecursionError
+        try:
+            return self._outputs(node, Scope(scope))
+        finally:
+            self._depth -= 1
+
+    def _outputs(self, node: exp.Expression, scope: Scope) -> Outputs:
+        self.with_clause(node, scope)
+        if isinstance(node, exp.Select):
+            return self._select(node, scope)
+        if isinstance(node, exp.SetOperation):
+            return self._set_operation(node, scope)
+        if isinstance(node, exp.Subquery):
+            inner = self.outputs(node.this, scope)
+            self._tail(node, inner, scope)
+            return inner
+        if isinstance(node, exp.Values):
+            return self._values(node, scope)
+        if isinstance(node, exp.Table):
+            # TABLE name
+            self._item(node, scope)
+            return self._star(scope)
+        self._unknown(node, "this form of query is not analysed")
+        return Outputs()
+
+    def _flows(self, node: exp.Expression, scope: Scope) -> list[Flow]:
+        return [named.flow for named in self.outputs(node, scope)]
+
+    # -- WITH
+
+    def with_clause(self, node: exp.Expression, scope: Scope) -> None:
+        """Make the CTEs of `node` known to `scope`."""
+        clause = node.args.get("with_")
+        if clause is None:
+            return
+        recursive = bool(clause.args.get("recursive"))
+        for cte in clause.expressions:
+            alias = cte.args.get("alias")
+            name = alias.name
+            self.expressions.visit(alias.this, *alias.columns)
+            if cte.args.get("search") or cte.args.get("cycle"):
+                self._unknown(cte, "SEARCH and CYCLE are not analysed")
+            scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
+
+    def _cte(self, body: exp.Expression, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
+        if isinstance(body, exp.Insert | exp.Update | exp.Delete):
+            written = self.modify(body, scope)
+            return _derived(name, written, alias)
+        if recursive and isinstance(body, exp.SetOperation):
+            return self._recursive(body, name, alias, scope)
+        return _derived(name, self.outputs(body, scope), alias)
+
+    def _recursive(self, body: exp.SetOperation, name: str, alias: exp.TableAlias, scope: Scope) -> Entry:
+        """The first arm gives the columns; the second, which reads them, may add nothing of another column's."""
+        base = self.outputs(body.this, scope)
+        entry = _derived(name, base, alias)
+        inner = Scope(scope)
+        inner.ctes[name] = entry
+        step = self.outputs(body.expression, inner)
+        united = self._united(body, [base, step])
+        for column, flow in zip(entry.columns, united, strict=False):
+            if column.flow.column != flow.flow.column and (column.flow.touches or flow.flow.touches):
+                self._unknown(body, "a recursive query whose arms carry different protected columns is not analysed")
+            column.flow = flow.flow
+        return entry
+
+    # -- SELECT
+
+    def _select(self, node: exp.Select, scope: Scope) -> Outputs:
+        self.from_clause(node, scope)
+        walk = self.expressions
+        walk.condition(node.args.get("where"), scope)
+        outputs = self.select_list(node.expressions, scope)
+        self._windows(node, scope)
+        self._distinct(node, outputs, scope)
+        self._group(node, outputs, scope)
+        walk.condition(node.args.get("having"), scope)
+        self._tail(node, outputs, scope)
+        self._locks(node, scope)
+        into = node.args.get("into")
+        if into is not None:
+            self.stored_elsewhere(outputs, into)
+        for key in ("qualify", "connect", "cluster", "sort", "distribute", "kind", "hint", "match", "laterals", "pivots", "prewhere", "sample"):
+            if node.args.get(key):
+                self._unknown(node, "this form of query is not analysed")
+        return outputs
+
+    def from_clause(self, node: exp.Expression, scope: Scope) -> None:
+        """FROM and its joins become the scope's entries and its `*`."""
+        clause = node.args.get("from_")
+        if clause is not None:
+            scope.star += self._item(clause.this, scope)
+        self._joins(node.args.get("joins") or [], scope)
+
+    def stored_elsewhere(self, outputs: Outputs, node: exp.Expression) -> None:
+        """SELECT INTO and CREATE TABLE AS: the values go where nothing protects them."""
+        self.expressions.visit(*node.find_all(exp.Identifier))
+        token = next((t for i in node.find_all(exp.Identifier) if (t := self.record.tree.token_of(i)) is not None), self.record.tree.first)
+        for output in outputs:
+            self.record.leaks += [Leak(column, token) for column in sorted(output.flow.touches)]
+
+    def select_list(self, expressions: Sequence[exp.Expression], scope: Scope) -> Outputs:
+        """The output columns of a select list or RETURNING list."""
+        outputs = Outputs()
+        for item in expressions:
+            if isinstance(item, exp.Star):
+                outputs += self._star(scope)
+                outputs.known &= scope.star_known
+                for entry in scope.entries:
+                    for column in entry.columns:
+                        self.expressions.read(entry, column.flow, item)
+            elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+                self.expressions.visit(*(item.args.get(k) for k in ("table", "db", "catalog")))
+                self._qualified_star(item, scope, outputs)
+            else:
+                flow = self.expressions.value(item, scope)
+                direct = _is_reference(item)
+                outputs.append(Named(_output_name(item), Flow(flow.column, flow.touches, flow.reference, direct, flow.null)))
+        return outputs
+
+    def _star(self, scope: Scope) -> Outputs:
+        found = Outputs(Named(c.name, Flow(c.flow.column, c.flow.touches, c.flow.reference, True)) for c in scope.star)
+        found.known = scope.star_known
+        return found
+
+    def _qualified_star(self, item: exp.Column, scope: Scope, outputs: Outputs) -> None:
+        entry = self.expressions._qualified_entry(item, scope)  # noqa: SLF001 - the two walkers are one machine in two files
+        if entry is None:
+            outputs.known = False
+            return
+        outputs.known &= not entry.opaque
+        for column in entry.columns:
+            flow = self.expressions.read(entry, column.flow, item)
+            outputs.append(Named(column.name, Flow(flow.column, flow.touches, flow.reference, True)))
+
+    def _windows(self, node: exp.Select, scope: Scope) -> None:
+        for window in node.args.get("windows") or []:
+            self.expressions.visit(window.this, window.args.get("alias"))
+            self.expressions._window(window, scope)  # noqa: SLF001
+
+    def _distinct(self, node: exp.Select, outputs: Outputs, scope: Scope) -> None:
+        distinct = node.args.get("distinct")
+        if distinct is None:
+            return
+        on = distinct.args.get("on")
+        if on is None:
+            self._grouped(outputs, node)
+            return
+        for item in on.expressions if isinstance(on, exp.Tuple) else [on]:
+            self._by(item, outputs, scope, Use.GROUP)
+
+    def _grouped(self, outputs: Sequence[Named], node: exp.Expression) -> None:
+        for output in outputs:
+            self.expressions.consume(output.flow, Use.GROUP, node)
+
+    def _group(self, node: exp.Select, outputs: Outputs, scope: Scope) -> None:
+        group = node.args.get("group")
+        if group is None:
+            return
+        pending = list(group.iter_expressions())
+        while pending:
+            item = pending.pop()
+            if isinstance(item, exp.Tuple | exp.Paren | exp.GroupingSets | exp.Cube | exp.Rollup):
+                pending += list(item.iter_expressions())
+            else:
+                self._by(item, outputs, scope, Use.GROUP, output_first=False)
+
+    def _tail(self, node: exp.Expression, outputs: Outputs, scope: Scope) -> None:
+        """ORDER BY, LIMIT, OFFSET, FETCH."""
+        order = node.args.get("order")
+        if order is not None:
+            for item in order.expressions:
+                self._by(item.this if isinstance(item, exp.Ordered) else item, outputs, scope, Use.ORDER)
+        for key in ("limit", "offset"):
+            clause = node.args.get(key)
+            if clause is not None:
+                for child in clause.iter_expressions():
+                    if not isinstance(child, exp.LimitOptions):
+                        self.expressions.value(child, scope)
+
+    def _by(self, item: exp.Expression, outputs: Outputs, scope: Scope, use: Use, *, output_first: bool = True) -> None:
+        """An item of ORDER BY, GROUP BY or DISTINCT ON: an ordinal, an output's name, or an expression.
+
+        ORDER BY takes an output's name before a column's, GROUP BY the other way round.
+        """
+        token = self.record.tree.constant_token(item)
+        if token is not None and self.record.tree.lexed.tokens[token].kind is Kind.NUMBER:
+            self.record.significant.add(token)
+            number = self.record.tree.lexed.text[slice(self.record.tree.lexed.tokens[token].start, self.record.tree.lexed.tokens[token].end)]
+            if number.isdigit() and 1 <= int(number) <= len(outputs):
+                self.expressions.consume(outputs[int(number) - 1].flow, use, item)
+            if not outputs.known:
+                self._grouped_all(outputs, use, item)
+            return
+        if isinstance(item, exp.Column) and not item.table and isinstance(item.this, exp.Identifier):
+            named = [o for o in outputs if o.name == item.name]
+            if named and (output_first or not scope.unqualified(item.name)[0]):
+                self.expressions.visit(item.this)
+                for output in named:
+                    self.expressions.consume(output.flow, use, item)
+                return
+        self.expressions.consume(self.expressions.value(item, scope), use, item)
+
+    def _grouped_all(self, outputs: Sequence[Named], use: Use, node: exp.Expression) -> None:
+        for output in outputs:
+            self.expressions.consume(output.flow, use, node)
+
+    def _locks(self, node: exp.Select, scope: Scope) -> None:
+        for lock in node.args.get("locks") or []:
+            names = {str(t.name) for t in lock.expressions}
+            self.expressions.visit(*(i for t in lock.expressions for i in t.find_all(exp.Identifier)))
+            for entry in scope.entries:
+                if entry.reference is not None and (not names or entry.name in names):
+                    self.record.references[entry.reference].obstacle = "rows of a masking view can't be locked"
+
+    # -- set operations and VALUES
+
+    def _set_operation(self, node: exp.SetOperation, scope: Scope) -> Outputs:
+        arms = [self.outputs(node.this, scope), self.outputs(node.expression, scope)]
+        united = self._united(node, arms)
+        self._tail(node, united, Scope(scope))
+        return united
+
+    def _united(self, node: exp.SetOperation, arms: list[Outputs]) -> Outputs:
+        left, right = arms
+        if not (left.known and right.known) or len(left) != len(right):
+            self._grouped_all([*left, *right], Use.COMPUTE, node)
+            found = Outputs(Named(o.name, mixed(o.flow)) for o in left)
+            found.known = False
+            return found
+        united = Outputs(Named(a.name, self._same(a.flow, b.flow, node)) for a, b in zip(left, right, strict=True))
+        if node.args.get("distinct") or not isinstance(node, exp.Union):
+            self._grouped(united, node)
+        return united
+
+    def _same(self, left: Flow, right: Flow, node: exp.Expression) -> Flow:
+        """The flow of a column that two arms of a set operation give."""
+        if left.column == right.column or right.null:
+            return Flow(left.column, left.touches | right.touches, left.reference)
+        if left.null:
+            return Flow(right.column, right.touches, right.reference)
+        self.expressions.consume(left, Use.COMPUTE, node)
+        self.expressions.consume(right, Use.COMPUTE, node)
+        return mixed(left, right)
+
+    def _values(self, node: exp.Values, scope: Scope) -> Outputs:
+        rows = [r.expressions if isinstance(r, exp.Tuple) else [r] for r in node.expressions]
+        columns = [[self.expressions.value(item, scope) for item in row] for row in rows]
+        found = Outputs()
+        for position in range(len(rows[0]) if rows else 0):
+            flow = NOTHING
+            for row, items in zip(columns, rows, strict=True):
+                if position < len(row):
+                    self.expressions.consume(row[position], Use.COMPUTE, items[position])
+                    flow = mixed(flow, row[position])
+            found.append(Named(f"column{position + 1}", flow))
+        return found
+
+    # -- FROM items
+
+    def _item(self, node: exp.Expression, scope: Scope) -> list[Named]:
+        """Add one FROM item to the scope; its columns as `*` shows them."""
+        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+            entry = self.relation(node, scope)
+        elif isinstance(node, exp.Table):
+            entry = self._function(node, scope)
+        elif isinstance(node, exp.Subquery):
+            if isinstance(node.this, exp.Table) and not node.args.get("alias"):
+                return self._nested_join(node, scope)
+            entry = self._derived_table(node, scope)
+        elif isinstance(node, exp.Lateral):
+            entry = self._lateral(node, scope)
+        elif isinstance(node, exp.Values):
+            alias = node.args.get("alias")
+            entry = _derived(alias.name if alias else None, self._values(node, scope), alias)
+            if alias:
+                self.expressions.visit(alias.this, *alias.columns)
+        elif isinstance(node, exp.Unnest):
+            entry = self._function(node, scope)
+        else:
+            self._unknown(node, "this form of FROM item is not analysed")
+            entry = Entry(None, [], opaque=True)
+        scope.entries.append(entry)
+        scope.star_known &= not entry.opaque
+        star = list(entry.columns)
+        star += self._joins_of(node, scope)
+        return star
+
+    def _joins_of(self, node: exp.Expression, scope: Scope) -> list[Named]:
+        joins = node.args.get("joins")
+        if not joins:
+            return []
+        before = scope.star
+        scope.star = list(scope.entries[-1].columns)
+        own = len(scope.entries[-1].columns)
+        self._joins(joins, scope)
+        joined, scope.star = scope.star, before
+        return joined[own:]
+
+    def _nested_join(self, node: exp.Subquery, scope: Scope) -> list[Named]:
+        """`(a JOIN b ...)` without an alias: its entries are the level's own."""
+        inner = node.this
+        joins = inner.args.get("joins") or []
+        before, scope.star = scope.star, []
+        entry = self.relation(inner, scope) if isinstance(inner.this, exp.Identifier) else self._function(inner, scope)
+        scope.entries.append(entry)
+        scope.star_known &= not entry.opaque
+        scope.star = list(entry.columns)
+        self._joins(joins, scope)
+        found, scope.star = scope.star, before
+        return found
+
+    def _derived_table(self, node: exp.Subquery, scope: Scope) -> Entry:
+        alias = node.args.get("alias")
+        if alias:
+            self.expressions.visit(alias.this, *alias.columns)
+        # A plain derived table does not see its siblings; the level around the whole query it does.
+        return _derived(alias.name if alias else None, self.outputs(node.this, scope.without_siblings()), alias)
+
+    def _lateral(self, node: exp.Lateral, scope: Scope) -> Entry:
+        alias = node.args.get("alias")
+        if alias:
+            self.expressions.visit(alias.this, *alias.columns)
+        inner = node.this
+        if isinstance(inner, exp.Subquery):
+            return _derived(alias.name if alias else None, self.outputs(inner.this, scope), alias)
+        self.expressions.consume(self.expressions.value(inner, scope), Use.COMPUTE, inner)
+        return Entry(alias.name if alias else None, [], opaque=True)
+
+    def _function(self, node: exp.Expression, scope: Scope) -> Entry:
+        """A function in FROM: what goes in is worked on; what comes out has columns that we don't know."""
+        alias = node.args.get("alias")
+        if alias:
+            self.expressions.visit(alias.this, *(i for c in alias.columns for i in c.find_all(exp.Identifier)))
+        skip = {id(alias)} | {id(j) for j in node.args.get("joins") or []}
+        touched = NOTHING
+        for child in node.iter_expressions():
+            if id(child) in skip:
+                continue
+            for part in [child, *(child.args.get("rows_from") or [])]:
+                flow = self.expressions.value(part, scope)
+                self.expressions.consume(flow, Use.COMPUTE, part)
+                touched = mixed(touched, flow)
+        name = alias.name if alias else _function_name(node)
+        columns = [Named(c.name, touched) for c in alias.columns] if alias else []
+        return Entry(name, columns, opaque=True)
+
+    def relation(self, node: exp.Table, scope: Scope, *, target: bool = False) -> Entry:
+        """A table, view or CTE by name."""
+        identifiers = [node.args[key] for key in ("catalog", "db", "this") if isinstance(node.args.get(key), exp.Identifier)]
+        alias = node.args.get("alias")
+        self.expressions.visit(*identifiers)
+        if alias:
+            self.expressions.visit(alias.this, *alias.columns)
+        name, schema = node.name, node.db or None
+        shown = alias.name if alias and alias.name else name
+        if schema is None and not target:
+            cte = scope.cte(name)
+            if cte is not None:
+                return Entry(shown, _renamed(cte.columns, alias), opaque=cte.opaque)
+        relation = self.record.database.resolve(schema, name, self.record.search_path)
+        if relation is None:
+            return Entry(shown, _renamed([], alias), opaque=True)
+        lineage = self.record.database.lineage_of(relation)
+        if lineage is not None:
+            return self._view(shown, relation, lineage, alias, node)
+        return self._table(shown, relation, node, identifiers, target=target)
+
+    def _view(
+        self, shown: str, relation: Relation, lineage: ViewLineage, alias: exp.TableAlias | None, node: exp.Table
+    ) -> Entry:
+        self.record.views |= lineage.inside
+        if not lineage.known:
+            self.record.obstacle(
+                f'the view "{relation.name}" reads protected columns in a form that is not analysed',
+                "Query the tables that it reads.",
+                self.record.tree.token_of(node.this),
+                lineage.inside,
+            )
+        columns = [
+            Named(c.name, Flow(o.column, o.touches)) for c, o in zip(relation.columns, lineage.columns, strict=False)
+        ] or [Named(c.name, NOTHING) for c in relation.columns]
+        return Entry(shown, _renamed(columns, alias), relation.name)
+
+    def _table(self, shown: str, relation: Relation, node: exp.Table, identifiers: list[exp.Identifier], *, target: bool) -> Entry:
+        protected = self.record.database.columns_of(relation)
+        alias = node.args.get("alias")
+        reference: int | None = None
+        if protected and not target:
+            first, last = self.record.tree.token_of(identifiers[0]), self.record.tree.token_of(identifiers[-1])
+            assert first is not None
+            assert last is not None
+            made = Reference(relation.name, first, last, alias is not None, self.record.database.replaceable(relation))
+            if node.args.get("sample") or any(isinstance(c, exp.TableSample) for c in node.iter_expressions()):
+                made.obstacle = "a masking view can't be sampled"
+            if node.args.get("only") and relation.children:
+                made.obstacle = "a masking view includes the rows of child tables"
+            if not made.replaceable:
+                made.obstacle = "masking views are made for the table that the rules name, not for its partitions"
+            reference = len(self.record.references)
+            self.record.references.append(made)
+        columns = [
+            Named(c.name, _own(protected[c.name], reference) if c.name in protected else NOTHING) for c in relation.columns
+        ]
+        return Entry(shown, _renamed(columns, alias), relation.name, reference, target=target)
+
+    # -- joins
+
+    def _joins(self, joins: Sequence[exp.Join], scope: Scope) -> None:
+        group_start = 0
+        for join in joins:
+            comma = not any(join.args.get(k) for k in ("kind", "side", "method", "on", "using"))
+            left_entries = scope.entries[:] if not comma else []
+            if comma:
+                group_start = len(scope.star)
+            left = scope.star[group_start:]
+            right = self._item(join.this, scope)
+            using = [i for i in join.args.get("using") or []]
+            names = [i.name for i in using]
+            self.expressions.visit(*using)
+            if join.args.get("method") == "NATURAL":
+                names = self._natural(left, right, scope, left_entries)
+            if names:
+                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope)
+            else:
+                scope.star += right
+            self.expressions.condition(join.args.get("on"), scope)
+
+    def _natural(self, left: list[Named], right: list[Named], scope: Scope, entries: Sequence[Entry]) -> list[str]:
+        if any(e.opaque for e in [*entries, scope.entries[-1]]) and any(c.flow.touches for c in [*left, *right]):
+            self._unknown(None, "a NATURAL JOIN with something whose columns are not known")
+        have = {c.name for c in right}
+        return [c.name for c in left if c.name is not None and c.name in have]
+
+    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope) -> list[Named]:
+        """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
+        merged: list[Named] = []
+        for name in names:
+            first = next((c.flow for c in left if c.name == name), NOTHING)
+            second = next((c.flow for c in right if c.name == name), NOTHING)
+            for flow in (first, second):
+                if flow.reference is not None:
+                    self.record.references[flow.reference].columns |= flow.touches
+            if first.column is not None and second.column is not None:
+                self.record.pairs.append(Pair(first.column, second.column, self.record.tree.first))
+                self.record.use(first, Use.EQUAL_COLUMN, self.record.tree.first)
+                self.record.use(second, Use.EQUAL_COLUMN, self.record.tree.first)
+                flow = Flow(first.column, first.touches | second.touches, first.reference)
+            else:
+                self.record.use(first, Use.COMPUTE, self.record.tree.first)
+                self.record.use(second, Use.COMPUTE, self.record.tree.first)
+                flow = mixed(first, second)
+            scope.merged[name] = flow
+            merged.append(Named(name, flow))
+        common = set(names)
+        rest = [c for c in left if c.name not in common] + [c for c in right if c.name not in common]
+        return merged + rest
+
+    def _unknown(self, node: exp.Expression | None, message: str) -> None:
+        anchor = self.expressions._anchor(node) if node is not None else None  # noqa: SLF001
+        self.record.obstacle(message, "Write the query without it.", anchor, frozenset())
+
+
+def _own(column: ColumnName, reference: int | None) -> Flow:
+    return Flow(column, frozenset({column}), reference)
+
+
+def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
+    names = [c.name for c in alias.columns] if alias else []
+    kept = [Named(names[i] if i < len(names) else c.name, c.flow) for i, c in enumerate(columns)]
+    return kept + [Named(n, NOTHING) for n in names[len(columns) :]]
+
+
+def _derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
+    columns = [Named(o.name, Flow(o.flow.column, o.flow.touches, o.flow.reference)) for o in outputs]
+    return Entry(name, _renamed(columns, alias), opaque=not outputs.known)
+
+
+def _is_reference(node: exp.Expression) -> bool:
+    while isinstance(node, exp.Alias | exp.Paren):
+        node = node.this
+    if isinstance(node, exp.Dot):
+        return True
+    return isinstance(node, exp.Column)
+
+
+def _output_name(node: exp.Expression) -> str | None:
+    """The name that PostgreSQL gives an output column, as far as it is a name (FigureColname)."""
+    if isinstance(node, exp.Alias):
+        return str(node.alias)
+    while isinstance(node, exp.Paren):
+        node = node.this
+    if isinstance(node, exp.Column):
+        return node.name
+    if isinstance(node, exp.Dot):
+        return node.expression.name
+    if isinstance(node, exp.Cast):
+        return _output_name(node.this)
+    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select) and len(node.this.expressions) == 1:
+        return _output_name(node.this.expressions[0])
+    if isinstance(node, exp.Anonymous):
+        return str(node.this).lower()
+    if isinstance(node, exp.Func):
+        return node.sql_name().lower()
+    return None
+
+
+def _function_name(node: exp.Expression) -> str | None:
+    inner = node.this
+    if isinstance(inner, exp.Anonymous):
+        return str(inner.this).lower()
+    return inner.sql_name().lower() if isinstance(inner, exp.Func) else None
+
+
+def _no_writes(_node: exp.Expression, _scope: Scope) -> Outputs:
+    raise NotImplementedError("the writes walker was not set")

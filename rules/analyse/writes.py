@@ -1,0 +1,260 @@
+"""INSERT, UPDATE and DELETE: what is stored where, and what is read of the relation that is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from rules.analyse.facts import Leak, Pair, Stored, Use
+from rules.analyse.queries import Outputs, Queries
+from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rules.model import ColumnName
+
+_DEFAULTS = frozenset({"default"})
+
+
+class Writes:
+    """Walks data-modifying statements; shares the record and the walkers of `queries`."""
+
+    def __init__(self, queries: Queries) -> None:
+        self.queries = queries
+        self.record = queries.record
+        self.expressions = queries.expressions
+        queries.modify = self.outputs
+
+    def outputs(self, node: exp.Expression, scope: Scope | None) -> Outputs:
+        """The RETURNING columns of a data-modifying statement (none without RETURNING)."""
+        inner = Scope(scope)
+        self.queries.with_clause(node, inner)
+        if isinstance(node, exp.Insert):
+            return self._insert(node, inner)
+        if isinstance(node, exp.Update):
+            return self._update(node, inner)
+        assert isinstance(node, exp.Delete)
+        return self._delete(node, inner)
+
+    # -- INSERT
+
+    def _insert(self, node: exp.Insert, scope: Scope) -> Outputs:
+        schema = node.this
+        table = schema.this if isinstance(schema, exp.Schema) else schema
+        if not isinstance(table, exp.Table):
+            self._unknown("this form of INSERT is not analysed")
+            return Outputs()
+        for key in ("where", "partition", "settings", "overwrite", "exists", "by_name", "hint"):
+            if node.args.get(key):
+                self._unknown("this form of INSERT is not analysed")
+        alias = node.args.get("alias")
+        if isinstance(alias, exp.TableAlias | exp.Identifier):
+            self.expressions.visit(alias, getattr(alias, "this", None))
+            shown: str | None = alias.name
+        else:
+            shown = None
+        target = self._target(table, scope)
+        if shown:
+            target.name = shown
+        if isinstance(schema, exp.Schema):
+            self.expressions.visit(*(i for item in schema.expressions for i in item.find_all(exp.Identifier)))
+            names = [item.name for item in schema.expressions]
+        else:
+            names = [c.name or "" for c in target.columns]
+        self._source(node.args.get("expression"), names, target, scope)
+        self._conflict(node.args.get("conflict"), target, scope)
+        return self._returning(node, target, scope)
+
+    def _target(self, table: exp.Table, scope: Scope) -> Entry:
+        entry = self.queries.relation(table, scope, target=True)
+        if entry.relation is not None:
+            self.record.targets.append(entry.relation)
+        return entry
+
+    def _source(self, source: exp.Expression | None, names: Sequence[str], target: Entry, scope: Scope) -> None:
+        while isinstance(source, exp.Subquery) and not _has_tail(source):
+            source = source.this
+        if source is None:
+            return
+        if isinstance(source, exp.Values):
+            for row in source.expressions:
+                items = row.expressions if isinstance(row, exp.Tuple) else [row]
+                for position, item in enumerate(items):
+                    self._assign(target, names[position] if position < len(names) else None, item, scope)
+            return
+        if isinstance(source, exp.Select) and source.args.get("from_") is None and not source.args.get("with_"):
+            for position, item in enumerate(source.expressions):
+                value = item.this if isinstance(item, exp.Alias) else item
+                self._assign(target, names[position] if position < len(names) else None, value, scope)
+            self.expressions.condition(source.args.get("where"), scope)
+            return
+        outputs = self.queries.outputs(source, scope)
+        if not outputs.known and self._protected(target):
+            self._unknown("an INSERT whose query has columns that are not known")
+        for position, output in enumerate(outputs):
+            self._store(target, names[position] if position < len(names) else None, output.flow, source)
+
+    def _conflict(self, conflict: exp.Expression | None, target: Entry, scope: Scope) -> None:
+        if conflict is None:
+            return
+        excluded = Entry("excluded", [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns], opaque=target.opaque)
+        inner = Scope(scope, [target, excluded])
+        only_target = Scope(scope, [target])
+        for key in conflict.args.get("conflict_keys") or []:
+            item = key.this if isinstance(key, exp.Ordered) else key
+            flow = self.expressions.value(item, only_target)
+            self.expressions.consume(flow, Use.GROUP, item)
+        self.expressions.visit(conflict.args.get("constraint"))
+        self.expressions.condition(conflict.args.get("index_predicate"), only_target)
+        self._assignments(conflict.expressions, target, inner)
+        self.expressions.condition(conflict.args.get("where"), inner)
+
+    # -- UPDATE and DELETE
+
+    def _update(self, node: exp.Update, scope: Scope) -> Outputs:
+        target = self._target(node.this, scope)
+        scope.entries.append(target)
+        self._other_relations(node, scope)
+        self._assignments(node.expressions, target, scope)
+        self.expressions.condition(node.args.get("where"), scope)
+        return self._returning(node, target, scope)
+
+    def _delete(self, node: exp.Delete, scope: Scope) -> Outputs:
+        target = self._target(node.this, scope)
+        scope.entries.append(target)
+        for item in node.args.get("using") or []:
+            scope.star += self.queries._item(item, scope)  # noqa: SLF001 - the walkers are one machine in several files
+        self.expressions.condition(node.args.get("where"), scope)
+        return self._returning(node, target, scope)
+
+    def _other_relations(self, node: exp.Update, scope: Scope) -> None:
+        self.queries.from_clause(node, scope)
+        if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
+            self._unknown("this form of UPDATE is not analysed")
+
+    def _assignments(self, items: Sequence[exp.Expression], target: Entry, scope: Scope) -> None:
+        for item in items:
+            if not isinstance(item, exp.EQ):
+                self._unknown("this form of SET is not analysed")
+                self.expressions.condition(item, scope)
+                continue
+            left, right = item.this, item.expression
+            if isinstance(left, exp.Tuple | exp.Paren):
+                self._assign_row(left, right, target, scope)
+            elif isinstance(left, exp.Column):
+                self._assign(target, self._left(left), right, scope)
+            else:
+                self._partial(left, right, target, scope)
+
+    def _left(self, node: exp.Column) -> str:
+        self.expressions.visit(*(node.args.get(k) for k in ("this", "table", "db")))
+        return node.name
+
+    def _partial(self, left: exp.Expression, right: exp.Expression, target: Entry, scope: Scope) -> None:
+        """`SET a[1] = x` and `SET c.f = x`: part of a column."""
+        for column in left.find_all(exp.Column):
+            flow = target.find(column.name)
+            if flow is not None and flow.touches:
+                self._unknown("an assignment to a part of a protected column", flow.touches)
+        self.expressions.condition(left, scope)
+        self.expressions.condition(right, scope)
+
+    def _assign_row(self, left: exp.Expression, right: exp.Expression, target: Entry, scope: Scope) -> None:
+        columns = left.expressions if isinstance(left, exp.Tuple) else [left.this]
+        names = [self._left(c) if isinstance(c, exp.Column) else None for c in columns]
+        source = right
+        while isinstance(source, exp.Subquery):
+            source = source.this
+        if isinstance(source, exp.Query):
+            outputs = self.queries.outputs(source, scope)
+            for name, output in zip(names, outputs, strict=False):
+                self._store(target, name, output.flow, right)
+            if len(outputs) != len(names) or not outputs.known:
+                self._unknown("a row assignment whose columns are not known", self._protected(target))
+            return
+        values = right.expressions if isinstance(right, exp.Tuple) else [right.this if isinstance(right, exp.Paren) else right]
+        if isinstance(right, exp.Anonymous | exp.Struct):
+            values = right.expressions
+        if len(values) != len(names):
+            self._unknown("a row assignment whose columns are not known", self._protected(target))
+            self.expressions.condition(right, scope)
+            return
+        for name, value in zip(names, values, strict=True):
+            self._assign(target, name, value, scope)
+
+    # -- values into columns
+
+    def _assign(self, target: Entry, name: str | None, value: exp.Expression, scope: Scope) -> None:
+        """`value` is stored in the target's column `name`."""
+        flow = target.find(name) if name is not None else None
+        if flow is None or flow.column is None:
+            self._store(target, name, self.expressions.value(value, scope), value)
+            return
+        token = self.expressions._anchor(value)  # noqa: SLF001
+        if isinstance(value, exp.Null) or _is_default(value):
+            self.record.stored.append(Stored(flow.column, "null", token))
+            if _is_default(value):
+                self.expressions.visit(*value.find_all(exp.Identifier))
+        elif self.expressions.constant(flow, value, array=False):
+            self.record.stored.append(Stored(flow.column, "constant", token))
+        else:
+            self._store(target, name, self.expressions.value(value, scope), value)
+
+    def _store(self, target: Entry, name: str | None, source: Flow, node: exp.Expression) -> None:
+        """A value of some flow is stored in the target's column `name`."""
+        into = (target.find(name) if name is not None else None) or NOTHING
+        token = self.expressions._anchor(node)  # noqa: SLF001
+        if into.column is None:
+            self.record.leaks += [Leak(column, token) for column in sorted(source.touches)]
+            return
+        if source.null:
+            kind = "null"
+        elif source.column is not None:
+            kind = "column"
+            self.record.copies.append(Pair(into.column, source.column, token))
+        else:
+            kind = "other"
+        self.record.stored.append(Stored(into.column, kind, token))
+        if kind == "other":
+            self.record.copies += [Pair(into.column, column, token) for column in sorted(source.touches)]
+
+    # -- RETURNING
+
+    def _returning(self, node: exp.Expression, target: Entry, scope: Scope) -> Outputs:
+        clause = node.args.get("returning")
+        if clause is None:
+            return Outputs()
+        others = [e for e in scope.entries if e is not target]
+        star = [Named(c.name, c.flow) for c in target.columns] + scope.star
+        old_new = [] if any(e.name in {"old", "new"} for e in [target, *others]) else [
+            Entry(name, target.columns, opaque=target.opaque, target=True) for name in ("old", "new")
+        ]
+        inner = Scope(scope.parent, [target, *others], star, scope.star_known and not target.opaque, dict(scope.merged), scope.ctes)
+        if old_new:
+            # Qualified names only: a bare column name means the target's own.
+            inner.parent = Scope(scope.parent, [_qualified_only(e) for e in old_new], ctes=scope.ctes)
+        return self.queries.select_list(clause.expressions, inner)
+
+    def _protected(self, target: Entry) -> frozenset[ColumnName]:
+        return frozenset(c.flow.column for c in target.columns if c.flow.column is not None)
+
+    def _unknown(self, message: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+        self.record.obstacle(message, "Write the statement in its plain form.", None, columns)
+
+
+def _qualified_only(entry: Entry) -> Entry:
+    return entry
+
+
+def _is_default(node: exp.Expression) -> bool:
+    return isinstance(node, exp.Var) and node.name.lower() in _DEFAULTS or (
+        isinstance(node, exp.Column) and not node.table and node.name.lower() in _DEFAULTS and not node.this.quoted
+    )
+
+
+def _has_tail(node: exp.Expression) -> bool:
+    return any(node.args.get(key) for key in ("order", "limit", "offset", "with_"))
+
+
