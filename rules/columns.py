@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rules.document import Mapping, Scalar
-from rules.logical import LOGICAL_TYPES, Family, canonical_type, family, misfit
+from rules.logical import LOGICAL_TYPES, Family, canonical_type, family, has_equality, misfit
 from rules.masks import MASK_KINDS
 from rules.model import Column, Level, MaskSpec, OnDamage, Protection, SealMode
 from rules.problems import did_you_mean
-from rules.schema import COLUMN_KEYS, DOMAIN_FORM, MAX_PLACEHOLDER, MAX_WORD
+from rules.schema import COLUMN_KEYS, DOMAIN_FORM, MAX_PLACEHOLDER, MAX_TYPE, MAX_WORD
 
 if TYPE_CHECKING:
     from rules.document import Node
@@ -58,6 +58,12 @@ def read_column(reader: Reader, name: ColumnName, node: Node) -> Column | None:
         for key, value in (("type", logical), ("mode", mode)):
             if value is None and key not in fields:
                 _missing(reader, node, name, key)
+        if mode is SealMode.DETERMINISTIC and logical is not None and not has_equality(logical):
+            reader.error(
+                fields["mode"].place,
+                f"values of type {logical} cannot be compared when they are sealed",
+                "write `mode: randomized`",
+            )
     else:
         _useless(reader, fields, protection)
         mode, domain, on_damage, placeholder = None, None, OnDamage.FAIL, None
@@ -148,7 +154,7 @@ def _type(reader: Reader, node: Node | None) -> str | None:
     text = reader.word(node, "type")
     if node is None or text is None:
         return None
-    logical = canonical_type(text) if len(text) <= MAX_WORD else None
+    logical = canonical_type(text) if len(text) <= MAX_TYPE else None
     if logical is None:
         word = re.split(r"[\s(\[]", text[:80].lower(), maxsplit=1)[0]
         fix = (

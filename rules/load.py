@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
 
     from rules.document import Node
 
-__all__ = ["Problem", "RulesError", "check_rules_text", "load_rules", "load_rules_text", "read_rules_file"]
+__all__ = [
+    "Checked",
+    "Problem",
+    "RulesError",
+    "check_rules",
+    "check_rules_text",
+    "load_rules",
+    "load_rules_text",
+    "read_rules_file",
+]
 
 
 def load_rules(path: Path) -> Rules:
@@ -43,20 +53,34 @@ def load_rules_text(text: str, filename: str) -> Rules:
 
 def check_rules_text(text: str, filename: str) -> tuple[Rules | None, tuple[Problem, ...]]:
     """The rules, or None where there is an error; and every problem, warnings included, by position."""
+    checked = check_rules(text, filename)
+    return checked.rules, checked.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a text gave. `places`: where each table and column of it stands, for messages about them."""
+
+    rules: Rules | None
+    problems: tuple[Problem, ...]
+    places: ReadOnly[TableName | ColumnName, Place]
+
+
+def check_rules(text: str, filename: str) -> Checked:
+    """As `check_rules_text`, with the places of what was found. Raises nothing."""
     reader = Reader(filename)
     root, faults = read_document(text)
     for fault in faults:
         reader.error(fault.place, fault.message, fault.fix)
-    tables: dict[TableName, Table] = {}
-    roles: dict[str, Role] = {}
+    file = _File(reader)
     if root is not None:
-        _File(reader, tables, roles).read(root)
+        file.read(root)
     elif not faults:
         reader.error(Place(1, 1), "the file is empty", f"begin with `version: {FORMAT_VERSION}` and `tables:`")
-    if reader.failed:
-        return None, reader.problems()
-    rules = Rules(_digest(tables, roles), MappingProxyType(tables), MappingProxyType(roles))
-    return rules, reader.problems()
+    rules = None
+    if not reader.failed:
+        rules = Rules(_digest(file.tables, file.roles), MappingProxyType(file.tables), MappingProxyType(file.roles))
+    return Checked(rules, reader.problems(), MappingProxyType(file.places))
 
 
 def read_rules_file(path: Path) -> str:
@@ -80,11 +104,11 @@ def read_rules_file(path: Path) -> str:
 class _File:
     """Reads one document into `tables` and `roles`; remembers where things stand for the checks across them."""
 
-    def __init__(self, reader: Reader, tables: dict[TableName, Table], roles: dict[str, Role]) -> None:
+    def __init__(self, reader: Reader) -> None:
+        self.tables: dict[TableName, Table] = {}
+        self.roles: dict[str, Role] = {}
+        self.places: dict[TableName | ColumnName, Place] = {}
         self._reader = reader
-        self._tables = tables
-        self._roles = roles
-        self._places: dict[ColumnName, Place] = {}
         # Columns with errors of their own are known by name, so that a role's mention of them is not a second error.
         self._known: dict[ColumnName, Column | None] = {}
         self._holders: dict[str, str] = {}
@@ -121,8 +145,9 @@ class _File:
                 f"the schema {name.schema} is not one for customers' data",
                 "name the application's own tables",
             )
-        if name in self._tables:
+        if name in self.tables:
             self._reader.error(key.place, f"the table {name} is here twice under two spellings", "merge the two")
+        self.places[name] = key.place
         fields = self._reader.fields(node, f"table {name}", TABLE_KEYS)
         if fields is None:
             return
@@ -139,7 +164,7 @@ class _File:
                 f"the subject {held.name} is sealed randomized, so nobody's rows could be found by it",
                 "seal it with `mode: deterministic`",
             )
-        self._tables[name] = Table(name, MappingProxyType(columns), subject)
+        self.tables[name] = Table(name, MappingProxyType(columns), subject)
 
     def _column(self, table: TableName, key: Scalar, node: Node, columns: dict[str, Column]) -> None:
         try:
@@ -149,7 +174,7 @@ class _File:
             return
         if name in self._known:
             self._reader.error(key.place, f"the column {name} is here twice under two spellings", "merge the two")
-        self._places[name] = key.place
+        self.places[name] = key.place
         self._known[name] = column = read_column(self._reader, name, node)
         if column is not None:
             columns[name.column] = column
@@ -163,7 +188,7 @@ class _File:
         for domain, columns in domains.items():
             first, *others = columns
             for other in others:
-                place = self._places[other.name]
+                place = self.places[other.name]
                 if domain == str(first.name) == str(other.name):
                     self._reader.error(
                         place,
@@ -179,7 +204,7 @@ class _File:
             for column in columns if others else ():
                 if column.mode is SealMode.RANDOMIZED:
                     self._reader.error(
-                        self._places[column.name],
+                        self.places[column.name],
                         f"{column.name} shares the domain {domain} but is sealed randomized, so it cannot be joined",
                         "seal it with `mode: deterministic`, or give it its own domain",
                     )
@@ -208,7 +233,7 @@ class _File:
                 )
         levels = self._levels(what, fields.get("levels"))
         columns = self._verdicts(what, fields.get("columns"))
-        self._roles[name] = Role(
+        self.roles[name] = Role(
             name,
             frozenset(n for n, _ in logins),
             frozenset(n for n, _ in member_of),

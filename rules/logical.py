@@ -9,6 +9,8 @@ import re
 from datetime import date
 from enum import StrEnum
 
+from rules.names import NameFormError, show_name, split_name
+
 
 class Family(StrEnum):
     """What kind of value a type holds, as far as masks and recognisers care."""
@@ -24,7 +26,7 @@ class Family(StrEnum):
     UUID = "uuid"
     BYTES = "bytes"
     JSON = "json"
-    OTHER = "other"
+    ENUM = "enum"
 
 
 _FAMILIES = {
@@ -48,7 +50,8 @@ _FAMILIES = {
     "json": Family.JSON,
     "jsonb": Family.JSON,
 }
-LOGICAL_TYPES = tuple(_FAMILIES)
+# `enum` stands before a name and its labels: enum public.mood(sad, happy).
+LOGICAL_TYPES = (*_FAMILIES, "enum")
 
 _ALIASES = {
     "character varying": "varchar",
@@ -68,10 +71,15 @@ _ALIASES = {
     "timestamp with time zone": "timestamptz",
 }
 
-# name(modifier) words[]: the modifier stands before "without time zone", as format_type writes it.
+# The modifier stands before "without time zone", as format_type writes it.
 _FORM = re.compile(
-    r"([a-z][a-z0-9]*(?: (?:varying|precision))?)\s*(?:\(\s*(\d{1,8})\s*(?:,\s*(\d{1,4})\s*)?\))?((?: with(?:out)? time zone)?)((?:\s*\[\s*\])*)"
+    r"([a-z][a-z0-9]*(?: (?:varying|precision))?) ?"
+    r"(?:\( ?([0-9]{1,8}) ?(?:, ?(-?[0-9]{1,4}) ?)?\))?"
+    r"((?: with(?:out)? time zone)?)"
 )
+_DIMS = re.compile(r"(?:\s*\[\s*\])*\s*$")
+_ENUM = re.compile(r"enum\s+([^()]+?)\s*(?:\((.*)\))?", re.IGNORECASE | re.DOTALL)
+_LABEL = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,'()]+?))\s*(,|$)", re.DOTALL)
 
 # PostgreSQL's own limits (varchar and char: MaxAttrSize; numeric: NUMERIC_MAX_PRECISION; times: MAX_TIMESTAMP_PRECISION).
 _MAX_LENGTH = 10_485_760
@@ -81,17 +89,61 @@ _MAX_FRACTION = 6
 
 def canonical_type(text: str) -> str | None:
     """The canonical spelling ("character varying(19)" -> "varchar(19)", "int[]" -> "int4[]"), or None for what is not a logical type."""
+    dims = _DIMS.search(text)
+    assert dims is not None
+    body = text[: dims.start()].strip()
+    scalar = _canonical_enum(body) if re.match(r"enum\s", body, re.IGNORECASE) else _canonical_scalar(body)
+    return None if scalar is None else scalar + ("[]" if "[" in dims[0] else "")
+
+
+def _canonical_scalar(text: str) -> str | None:
     found = _FORM.fullmatch(" ".join(text.lower().split()))
     if found is None:
         return None
-    word, first, second, zone, dims = found.groups()
+    word, first, second, zone = found.groups()
+    if word == "float":
+        return _float(first, second, zone)
+    if word == "bpchar" and first is None:
+        # Its trailing blanks are shown but not compared: no one canonical form would be right.
+        return None
     name = _ALIASES.get(word + zone, word + zone)
-    if name not in _FAMILIES:
+    modifier = _modifier(name, first, second) if name in _FAMILIES else None
+    return None if modifier is None else name + modifier
+
+
+def _float(first: str | None, second: str | None, zone: str) -> str | None:
+    """float(p) names one of the two by the bits of its precision."""
+    bits = 53 if first is None else int(first)
+    if second is not None or zone or not 1 <= bits <= 53:
         return None
-    modifier = _modifier(name, first, second)
-    if modifier is None:
+    return "float4" if bits <= 24 else "float8"
+
+
+def _canonical_enum(text: str) -> str | None:
+    found = _ENUM.fullmatch(text)
+    if found is None:
         return None
-    return name + modifier + ("[]" if dims else "")
+    try:
+        parts = split_name(found[1])
+    except NameFormError:
+        return None
+    if len(parts) > 2:
+        return None
+    name = f"enum {show_name(*parts)}"
+    if found[2] is None:
+        return name
+    labels: list[str] = []
+    at = 0
+    more = True
+    while more:
+        label = _LABEL.match(found[2], at)
+        if label is None:
+            return None
+        labels.append(label[2] if label[1] is None else label[1].replace("''", "'"))
+        at, more = label.end(), label[3] == ","
+    if len(set(labels)) != len(labels) or not all(0 < len(each.encode()) <= 63 for each in labels):
+        return None
+    return name + "(" + ", ".join("'" + each.replace("'", "''") + "'" for each in labels) + ")"
 
 
 def _modifier(name: str, first: str | None, second: str | None) -> str | None:
@@ -102,7 +154,9 @@ def _modifier(name: str, first: str | None, second: str | None) -> str | None:
     size = int(first)
     if name == "numeric":
         scale = int(second or 0)
-        return f"({size},{scale})" if 1 <= size <= _MAX_PRECISION and scale <= size else None
+        return (
+            f"({size},{scale})" if 1 <= size <= _MAX_PRECISION and -_MAX_PRECISION <= scale <= _MAX_PRECISION else None
+        )
     if second is not None:
         return None
     if name in {"varchar", "char"}:
@@ -114,7 +168,15 @@ def _modifier(name: str, first: str | None, second: str | None) -> str | None:
 
 def family(logical: str | None) -> Family | None:
     """The family of a canonical type, of an array's elements likewise; None for no type."""
-    return None if logical is None else _FAMILIES.get(re.split(r"[(\[]", logical, maxsplit=1)[0], Family.OTHER)
+    if logical is None:
+        return None
+    word = re.split(r"[ (\[]", logical, maxsplit=1)[0]
+    return Family.ENUM if word == "enum" else _FAMILIES[word]
+
+
+def has_equality(logical: str) -> bool:
+    """Whether equal values are equal bytes, so that a column of the type can be sealed deterministic."""
+    return family(logical) is not Family.JSON
 
 
 def is_array(logical: str | None) -> bool:
@@ -148,6 +210,9 @@ def misfit(text: str, logical: str) -> str | None:
         fits = _DECIMAL.fullmatch(text) is not None and _fits_numeric(text, logical)
     elif kind is Family.BOOLEAN:
         fits = text in {"true", "false"}
+    elif kind is Family.ENUM:
+        labels = [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", logical.partition("(")[2])]
+        fits = text in labels or "(" not in logical
     elif kind is Family.DATE:
         fits = _is_date(text)
     elif kind is Family.UUID:
@@ -156,8 +221,12 @@ def misfit(text: str, logical: str) -> str | None:
 
 
 def _fits_numeric(text: str, logical: str) -> bool:
-    found = re.fullmatch(r"numeric\((\d+),(\d+)\)", logical)
-    return found is None or len(text.lstrip("+-").split(".")[0].lstrip("0")) <= int(found[1]) - int(found[2])
+    found = re.fullmatch(r"numeric\((\d+),(-?\d+)\)", logical)
+    if found is None:
+        return True
+    precision, scale = int(found[1]), int(found[2])
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    return len(whole.lstrip("0")) <= precision - scale and len(fraction) <= max(scale, 0)
 
 
 def _is_date(text: str) -> bool:
@@ -165,3 +234,35 @@ def _is_date(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+# pg_type.dat: the OIDs of the logical types and of their arrays.
+_OIDS = {
+    25: "text", 1043: "varchar", 1042: "char", 21: "int2", 23: "int4", 20: "int8", 1700: "numeric", 700: "float4", 701: "float8",
+    16: "bool", 1082: "date", 1083: "time", 1266: "timetz", 1114: "timestamp", 1184: "timestamptz", 2950: "uuid", 17: "bytea",
+    114: "json", 3802: "jsonb",
+}  # fmt: skip
+_ARRAY_OIDS = {
+    1009: "text", 1015: "varchar", 1014: "char", 1005: "int2", 1007: "int4", 1016: "int8", 1231: "numeric", 1021: "float4",
+    1022: "float8", 1000: "bool", 1182: "date", 1183: "time", 1270: "timetz", 1115: "timestamp", 1185: "timestamptz", 2951: "uuid",
+    1001: "bytea", 199: "json", 3807: "jsonb",
+}  # fmt: skip
+
+
+def type_of_oid(oid: int, typmod: int) -> str | None:
+    """The canonical type of what RowDescription or pg_attribute shows; None for types that are not logical ones (enums included)."""
+    word = _OIDS.get(oid) or _ARRAY_OIDS.get(oid)
+    if word is None:
+        return None
+    kind = _FAMILIES[word]
+    modifier = ""
+    if typmod >= 0:
+        if word in {"varchar", "char"}:
+            modifier = f"({typmod - 4})"
+        elif word == "numeric":
+            # numerictypmodin: precision in the high half, scale as a signed number of 11 bits.
+            scale = (((typmod - 4) & 0x7FF) ^ 1024) - 1024
+            modifier = f"({((typmod - 4) >> 16) & 0xFFFF},{scale})"
+        elif kind in {Family.TIME, Family.TIMESTAMP}:
+            modifier = f"({typmod})"
+    return word + modifier + ("[]" if oid in _ARRAY_OIDS else "")

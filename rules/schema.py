@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 # Longer words than these are mistakes.
 MAX_WORD = 200
 MAX_PLACEHOLDER = 200
+# An enum's labels are part of its type.
+MAX_TYPE = 10_000
 MAX_LIST = 10_000
 
 STORED = ("sealed", "plain")
@@ -109,7 +111,7 @@ def _column() -> dict[str, Any]:
             "description": f"The type that clients see: {', '.join(LOGICAL_TYPES)}, with a length where SQL takes one, or an array.",
             "type": "string",
             "minLength": 1,
-            "maxLength": MAX_WORD,
+            "maxLength": MAX_TYPE,
         },
         "domain": {
             "description": "Key domain. Columns that share one can be joined. Default: the column's full name.",
