@@ -57,7 +57,10 @@ class MetricSink(Protocol):
     """What a worker reports. Every call is cheap and none raises; seconds and bytes are SI base units."""
 
     def statement(self, action: Action | None, added: float, server: float) -> None:
-        """A statement ended: seconds that the proxy added and that the server took. None: it touched nothing protected."""
+        """A statement ended: seconds that the proxy added and that the server took.
+
+        None: it touched nothing protected; with 0 and 0 it was not timed either, and is only counted.
+        """
 
     def plan_cache(self, *, hit: bool) -> None:
         """A look-up in the plan cache."""
@@ -142,6 +145,7 @@ class Metrics:
         "_logins_failed",
         "_objects",
         "_opened",
+        "_passed",
         "_parses",
         "_reached",
         "_refusals",
@@ -171,6 +175,11 @@ class Metrics:
             registry=registry,
             buckets=LATENCY_BUCKETS,
         )
+        self._passed = Counter(
+            "pgveil_passed_statements_total",
+            "Statements that touch nothing protected, forwarded as they came and not timed.",
+            registry=registry,
+        ).inc
         actions: tuple[Action | None, ...] = (None, *Action)
         self._added = {a: added.labels(a or PLAIN).observe for a in actions}
         self._server = {a: server.labels(a or PLAIN).observe for a in actions}
@@ -276,6 +285,9 @@ class Metrics:
 
     def statement(self, action: Action | None, added: float, server: float) -> None:
         """See MetricSink; negative seconds (a clock that jumped) count as 0."""
+        if action is None and added == 0.0 == server:
+            self._passed()
+            return
         self._added[action](max(added, 0.0))
         self._server[action](max(server, 0.0))
 

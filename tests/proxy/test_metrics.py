@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,6 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.metrics import SQLSTATE_CLASSES, Metrics, MetricSink, NullMetrics, SupervisorMetrics, Turned
 from rules.plan import Action, Reason
+
+if TYPE_CHECKING:
+    from proxy.session.state import SessionObserver
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -34,6 +38,17 @@ def test_a_statement_is_counted_under_its_action(metrics: Metrics, registry: Col
     assert registry.get_sample_value("pgveil_statement_added_seconds_sum", labels) == 0.0002
     assert registry.get_sample_value("pgveil_statement_server_seconds_sum", labels) == 0.004
     assert registry.get_sample_value("pgveil_statement_server_seconds_sum", {"action": "plain"}) == 0.002
+
+
+def test_what_passes_untimed_is_counted_and_skews_no_histogram(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.statement(None, 0.0, 0.0)
+    assert registry.get_sample_value("pgveil_passed_statements_total") == 1
+    assert registry.get_sample_value("pgveil_statement_added_seconds_count", {"action": "plain"}) == 0
+
+
+def test_a_session_can_report_to_it(metrics: Metrics) -> None:
+    observer: SessionObserver = metrics
+    observer.sealed(1)
 
 
 def test_a_clock_that_jumps_back_takes_nothing_away(metrics: Metrics, registry: CollectorRegistry) -> None:
