@@ -495,3 +495,15 @@ def stamp_micros(canonical: bytes) -> int:
     found = _STAMP.fullmatch(canonical.decode())
     assert found is not None
     return _date_days(found) * _DAY + _clock(found)
+
+
+def year_start(codec: DateCodec | TimestampCodec, canonical: bytes) -> bytes:
+    """The first instant of the value's year (with time zone: in UTC); -infinity where the calendar starts later. Infinities stay."""
+    if canonical.endswith(b"infinity"):
+        return canonical
+    days = stamp_micros(canonical) // _DAY
+    first = _days(_civil(days)[0], 1, 1)
+    assert first is not None
+    if first < _MIN_DAYS:
+        return b"-infinity"
+    return codec.canonical(first) if isinstance(codec, DateCodec) else codec.canonical(first * _DAY, exact=False)

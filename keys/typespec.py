@@ -109,6 +109,15 @@ def with_enum(type_: LogicalType, *, oid: int, array_oid: int = 0, labels: tuple
     return replace(type_, oid=oid, labels=type_.labels if labels is None else labels)
 
 
+_UNRESERVED = frozenset({"text", "date", "uuid", "bytea", "json", "jsonb"})
+
+
+def type_sql(type_: LogicalType) -> str:
+    """The type in SQL text, where no search_path can shadow it. (The other scalar types are spelled with key words.)"""
+    name = type_.scalar.name
+    return f"pg_catalog.{type_.name}" if name in _UNRESERVED and type_.scalar.labels is None else type_.name
+
+
 def _scalar(text: str, spec: str) -> LogicalType:
     folded = re.sub(r"\s+", " ", text.lower()).replace("national ", "")
     found = _SPEC.fullmatch(folded)
