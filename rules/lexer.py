@@ -2,7 +2,7 @@
 
 Follows the server's own scanner (src/backend/parser/scan.l and the look-ahead of parser.c, versions 15 to 18; documentation chapter 4.1,
 "Lexical Structure"). One compiled regular expression does the bulk. Where the versions disagree the text is refused unless they agree on
-every token boundary: a vertical tab between tokens is white space from 16 on and an error before, so it is refused; `0x1F` and `1_000` are
+every token boundary: a vertical tab between tokens is white space from 17 on and an error before, so it is refused; `0x1F` and `1_000` are
 numbers from 16 on and errors before, so they are numbers here.
 
 The server scans after it has converted the text to its own encoding. Identifiers are folded and truncated, and `\\x` escapes are read, as a
@@ -77,8 +77,9 @@ class LexError(ValueError):
 class Lexed:
     """A text and its tokens.
 
-    `shape`: the tokens joined by single spaces with the constants out (STRING and NUMBER are told apart: 's' and 'n', in quotes; N'...' is
-    n's', BITSTRING b's'). Two texts of one shape have the same kinds of tokens and the same identifiers, token by token.
+    `shape`: the tokens joined by single spaces with the constants out: STRING is 's' (N'...', which the server types as character, n's'),
+    BITSTRING b's', NUMBER 0. Two texts of one shape have the same kinds of tokens and the same identifiers, token by token, and a shape is
+    its own shape. The constants may still decide what a statement means (ORDER BY 2, 'customers'::regclass).
     `words`: the values of all WORD and QUOTED tokens; `quoted_words`: those of the QUOTED ones.
     `literals`: indexes of the STRING, BITSTRING and NUMBER tokens. `statements`: first and last token of each, without the semicolons;
     empty ones are left out. `backslash_sensitive`: an ordinary constant holds a backslash, so the text means something else when
@@ -241,7 +242,7 @@ class _Scan:
             elif group == _G_NUMBER:
                 self.literals.append(len(tokens))
                 add(Token(Kind.NUMBER, start, end, value))
-                part("'n'")
+                part("0")
             elif group == _G_OP and end - start == 1:
                 add(Token(Kind.OP, start, end, value))
                 part(value)
