@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rules.document import Mapping, Scalar
-from rules.logical import LOGICAL_TYPES, Family, canonical_type, family, has_equality, misfit
-from rules.masks import MASK_KINDS
+from rules.logical import LOGICAL_TYPES, canonical_type, has_equality, misfit
+from rules.masks import MASK_KINDS, masks_for
 from rules.model import Column, Level, MaskSpec, OnDamage, Protection, SealMode
 from rules.problems import did_you_mean
-from rules.schema import COLUMN_KEYS, DOMAIN_FORM, MAX_PLACEHOLDER, MAX_TYPE, MAX_WORD
+from rules.schema import COLUMN_KEYS, DOMAIN_FORM, MAX_PLACEHOLDER, MAX_TYPE
 
 if TYPE_CHECKING:
     from rules.document import Node
@@ -237,17 +237,20 @@ def _mask(reader: Reader, node: Node, logical: str | None) -> MaskSpec | None:
     if word not in MASK_KINDS:
         reader.error(kind_node.place, f"unknown mask {word[:80]!r}", did_you_mean(word, MASK_KINDS))
         return None
-    kind = MASK_KINDS[word]
-    found = family(logical)
-    if found is not None and found not in kind.fits:
-        fitting = [k for k, m in MASK_KINDS.items() if found in m.fits]
+    if not MASK_KINDS[word].suits(logical):
         reader.error(
-            kind_node.place, f"the mask {word} does not fit the type {logical}", f"masks for it: {', '.join(fitting)}"
+            kind_node.place,
+            f"the mask {word} does not fit the type {logical}",
+            f"masks for it: {', '.join(masks_for(logical))}",
         )
     params = _params(reader, kind_node, word, given)
     if word == "constant" and "value" in params:
-        _fits(reader, given["value"][1], "mask's value", str(params["value"]), logical)
+        _fits(reader, given["value"][1], "mask's value", _as_text(params["value"]), logical)
     return MaskSpec(word, tuple(sorted(params.items())))
+
+
+def _as_text(value: str | int) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _params(reader: Reader, place: Node, kind: str, given: dict[str, tuple[Scalar, Node]]) -> dict[str, str | int]:
@@ -268,27 +271,22 @@ def _params(reader: Reader, place: Node, kind: str, given: dict[str, tuple[Scala
 
 
 def _param(reader: Reader, name: str, param: Param, node: Node) -> str | int | None:
+    value = node.value if isinstance(node, Scalar) else None
     if param.kind == "int":
-        value = node.value if isinstance(node, Scalar) else None
         if isinstance(value, int) and not isinstance(value, bool) and param.minimum <= value <= param.maximum:
             return value
         reader.error(
             node.place, f"`{name}` must be a whole number from {param.minimum} to {param.maximum} ({param.doc})"
         )
         return None
+    if param.kind == "value" and isinstance(value, int):
+        return value
     text = reader.word(node, name)
-    if text is None:
-        return None
-    if param.kind == "char" and len(text) != 1:
-        reader.error(node.place, f"`{name}` must be one character ({param.doc})")
-        return None
-    if len(text) > MAX_WORD:
-        reader.error(node.place, f"`{name}` has more than {MAX_WORD} characters")
+    if text is not None and not param.minimum <= len(text) <= param.maximum:
+        reader.error(node.place, f"`{name}` must have {param.minimum} to {param.maximum} characters ({param.doc})")
         return None
     return text
 
 
 def _mask_fix(logical: str | None) -> str:
-    found = family(logical)
-    fitting = [k for k, m in MASK_KINDS.items() if (found or Family.TEXT) in m.fits and not m.required]
-    return f"add `mask:`, e.g. one of {', '.join(fitting)}"
+    return f"add `mask:`, e.g. one of {', '.join(masks_for(logical or 'text', bare=True))}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date
 from enum import StrEnum
@@ -184,40 +185,51 @@ def is_array(logical: str | None) -> bool:
     return logical is not None and logical.endswith("[]")
 
 
-_DECIMAL = re.compile(r"[-+]?[0-9]{1,100}(?:\.[0-9]{1,100})?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_FORMS = {
+    Family.NUMERIC: re.compile(r"[-+]?[0-9]{1,100}(?:\.[0-9]{1,100})?"),
+    Family.FLOAT: re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?"),
+    Family.BOOLEAN: re.compile("true|false"),
+    Family.DATE: re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+    Family.TIME: re.compile(rf"{_CLOCK}(?:\+00)?"),
+    Family.TIMESTAMP: re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}(?: {_CLOCK}(?:\+00)?)?"),
+    Family.UUID: re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+    Family.BYTES: re.compile(r"\\x(?:[0-9a-fA-F]{2}){0,1000}"),
+}
 _INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
 
 
 def misfit(text: str, logical: str) -> str | None:
     """Why a fixed text of a rules file cannot be a value of the type ("has 5 characters; ..."); None where it can.
 
-    Stricter than PostgreSQL's own input: one plain spelling of each type, none for those whose values nobody writes by hand.
+    Stricter than PostgreSQL's own input: one or two plain spellings of each type.
     """
-    kind = family(logical)
+    length = None if is_array(logical) else length_of(logical)
+    if length is not None and len(text) > length:
+        return f"has {len(text)} characters; {logical} holds {length}"
+    return None if _is_of(text, logical) else f"is not a value of type {logical}"
+
+
+def _is_of(text: str, logical: str) -> bool:
     if is_array(logical):
-        return f"cannot be given for the array type {logical}"
-    if kind is Family.TEXT:
-        found = re.search(r"\((\d+)\)", logical)
-        return (
-            f"has {len(text)} characters; {logical} holds {found[1]}" if found and len(text) > int(found[1]) else None
-        )
-    fits = False
+        return text == "{}"
+    kind = family(logical)
     if kind is Family.INTEGER:
         limit = 1 << (_INTEGER_BITS[logical] - 1)
-        fits = re.fullmatch("-?[0-9]{1,19}", text) is not None and -limit <= int(text) < limit
-    elif kind in {Family.NUMERIC, Family.FLOAT}:
-        fits = _DECIMAL.fullmatch(text) is not None and _fits_numeric(text, logical)
-    elif kind is Family.BOOLEAN:
-        fits = text in {"true", "false"}
-    elif kind is Family.ENUM:
+        return re.fullmatch("-?[0-9]{1,19}", text) is not None and -limit <= int(text) < limit
+    if kind is Family.ENUM:
         labels = [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", logical.partition("(")[2])]
-        fits = text in labels or "(" not in logical
-    elif kind is Family.DATE:
-        fits = _is_date(text)
-    elif kind is Family.UUID:
-        fits = _UUID.fullmatch(text) is not None
-    return None if fits else f"is not a value of type {logical}"
+        return text in labels or "(" not in logical
+    if kind is Family.JSON:
+        return _is_json(text)
+    if kind is Family.TEXT:
+        return True
+    assert kind is not None
+    if _FORMS[kind].fullmatch(text) is None:
+        return False
+    if kind is Family.NUMERIC:
+        return _fits_numeric(text, logical)
+    return kind not in {Family.DATE, Family.TIMESTAMP} or _is_date(text[:10])
 
 
 def _fits_numeric(text: str, logical: str) -> bool:
@@ -231,9 +243,29 @@ def _fits_numeric(text: str, logical: str) -> bool:
 
 def _is_date(text: str) -> bool:
     try:
-        return date.fromisoformat(text).isoformat() == text
+        date.fromisoformat(text)
     except ValueError:
         return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_constant(word: str) -> None:
+    """NaN and Infinity are Python's, not JSON's."""
+    raise ValueError(word)
+
+
+def length_of(logical: str) -> int | None:
+    """n of varchar(n) and char(n), in characters; None for every other type."""
+    found = re.match(r"(?:varchar|char)\((\d+)\)", logical)
+    return int(found[1]) if found else None
 
 
 # pg_type.dat: the OIDs of the logical types and of their arrays.

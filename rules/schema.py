@@ -153,10 +153,10 @@ def _param(param: Param) -> dict[str, Any]:
     form: dict[str, Any]
     if param.kind == "int":
         form = {"type": "integer", "minimum": param.minimum, "maximum": param.maximum}
-    elif param.kind == "char":
-        form = {"type": "string", "minLength": 1, "maxLength": 1}
+    elif param.kind == "str":
+        form = {"type": "string", "minLength": param.minimum, "maxLength": param.maximum}
     else:
-        form = {"type": "string", "maxLength": MAX_WORD}
+        form = {"type": ["string", "integer", "boolean"], "maxLength": param.maximum}
     default = {} if param.default is None else {"default": param.default}
     return {"description": param.doc, **form, **default}
 
