@@ -26,18 +26,18 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from keys.siv import BLOCK, Associated, OpenFailure, Siv, blank_after
+from keys.siv import BLOCK, Associated, Lengths, OpenFailure, Siv, anything_after, blank_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from keys.siv import Bytes2, Lengths
+    from keys.siv import Bytes2
 
 T = TypeVar("T")
 
@@ -61,8 +61,8 @@ SEALED_IN_TEXT = f"[~^][{_ALPHABET}]{{16,}}"
 """Finds sealed values inside other text, cut ones too (PostgreSQL cuts the columns of a failing row at 64 bytes): for scrubbing messages."""
 
 # A batch of fewer values is quicker one by one; so is one longer than this many blocks (measured: docs/sealed-format.md).
-_BATCH_FROM = 20
-_BATCH_BLOCKS = 32
+_BATCH_FROM = 32
+_BATCH_BLOCKS = 24
 # Texts of at most this many bytes take part in a batch: the header, a nonce, the SIV and _BATCH_BLOCKS blocks in base64.
 _BATCH_TEXT = 4 + (2 + _BATCH_BLOCKS) * BLOCK * 4 // 3
 
@@ -178,7 +178,7 @@ def seal_batch(
         some = _take(values, chosen)
         some_nonces = None if nonces is None else _take(nonces, chosen)
         if len(chosen) >= _BATCH_FROM and lengths[chosen[0]] <= _BATCH_BLOCKS * BLOCK:
-            done = _seal_rows(key, some, lengths[chosen], some_nonces)
+            done = _seal_rows(key, some, Lengths.of(lengths[chosen]), some_nonces)
         else:
             done = _seal_each(key, some, some_nonces)
         _put(sealed, present, chosen, done)
@@ -207,12 +207,11 @@ def open_sealed(key: DataKey, sealed: bytes) -> bytes:
 
 def open_batch(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> list[bytes | None]:
     """Many values in order, None staying None. `keys`: by key id. Raises OpenError for the first value that does not open."""
-    opened: list[bytes | None] = []
-    for index, value in enumerate(open_batch_lenient(keys, sealed)):
+    opened = open_batch_lenient(keys, sealed)
+    for index, value in enumerate(opened):
         if isinstance(value, SealedError):
             raise OpenError(index, value) from value
-        opened.append(value)
-    return opened
+    return cast("list[bytes | None]", opened)
 
 
 def open_batch_lenient(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> list[bytes | SealedError | None]:
@@ -226,7 +225,7 @@ def open_batch_lenient(keys: Mapping[int, DataKey], sealed: Sequence[bytes | Non
     for chosen in _classes(_blocks(_body_length(lengths - _HEADER))):
         some = _take(values, chosen)
         if len(chosen) >= _BATCH_FROM and lengths[chosen[0]] <= _BATCH_TEXT:
-            results = _open_class(keys, some, lengths[chosen])
+            results = _open_class(keys, some, Lengths.of(lengths[chosen]))
         else:
             results = [_open_one(keys, v) for v in some]
         _put(opened, present, chosen, results)
@@ -329,7 +328,7 @@ def _seal_rows(key: DataKey, values: Sequence[bytes], lengths: Lengths, nonces: 
     """Values of one number of blocks."""
     cipher = key._cipher  # noqa: SLF001
     mode = cipher.deterministic if nonces is None else cipher.randomized
-    plain = _rows(values, int(_blocks(lengths[:1])[0]) * BLOCK)
+    plain = _rows(values, _row_width(lengths))
     nonce_rows = None if nonces is None else np.frombuffer(b"".join(nonces), dtype=np.uint8).reshape(-1, NONCE_SIZE)
     siv, encrypted = cipher.siv.encrypt_rows(plain, lengths, mode.associated, nonce_rows)
     parts = [siv, encrypted] if nonce_rows is None else [nonce_rows, siv, encrypted]
@@ -342,7 +341,7 @@ def _seal_rows(key: DataKey, values: Sequence[bytes], lengths: Lengths, nonces: 
     text[:, :_HEADER] = np.frombuffer(mode.header, dtype=np.uint8)
     text[:, _HEADER:] = body
     # The text has no NUL of its own, and numpy's strings end before trailing NULs: that cuts each row where it ends.
-    blank_after(text, _HEADER + ((lengths + overhead) * 4 + 2) // 3)
+    blank_after(text, Lengths.of(_HEADER + ((lengths.each + overhead) * 4 + 2) // 3))
     sealed: list[bytes] = text.view(f"S{text.shape[1]}").ravel().tolist()
     return sealed
 
@@ -351,8 +350,8 @@ def _open_class(
     keys: Mapping[int, DataKey], values: Sequence[bytes], lengths: Lengths
 ) -> Sequence[bytes | SealedError]:
     """Values of one number of blocks after the header, of any keys and modes."""
-    blocks = int(_blocks(_body_length(lengths[:1] - _HEADER))[0])
-    text = _rows(values, _HEADER + (blocks * BLOCK + 2) // 3 * 4)
+    body_width = _row_width(Lengths.of(_body_length(lengths.each - _HEADER)))
+    text = _rows(values, _HEADER + (body_width + 2) // 3 * 4)
     headers = np.ascontiguousarray(text[:, :_HEADER]).view(">u4").ravel()
     opened: list[bytes | SealedError | None] = [None] * len(values)
     everywhere = range(len(values))
@@ -360,7 +359,8 @@ def _open_class(
         some = _take(values, chosen)
         results = None
         if len(chosen) >= _BATCH_FROM:
-            results = _open_rows(keys, some[0][:_HEADER], text[chosen, _HEADER:], lengths[chosen] - _HEADER)
+            digits = Lengths.of(lengths.each[chosen] - _HEADER)
+            results = _open_rows(keys, some[0][:_HEADER], text[chosen, _HEADER:], digits)
         if results is None:
             results = [_open_one(keys, v) for v in some]
         _put(opened, everywhere, chosen, results)
@@ -380,13 +380,13 @@ def _open_rows(
         return None
     body = np.frombuffer(decoded, dtype=np.uint8).reshape(len(text), -1)
     overhead = _overhead(mark)
-    plain_lengths = _body_length(lengths) - overhead
-    if (plain_lengths < 0).any() or (lengths % 4 == 1).any() or _anything_after(body, plain_lengths + overhead):
+    sizes = Lengths.of(_body_length(lengths.each))
+    if sizes.shortest < overhead or (lengths.each % 4 == 1).any() or anything_after(body, sizes):
         return None
     key = keys.get(key_id)
-    if key is None:
-        return [UnknownKeyError(key_id)] * len(text)
-    return _decrypt_rows(key, mark, body, plain_lengths)
+    return (
+        [UnknownKeyError(key_id)] * len(text) if key is None else _decrypt_rows(key, mark, body, sizes.plus(-overhead))
+    )
 
 
 def _decrypt_rows(key: DataKey, mark: bytes, body: Bytes2, lengths: Lengths) -> Sequence[bytes | SealedError]:
@@ -394,25 +394,21 @@ def _decrypt_rows(key: DataKey, mark: bytes, body: Bytes2, lengths: Lengths) -> 
     overhead = _overhead(mark)
     nonces = body[:, :NONCE_SIZE] if mark == _RANDOMIZED else None
     siv = body[:, overhead - BLOCK : overhead]
-    encrypted = np.zeros((len(body), int(_blocks(lengths[:1])[0]) * BLOCK), dtype=np.uint8)
-    longest = int(lengths.max())
-    encrypted[:, :longest] = body[:, overhead : overhead + longest]
+    encrypted = np.zeros((len(body), _row_width(lengths)), dtype=np.uint8)
+    encrypted[:, : lengths.longest] = body[:, overhead : overhead + lengths.longest]
     plain, good = cipher.siv.decrypt_rows(siv, encrypted, lengths, cipher.mode(mark).associated, nonces)
-    opened: list[bytes | SealedError] = [*_cut(plain, lengths)]
-    for i in np.flatnonzero(~good).tolist():
-        opened[i] = DamagedError(key.key_id)
-    return opened
+    values = _cut(plain, lengths)
+    return values if good.all() else [v if g else DamagedError(key.key_id) for v, g in zip(values, good, strict=True)]
 
 
 def _cut(rows: Bytes2, lengths: Lengths) -> list[bytes]:
     """Each row's bytes up to its length."""
-    longest = int(lengths.max())
-    if longest == 0:
+    if lengths.longest == 0:
         return [b""] * len(rows)
-    cut: list[bytes] = np.ascontiguousarray(rows[:, :longest]).view(f"V{longest}").ravel().tolist()
-    if int(lengths.min()) == longest:
+    cut: list[bytes] = np.ascontiguousarray(rows[:, : lengths.longest]).view(f"V{lengths.longest}").ravel().tolist()
+    if lengths.alike:
         return cut
-    return [row[:length] for row, length in zip(cut, lengths.tolist(), strict=True)]
+    return [row[:length] for row, length in zip(cut, lengths.each.tolist(), strict=True)]
 
 
 def _rows(values: Sequence[bytes], width: int) -> Bytes2:
@@ -420,16 +416,21 @@ def _rows(values: Sequence[bytes], width: int) -> Bytes2:
     return np.array(values, dtype=f"S{width}").view(np.uint8).reshape(len(values), width)
 
 
-def _lengths(values: Sequence[bytes]) -> Lengths:
+def _row_width(lengths: Lengths) -> int:
+    """Bytes of the rows that hold values of one number of blocks."""
+    return max(-(-lengths.longest // BLOCK), 1) * BLOCK
+
+
+def _lengths(values: Sequence[bytes]) -> NDArray[np.int64]:
     return np.fromiter(map(len, values), np.int64, len(values))
 
 
-def _blocks(lengths: Lengths) -> Lengths:
+def _blocks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Blocks that a value of each length takes, at least one."""
     return np.maximum((lengths + (BLOCK - 1)) // BLOCK, 1)
 
 
-def _body_length(characters: Lengths) -> Lengths:
+def _body_length(characters: NDArray[np.int64]) -> NDArray[np.int64]:
     """Bytes that so many characters of unpadded base64 hold."""
     return characters * 3 // 4
 
@@ -460,13 +461,6 @@ def _put(target: list[T | None], present: Sequence[int], chosen: NDArray[np.intp
         return
     for i, result in zip(chosen.tolist(), results, strict=True):
         target[present[i]] = result
-
-
-def _anything_after(rows: Bytes2, lengths: Lengths) -> bool:
-    shortest = int(lengths.min())
-    if shortest == int(lengths.max()):
-        return bool(rows[:, shortest:].any())
-    return bool(rows[np.arange(rows.shape[1]) >= lengths[:, None]].any())
 
 
 def _draw_nonces(random: Callable[[int], bytes], count: int) -> list[bytes]:

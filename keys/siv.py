@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Bytes2 = NDArray[np.uint8]
     Flags = NDArray[np.bool_]
-    Lengths = NDArray[np.int64]
 
 BLOCK = 16
 # RFC 5297 section 2.5: bits 31 and 63 from the right are cleared in the counter, so that its low word never carries.
@@ -44,6 +43,33 @@ class Associated:
 
     components: tuple[bytes, ...]
     state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How many bytes of each row count: (n,) int64, n >= 1, with the least and the greatest, which are asked for again and again."""
+
+    each: NDArray[np.int64]
+    shortest: int
+    longest: int
+
+    @classmethod
+    def of(cls, each: NDArray[np.int64]) -> Lengths:
+        """Measured once."""
+        return cls(each, int(each.min()), int(each.max()))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all rows are of one length: then one slice does what else takes a mask."""
+        return self.shortest == self.longest
+
+    def plus(self, more: int) -> Lengths:
+        """Every length with `more` added."""
+        return Lengths(self.each + more, self.shortest + more, self.longest + more)
+
+    def beyond(self, width: int) -> Flags:
+        """(n, width): which bytes of the rows lie after their row's length."""
+        return np.arange(width) >= self.each[:, None]
 
 
 class Siv:
@@ -132,28 +158,26 @@ class Siv:
     def _final_message(self, plain: Bytes2, lengths: Lengths, state: Bytes2) -> Bytes2:
         """S2V's last string, mixed with D and with CMAC's padding and subkey: what is left to do is to chain its blocks."""
         message = plain.copy()
+        width = plain.shape[1]
         subkey1 = np.frombuffer(self._subkey1, dtype=np.uint8)
-        if plain.shape[1] == BLOCK:
+        if width == BLOCK:
             # Shorter than a block: dbl(D) xor pad(S). A whole block: S xor D. CMAC sees one whole block in both cases.
-            whole = lengths == BLOCK
+            whole = lengths.each == BLOCK
             message ^= np.where(whole[:, None], state, _double_rows(state)) ^ subkey1
             rows = np.flatnonzero(~whole)
-            message[rows, lengths[rows]] ^= 0x80
+            message[rows, lengths.each[rows]] ^= 0x80
             return message
         subkey2 = np.frombuffer(self._subkey2, dtype=np.uint8)
-        length = int(lengths[0])
-        if (lengths == length).all():
-            message[:, length - BLOCK : length] ^= state
-            if length < plain.shape[1]:
-                message[:, length] = 0x80
-                message[:, -BLOCK:] ^= subkey2
-            else:
-                message[:, -BLOCK:] ^= subkey1
+        if lengths.alike:
+            message[:, lengths.longest - BLOCK : lengths.longest] ^= state
+            if lengths.longest < width:
+                message[:, lengths.longest] = 0x80
+            message[:, -BLOCK:] ^= subkey2 if lengths.longest < width else subkey1
             return message
         rows = np.arange(len(plain))
-        message[rows[:, None], (lengths - BLOCK)[:, None] + np.arange(BLOCK)] ^= state
-        partial = lengths < plain.shape[1]
-        message[rows[partial], lengths[partial]] = 0x80
+        message[rows[:, None], (lengths.each - BLOCK)[:, None] + np.arange(BLOCK)] ^= state
+        partial = lengths.each < width
+        message[rows[partial], lengths.each[partial]] = 0x80
         message[:, -BLOCK:] ^= np.where(partial[:, None], subkey2, subkey1)
         return message
 
@@ -177,13 +201,18 @@ def double(block: bytes) -> bytes:
 
 
 def blank_after(rows: Bytes2, lengths: Lengths, fill: int = 0) -> Bytes2:
-    """Set every byte after its row's length to `fill`, in place where possible; the rows."""
-    shortest = int(lengths.min())
-    if shortest == int(lengths.max()):
-        rows[:, shortest:] = fill
+    """Set every byte after its row's length to `fill`, in place; the rows."""
+    if lengths.alike:
+        rows[:, lengths.longest :] = fill
     else:
-        rows[np.arange(rows.shape[1]) >= lengths[:, None]] = fill
+        rows[lengths.beyond(rows.shape[1])] = fill
     return rows
+
+
+def anything_after(rows: Bytes2, lengths: Lengths) -> bool:
+    """Whether any byte after its row's length is not zero."""
+    after = rows[:, lengths.longest :] if lengths.alike else rows[lengths.beyond(rows.shape[1])]
+    return bool(after.any())
 
 
 def _double_rows(blocks: Bytes2) -> Bytes2:
@@ -209,7 +238,7 @@ def _components(associated: Associated, nonce: bytes | None) -> list[bytes | byt
 
 
 def _empty_row() -> tuple[Bytes2, Lengths]:
-    return np.zeros((1, BLOCK), dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    return np.zeros((1, BLOCK), dtype=np.uint8), Lengths.of(np.zeros(1, dtype=np.int64))
 
 
 def _row(nonce: bytes | None) -> Bytes2 | None:
