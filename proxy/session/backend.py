@@ -1,0 +1,534 @@
+"""The server's messages: each meets the expectation at the head of the pipeline, and goes to the client, is rewritten, or is swallowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy import limits
+from proxy.errors import ProtocolError
+from proxy.session.gate import BadValue
+from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
+from proxy.session.replies import (
+    UNDEFINED_FUNCTION,
+    UNDEFINED_PORTAL,
+    UNDEFINED_STATEMENT,
+    Trouble,
+    server_report,
+)
+from proxy.session.rows import open_rows
+from proxy.session.state import AUDIT_DOWN, State
+from proxy.session.witness import Opening, Shown, disagreement
+from proxy.wire import messages
+from proxy.wire.framing import Batch, Direction, Framer, Message
+from proxy.wire.messages import Back
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from proxy.session.gate import OffsetMap
+    from proxy.session.statements import Run
+
+_ROWS: Final = frozenset((Back.DATA_ROW,))
+_NO_BATCH: Final[frozenset[int]] = frozenset()
+_INTERPRET: Final = frozenset(limits.BACKEND_MAXIMUM) - {Back.DATA_ROW, Back.COPY_DATA}
+_ASYNC: Final = frozenset((Back.NOTICE, Back.NOTIFICATION, Back.PARAMETER_STATUS))
+
+# The error that the server must give to what was sent in place of a refused message.
+_REPLACED: Final = {
+    Kind.QUERY: UNDEFINED_FUNCTION,
+    Kind.PARSE: UNDEFINED_FUNCTION,
+    Kind.FUNCTION_CALL: UNDEFINED_FUNCTION,
+    Kind.BIND: UNDEFINED_STATEMENT,
+    Kind.EXECUTE: UNDEFINED_PORTAL,
+}
+
+# First words of completion tags after which another statement or portal may bear a known name, or the catalog be another one.
+_RENAMING: Final = frozenset((b"DEALLOCATE", b"DISCARD", b"DECLARE", b"CLOSE", b"ROLLBACK", b"PREPARE"))
+_DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IMPORT", b"REASSIGN"))
+
+
+class Backend:
+    """The server's direction of a session."""
+
+    __slots__ = ("_framer", "_mending", "_state", "ended", "held")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
+        self._mending = False  # a failing message was sent to end a transaction block
+        self.ended = False  # the server said why it ends the connection
+        self.held = False  # waiting for an audit record
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the server not looked at yet."""
+        return self._framer.buffered
+
+    def feed(self, data: bytes) -> None:
+        """Take the server's next bytes."""
+        self._framer.feed(data)
+
+    def pump(self) -> bool:
+        """Go as far as possible; whether anything moved. Raises ProtocolError."""
+        state = self._state
+        framer = self._framer
+        moved = False
+        while state.closing is None:
+            head = state.pipeline.head
+            if head is not None and head.ticket and not self._may_answer(head):
+                self.held = True
+                return moved
+            self.held = False
+            wanted = _ROWS if head is not None and self._reads_rows(head) else _NO_BATCH
+            if framer.batch is not wanted:
+                framer.batch = wanted
+            event = framer.next_event()
+            if event is None:
+                return moved
+            moved = True
+            if isinstance(event, bytes):
+                self._stream(event)
+                state.fatal_allowed = framer.at_boundary
+            elif isinstance(event, Batch):
+                self._rows(event)
+            else:
+                assert isinstance(event, Message)
+                state.fatal_allowed = True
+                self._message(event.kind, event.raw)
+        return moved
+
+    def _may_answer(self, head: Expectation) -> bool:
+        """Whether the audit record of what the server answers is durable. One that was given up ends the statement instead."""
+        trail = self._state.trail
+        if trail.durable(head.ticket):
+            head.ticket = 0
+            return True
+        if not trail.settled(head.ticket):
+            return False
+        head.ticket = 0
+        if head.route is not Route.REPLACE and not head.failed:
+            self.fail(head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN)
+        return True
+
+    # -- rows ------------------------------------------------------------------------------------------------------------------------
+
+    def _reads_rows(self, head: Expectation) -> bool:
+        """Whether DataRows must be looked at: to open values, to count, or because the question was ours."""
+        if head.failed:
+            return False
+        if head.note is not None:
+            return True
+        run = head.run
+        if run is None:
+            return False
+        shown = self._shown(head)
+        return run.counts or (shown is not None and bool(shown.openings))
+
+    @staticmethod
+    def _shown(head: Expectation) -> Shown | None:
+        if head.portal is not None:
+            return head.portal.shown
+        return None if head.run is None else head.run.shown
+
+    def _stream(self, data: bytes) -> None:
+        """Rows that nobody reads, or COPY data."""
+        head = self._state.pipeline.head
+        if head is not None and head.failed:
+            return
+        if self._may_flow(head):
+            self._state.to_client.append(data)
+
+    def _may_flow(self, head: Expectation | None) -> bool:
+        """Whether rows or COPY data of the head may pass. Ends the statement where the witness has not agreed."""
+        if head is None or head.kind not in (Kind.EXECUTE, Kind.QUERY):
+            raise ProtocolError("the server sent rows that nothing asked for")
+        if head.route is not Route.FORWARD:
+            raise ProtocolError("the server ran what it had to refuse")
+        if head.flow in (Flow.ROWS, Flow.COPY_OUT):
+            return True
+        if head.portal is not None and head.portal.verified and (head.portal.shown is not None):
+            head.flow = Flow.ROWS
+            return True
+        self.fail(head, disagreement(None), _WITNESS)
+        return False
+
+    def _rows(self, batch: Batch) -> None:
+        state = self._state
+        head = state.pipeline.head
+        if head is not None and head.note is not None:
+            head.note.row = messages.parse_data_row(batch.raw[5 : batch.starts[1]])
+            return
+        if not self._may_flow(head):
+            return
+        assert head is not None
+        run = head.run
+        if run is not None:
+            run.rows += _size(batch)
+        shown = self._shown(head)
+        if shown is None or not shown.openings:
+            state.to_client.append(batch.raw)
+            return
+        self._open(head, shown, batch)
+
+    def _open(self, head: Expectation, shown: Shown, batch: Batch) -> None:
+        state = self._state
+        openings = shown.openings
+        portal = head.portal
+
+        def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
+            opening: Opening = openings[which]
+            form = shown.formats[opening.index] if portal is None else portal.format_of(opening.index)
+            return state.codec.open_batch(opening.column, opening.verdict, cells, form, state.tracker.output)
+
+        try:
+            data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
+        except BadValue as bad:
+            trouble = Trouble(bad.sqlstate, bad.message, bad.detail)
+            self.fail(head, trouble, Refusal(bad.reason, bad.sqlstate, bad.message, column=bad.column))
+            return
+        state.observer.opened(_size(batch) * len(openings))
+        state.observer.message_objects(_size(batch))
+        state.to_client.append(data)
+
+    # -- messages --------------------------------------------------------------------------------------------------------------------
+
+    def _message(self, kind: int, raw: bytes) -> None:
+        state = self._state
+        if kind in _ASYNC:
+            self._announce(kind, raw)
+        elif kind == Back.ERROR:
+            self._error(raw)
+        elif kind == Back.READY:
+            self._ready(raw)
+        else:
+            step = state.pipeline.step(kind)
+            head = state.pipeline.head
+            assert head is not None
+            if head.failed:
+                self._swallow(head, kind, raw, step)
+            elif head.kind is Kind.QUERY or head.kind is Kind.EXECUTE:
+                self._running(head, kind, raw, step)
+            else:
+                self._prepared(head, kind, raw, step)
+
+    def _announce(self, kind: int, raw: bytes) -> None:
+        """Notices, notifications and settings belong to no expectation."""
+        state = self._state
+        if kind == Back.NOTICE:
+            head = state.pipeline.head
+            raw, _ = server_report(raw, None if head is None else _offsets(head))
+        elif kind == Back.PARAMETER_STATUS:
+            name, value = messages.parse_parameter_status(raw[5:])
+            state.tracker.parameter(name, value)
+        state.to_client.append(raw)
+
+    def _swallow(self, head: Expectation, kind: int, raw: bytes, step: Step) -> None:
+        """Answers to what has been answered with our error already."""
+        if step is Step.COPY_IN:
+            self._state.fatal_report("57014", "pgveil ended a COPY that it could not let go on")
+            return
+        if kind == Back.COMMAND_COMPLETE:
+            self._note_tag(head, messages.parse_command_complete(raw[5:]))
+        if step is Step.DONE:
+            self._state.pipeline.done()
+
+    def _prepared(self, head: Expectation, kind: int, raw: bytes, step: Step) -> None:
+        """Answers to everything but an execution."""
+        state = self._state
+        if head.route is Route.REPLACE or (head.route is Route.SKIP and head.note is None):
+            raise ProtocolError("the server accepted what it had to refuse")
+        if kind in (Back.ROW_DESCRIPTION, Back.NO_DATA):
+            answer = self._described(head, raw if kind == Back.ROW_DESCRIPTION else None)
+            if answer is None:
+                return
+            raw = answer or raw
+        elif kind == Back.PARAMETER_DESCRIPTION:
+            raw = self._parameters(head, raw)
+        if step is Step.DONE:
+            state.pipeline.done()
+            if head.note is not None:
+                head.note.answered()
+        if head.route is Route.FORWARD:
+            state.to_client.append(raw)
+
+    def _parameters(self, head: Expectation, raw: bytes) -> bytes:
+        """A ParameterDescription with the types that the client declared, or the column's, in place of the sealed form's."""
+        statement = head.statement
+        plan = None if statement is None else statement.plan
+        if statement is None or plan is None or not plan.params:
+            return raw
+        types = list(messages.parse_parameter_description(raw[5:]))
+        for param in plan.params:
+            place = param.number - 1
+            if place < len(types):
+                declared = statement.types[place] if place < len(statement.types) else 0
+                types[place] = declared or self._state.codec.parameter_oid(param.column, array=param.array)
+        return messages.build_parameter_description(tuple(types))
+
+    def _described(self, head: Expectation, raw: bytes | None) -> bytes | None:
+        """Check a description (None: NoData) that was asked for; the message for the client, b"" for unchanged, None where it failed."""
+        state = self._state
+        statement = head.statement if head.portal is None else head.portal.statement
+        shown: Shown | None = None
+        if raw is not None:
+            plan = None if statement is None else statement.plan
+            finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+            if isinstance(finding, Trouble):
+                if head.undo is not None:
+                    head.undo()
+                self.fail(head, finding, _WITNESS)
+                state.pipeline.done()
+                return None
+            shown = finding
+        if head.portal is not None:
+            head.portal.asked = False
+            head.portal.agree(shown)
+        elif statement is not None:
+            statement.asked = False
+            statement.verified = True
+            statement.shown = shown
+        return b"" if shown is None else shown.message
+
+    # -- executions ------------------------------------------------------------------------------------------------------------------
+
+    def _running(self, head: Expectation, kind: int, raw: bytes, step: Step) -> None:
+        """Answers to a Query or an Execute."""
+        state = self._state
+        if head.route is Route.REPLACE:
+            raise ProtocolError("the server ran what it had to refuse")
+        if kind == Back.ROW_DESCRIPTION:
+            self._query_described(head, raw)
+            return
+        if step is Step.COPY_IN:
+            state.pipeline.copy_begins()
+        elif step is Step.COPY_OUT:
+            head.flow = Flow.COPY_OUT
+        elif kind in (Back.COMMAND_COMPLETE, Back.EMPTY_QUERY, Back.PORTAL_SUSPENDED):
+            self._completed(head, kind, raw)
+        if step is Step.DONE:
+            state.pipeline.done()
+            if head.note is not None:
+                head.note.answered()
+        if head.route is Route.FORWARD:
+            state.to_client.append(raw)
+
+    def _query_described(self, head: Expectation, raw: bytes) -> None:
+        """A result of a simple Query begins."""
+        state = self._state
+        run = head.run
+        plan = None if run is None else run.plan
+        finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+        if isinstance(finding, Trouble):
+            self.fail(head, finding, _WITNESS)
+            return
+        if run is not None:
+            run.shown = finding
+        head.flow = Flow.ROWS
+        state.to_client.append(finding.message)
+
+    def _completed(self, head: Expectation, kind: int, raw: bytes) -> None:
+        """A statement of a Query or an Execute ended, or a portal has rows left."""
+        head.flow = Flow.NONE
+        run = head.run
+        tag = messages.parse_command_complete(raw[5:]) if kind == Back.COMMAND_COMPLETE else b""
+        if run is not None and kind != Back.EMPTY_QUERY:
+            suspended = kind == Back.PORTAL_SUSPENDED
+            rows = run.rows if suspended else _rows_of(tag, run)
+            self._state.end_run(run, "suspended" if suspended else "ok", None, rows)
+        elif run is None and head.note is None:
+            self._state.observer.statement(None, 0.0, 0.0)
+        if tag:
+            self._note_tag(head, tag)
+            self._state.pipeline.copy_finished()
+
+    def _note_tag(self, head: Expectation, tag: bytes) -> None:
+        """What a completion tag says about the session's settings, its names and the catalog."""
+        state = self._state
+        if head.ddl:
+            state.ddl_ran = True
+        state.tracker.completed(tag)
+        word = tag.partition(b" ")[0]
+        if word in _DDL:
+            state.ddl_ran = True
+        elif word == b"COMMIT" and state.ddl_ran:
+            state.ddl_ran, state.catalog_stale = False, True
+        if word in _RENAMING:
+            self._renamed(head, tag, word)
+
+    def _renamed(self, head: Expectation, tag: bytes, word: bytes) -> None:
+        """Names may stand for other statements or portals now: what they return is checked again before it passes."""
+        state = self._state
+        if tag in (b"DISCARD ALL", b"DEALLOCATE ALL"):
+            pending = {
+                e.statement.name for e in state.pipeline.waiting() if e.kind is Kind.PARSE and e.statement is not None
+            }
+            state.statements.keep(pending)
+        elif word == b"DEALLOCATE" and head.dropped_name is not None:
+            state.statements.remove(head.dropped_name)
+        if word in (b"DEALLOCATE", b"DISCARD"):
+            for statement in state.statements:
+                statement.doubt()
+        for portal in state.portals:
+            portal.doubt()
+
+    # -- errors ----------------------------------------------------------------------------------------------------------------------
+
+    def _error(self, raw: bytes) -> None:
+        state = self._state
+        head = state.pipeline.head
+        response, fields = server_report(raw, None if head is None else _offsets(head))
+        if head is None or fields.fatal:
+            self.ended = self.ended or fields.fatal
+            state.observer.error(fields.sqlstate)
+            state.to_client.append(response)
+            return
+        if head.failed or head.route is Route.SKIP:
+            pass
+        elif head.route is Route.REPLACE and fields.sqlstate == _REPLACED.get(head.kind):
+            assert head.error is not None
+            state.to_client.append(head.error)
+        else:
+            state.observer.error(fields.sqlstate)
+            state.to_client.append(response)
+        if head.run is not None:
+            self._end_failed(head.run, fields.sqlstate)
+        head.flow = Flow.NONE
+        dropped = state.pipeline.error()
+        for entry in reversed(dropped):
+            if entry.undo is not None:
+                entry.undo()
+            if entry.run is not None and entry is not head:
+                state.end_run(entry.run, "error", None)
+
+    def _end_failed(self, run: Run, sqlstate: str) -> None:
+        if run.index < len(run.ids):
+            self._state.end_run(run, "cancelled" if sqlstate == "57014" else "error", sqlstate)
+
+    def fail(self, head: Expectation, trouble: Trouble, refusal: Refusal) -> None:
+        """End the head with an error that the server does not know of, and see that the server's state becomes what the client was told.
+
+        The rest of the answers up to the sync is dropped. Where the sync has not been sent, a failing message goes before it, so that
+        everything in the batch is rolled back; where it has, the transaction block, if there is one, is made to fail afterwards. Where neither
+        can make the client's picture true, because other executions of the batch may be committed, the connection ends.
+        """
+        state = self._state
+        later = state.pipeline.before_sync()
+        ready = state.pipeline.ready_of_head()
+        synced = ready is not None
+        self._audit_failure(head, refusal)
+        if (synced and head.others) or any(_may_commit(e) for e in later):
+            detail = " ".join(filter(None, (trouble.detail, _OTHERS)))
+            state.fatal_report(trouble.sqlstate, trouble.message, detail, trouble.hint)
+            return
+        changed = synced and state.pipeline.status == b"I" and _may_commit(head)
+        note = "What the statement changed, if anything, may have been committed." if changed else None
+        state.to_client.append(trouble.response(note))
+        state.observer.error(trouble.sqlstate)
+        state.observer.refused(refusal.reason)
+        head.failed = True
+        head.flow = Flow.NONE
+        for entry in later:
+            entry.failed = True
+            if entry.kind in (Kind.DESCRIBE_STATEMENT, Kind.DESCRIBE_PORTAL) and entry.undo is not None:
+                entry.undo()
+            if entry.run is not None:
+                state.end_run(entry.run, "error", None)
+                entry.run = None
+            if entry.note is not None:
+                entry.note.drop()
+        if ready is None:
+            state.broken = True
+        else:
+            ready.mend = state.hold_client = True
+
+    def _audit_failure(self, head: Expectation, refusal: Refusal) -> None:
+        state = self._state
+        number = None
+        run = head.run
+        if run is not None and run.index < len(run.ids):
+            number = run.ids[run.index] or None
+        shape = "" if run is None else run.admit.shape
+        state.trail.refused(state.principal, refusal, shape, number)
+        if run is not None:
+            self._end_failed(run, refusal.sqlstate)
+
+    # -- ready -----------------------------------------------------------------------------------------------------------------------
+
+    def _ready(self, raw: bytes) -> None:
+        state = self._state
+        pipeline = state.pipeline
+        status = messages.parse_ready(raw[5:])
+        if pipeline.take_stray_ready():
+            state.to_client.append(raw)
+            return
+        pipeline.step(Back.READY)
+        done = pipeline.done()
+        pipeline.status = status
+        self._settle(status)
+        if done.mend:
+            if status == b"T":
+                self._mend()
+                return
+            state.hold_client = self._mending = False
+        if done.route is Route.FORWARD or done.route is Route.REPLACE:
+            state.to_client.append(raw)
+        elif done.note is not None:
+            done.note.drop()
+
+    def _mend(self) -> None:
+        """The client was told of an error in a transaction block that the server holds for healthy: make the server fail."""
+        state = self._state
+        if len(state.pipeline) or self._mending:
+            state.fatal_report("25P02", "pgveil could not make the transaction fail after an error within it", _OTHERS)
+            return
+        self._mending = True
+        state.send_failing(Route.SKIP)
+        state.send(messages.SYNC, Expectation(Kind.SYNC, mend=True))
+
+    def _settle(self, status: bytes) -> None:
+        """What is over with a ReadyForQuery."""
+        state = self._state
+        pipeline = state.pipeline
+        state.tracker.ready(status, quiet=pipeline.idle)
+        if pipeline.idle:
+            state.ddl_in_flight = False
+        if status != b"I":
+            return
+        if state.ddl_ran:
+            state.ddl_ran, state.catalog_stale = False, True
+        if not len(state.portals):
+            return
+        waiting = pipeline.waiting()
+        state.portals.keep(
+            {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else ()
+        )
+
+
+_OTHERS: Final = "The connection ends, as other statements sent with this one may have been committed."
+_WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
+
+
+def _offsets(head: Expectation) -> OffsetMap | None:
+    if head.run is not None:
+        return head.run.admit.offsets
+    statement = head.statement if head.portal is None else head.portal.statement
+    return None if statement is None else statement.offsets
+
+
+def _size(batch: Batch) -> int:
+    """How many messages a batch holds."""
+    return len(batch.starts) - 1
+
+
+def _may_commit(entry: Expectation) -> bool:
+    """Whether an execution is not known to only read."""
+    if entry.kind not in (Kind.EXECUTE, Kind.QUERY) or entry.route is not Route.FORWARD:
+        return False
+    return entry.run is None or entry.run.writes
+
+
+def _rows_of(tag: bytes, run: Run) -> int | None:
+    """The row count of a completion tag, else what was counted."""
+    last = tag.rpartition(b" ")[2]
+    if last.isdigit():
+        return int(last)
+    return run.rows or None

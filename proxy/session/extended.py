@@ -1,0 +1,360 @@
+"""Parse, Bind, Describe, Execute: the client's prepared statements, with their parameters sealed and their descriptions checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy import limits
+from proxy.errors import ProtocolError
+from proxy.session.gate import Admit, BadValue, Refuse
+from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
+from proxy.session.state import AUDIT_DOWN
+from proxy.session.statements import Portal, PreparedStatement
+from proxy.wire import messages
+from rules.plan import Action, Reason, Refusal
+
+if TYPE_CHECKING:
+    from proxy.session.judging import Judging, Steps
+    from proxy.session.state import State
+    from proxy.wire.framing import Framer, Head
+    from rules.plan import Plan
+
+_TEXT, _TEXT_ARRAY = 25, 1009
+
+_RESERVED_NAME: Final = Refusal(
+    Reason.UNSUPPORTED,
+    "42602",
+    "names of statements and portals that begin with pgveil_ are reserved",
+    hint="Choose another name.",
+)
+
+
+def _too_many(what: str, most: int) -> Refusal:
+    return Refusal(
+        Reason.LIMIT,
+        "53400",
+        f"too many {what}: pgveil keeps at most {most} a connection",
+        hint="Close those that are not used any longer.",
+    )
+
+
+class Extended:
+    """Handlers of the extended query protocol. Each sends its message on, or returns steps that do."""
+
+    __slots__ = ("_framer", "_judging", "_state", "_whole")
+
+    def __init__(self, state: State, judging: Judging, framer: Framer) -> None:
+        self._state = state
+        self._judging = judging
+        self._framer = framer
+        self._whole: PreparedStatement | None = None  # of the Bind that is being collected
+
+    # -- Parse -----------------------------------------------------------------------------------------------------------------------
+
+    def parse(self, raw: bytes) -> Steps:
+        """Judge the text; remember the statement."""
+        state = self._state
+        judging = self._judging
+        message = messages.parse_parse(raw[5:])
+        decision = yield from judging.decide(message.text, extended=True)
+        if state.ignores():
+            return
+        if isinstance(decision, Refuse):
+            judging.refuse(
+                Kind.PARSE, decision.refusal, shape=decision.shape, position=decision.position, name=message.name
+            )
+            return
+        refusal = self._no_room(message.name, message.text)
+        if refusal is not None:
+            name = REFUSED_NAME if message.name.startswith(RESERVED) else message.name
+            judging.refuse(Kind.PARSE, refusal, name=name)
+            return
+        statement = PreparedStatement(
+            message.name, message.text, message.types, decision, state.tracker.settings, state.judge.generation
+        )
+        if isinstance(decision, Admit):
+            raw = messages.build_parse(message.name, decision.text, _types(message.types, statement.plan))
+            state.observer.message_objects(1)
+        elif DEALLOCATE.match(message.text):
+            statement.dropped_name = deallocated(message.text)
+        undo = state.statements.put(message.name, statement)
+        state.send(raw, Expectation(Kind.PARSE, statement=statement, undo=undo))
+
+    def _no_room(self, name: bytes, text: bytes) -> Refusal | None:
+        state = self._state
+        if name.startswith(RESERVED):
+            return _RESERVED_NAME
+        if len(state.statements) >= state.limits.statements and state.statements.get(name) is None:
+            return _too_many("prepared statements", state.limits.statements)
+        if state.statements.cost + len(text) > state.limits.statement_text and name:
+            return Refusal(
+                Reason.LIMIT,
+                "53400",
+                f"prepared statements with more than {state.limits.statement_text} bytes of text together",
+                hint="Close those that are not used any longer.",
+            )
+        return None
+
+    # -- Bind ------------------------------------------------------------------------------------------------------------------------
+
+    def bind_head(self, head: Head) -> Steps | None:
+        """A Bind begins. One whose statement touches nothing protected goes on as it comes, whatever its size."""
+        state = self._state
+        if state.ignores():
+            self._skip(head)
+            return None
+        names = messages.parse_bind_head(head.raw[5:])
+        if names is None:
+            if head.complete:
+                raise ProtocolError("malformed bind message: a name has no end")
+            if head.size > limits.BIND:
+                return self._bind(head, messages.BindHead(RESERVED, b""), None)
+            self._framer.take_whole()
+            return None
+        statement = state.statements.get(names.statement)
+        plain = statement is None or (statement.plan is None and self._judging.current(statement))
+        if plain and not names.portal.startswith(RESERVED) and len(state.portals) < state.limits.portals:
+            self._forward_bind(head.raw, names.portal, statement)
+            return None
+        return self._bind(head, names, statement)
+
+    def bind_whole(self, raw: bytes) -> Steps | None:
+        """A Bind that was collected: its names did not fit the head, or its statement has a plan."""
+        statement, self._whole = self._whole, None
+        if self._state.ignores():
+            return None
+        if statement is not None:
+            self._bind_planned(raw, statement)
+            return None
+        names = messages.parse_bind_head(raw[5:])
+        if names is None:
+            raise ProtocolError("malformed bind message: a name has no end")
+        return self._bind(raw, names, self._state.statements.get(names.statement))
+
+    def _bind(self, message: Head | bytes, names: messages.BindHead, statement: PreparedStatement | None) -> Steps:
+        state = self._state
+        refusal = None
+        if names.portal.startswith(RESERVED):
+            refusal = _RESERVED_NAME
+        elif len(state.portals) >= state.limits.portals and state.portals.get(names.portal) is None:
+            refusal = _too_many("portals", state.limits.portals)
+        elif statement is not None:
+            refusal = yield from self._judging.recheck(statement)
+        if state.ignores():
+            self._skip(message)
+            return
+        plan = None if statement is None else statement.plan
+        size = len(message) if isinstance(message, bytes) else message.size
+        if refusal is None and plan is not None and size > limits.BIND:
+            refusal = _too_long(size)
+        if refusal is not None:
+            self._skip(message)
+            self._judging.refuse(Kind.BIND, refusal, shape="" if statement is None else _shape(statement))
+        elif plan is None or statement is None:
+            raw = message if isinstance(message, bytes) else message.raw
+            self._forward_bind(raw, names.portal, statement)
+        elif isinstance(message, bytes):
+            self._bind_planned(message, statement)
+        elif message.complete:
+            self._bind_planned(message.raw, statement)
+        else:
+            self._whole = statement
+            self._framer.take_whole()
+
+    def _skip(self, message: Head | bytes) -> None:
+        if not isinstance(message, bytes) and not message.complete:
+            self._framer.skip_rest()
+
+    def _forward_bind(self, raw: bytes, name: bytes, statement: PreparedStatement | None) -> None:
+        """Send a Bind as it came (or its head, the rest follows by itself)."""
+        state = self._state
+        portal = None if statement is None else statement.plain_portal
+        if portal is None or portal.name != name:
+            portal = Portal(name, statement)
+            if statement is not None:
+                statement.plain_portal = portal
+        state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(name, portal)))
+
+    def _bind_planned(self, raw: bytes, statement: PreparedStatement) -> None:
+        """Send a Bind with its protected parameters sealed."""
+        state = self._state
+        bind = messages.parse_bind(raw[5:])
+        plan = statement.plan
+        assert plan is not None
+        if plan.params:
+            try:
+                raw = self._sealed(bind, statement, plan)
+            except BadValue as bad:
+                refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
+                self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
+                return
+            state.observer.message_objects(1)
+        portal = Portal(bind.portal, statement, bind.result_formats)
+        state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(bind.portal, portal)))
+
+    def _sealed(self, bind: messages.Bind, statement: PreparedStatement, plan: Plan) -> bytes:
+        """The Bind with sealed parameters, as text. Raises BadValue."""
+        state = self._state
+        codec = state.codec
+        values = list(bind.values)
+        formats = list(bind.formats) * (len(values) if len(bind.formats) == 1 else 1) or [0] * len(values)
+        # What only compares finds no row for a value that the column cannot hold; what stores must fail.
+        exact = plan.action in (Action.SELECT, Action.DELETE)
+        for param in plan.params:
+            place = param.number - 1
+            if place >= len(values):
+                continue  # the server says how many it wants
+            value = values[place]
+            declared = statement.types[place] if place < len(statement.types) else 0
+            if value is not None:
+                values[place] = codec.seal_param(
+                    param.column, value, formats[place], declared, state.tracker.output, array=param.array, exact=exact
+                )
+            formats[place] = 0
+        state.observer.sealed(len(plan.params))
+        return messages.build_bind(bind.portal, bind.statement, tuple(formats), tuple(values), bind.result_formats)
+
+    # -- Describe --------------------------------------------------------------------------------------------------------------------
+
+    def describe(self, raw: bytes) -> Steps | None:
+        """Ask the server, and have the answer checked."""
+        state = self._state
+        if state.ignores():
+            return None
+        target = messages.parse_target(raw[5:])
+        if target.kind == b"P":
+            self._describe_portal(raw, state.portals.get(target.name) or Portal(target.name, None), Route.FORWARD)
+            return None
+        statement = state.statements.get(target.name)
+        if statement is None or self._judging.current(statement):
+            self._describe_statement(raw, statement)
+            return None
+        return self._describe_again(raw, statement)
+
+    def _describe_again(self, raw: bytes, statement: PreparedStatement) -> Steps:
+        """A statement whose decision may not hold any longer is described under the decision that does."""
+        refusal = yield from self._judging.recheck(statement)
+        if self._state.ignores():
+            return
+        if refusal is None:
+            self._describe_statement(raw, statement)
+        else:
+            self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
+
+    def _describe_statement(self, raw: bytes, statement: PreparedStatement | None) -> None:
+        undo = None
+        if statement is not None and not statement.verified:
+            statement.asked = True
+            undo = statement.not_asked
+        self._state.send(
+            raw, Expectation(Kind.DESCRIBE_STATEMENT, statement=statement, undo=undo, others=self._others())
+        )
+
+    def _describe_portal(self, raw: bytes, portal: Portal, route: Route) -> None:
+        undo = None
+        if not portal.verified:
+            portal.asked = True
+            undo = portal.not_asked
+        self._state.send(raw, Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=undo, others=self._others()))
+
+    def _others(self) -> bool:
+        return self._state.unknown_executes > 0
+
+    # -- Execute ---------------------------------------------------------------------------------------------------------------------
+
+    def execute(self, raw: bytes) -> Steps | None:
+        """Run a portal. One that touches nothing protected and is known to the witness goes on at once."""
+        state = self._state
+        if state.ignores():
+            return None
+        message = messages.parse_execute(raw[5:])
+        portal = state.portals.get(message.portal)
+        if portal is None:
+            if message.portal.startswith(RESERVED):
+                self._judging.refuse(Kind.EXECUTE, _RESERVED_NAME)
+                return None
+            portal = Portal(message.portal, None)
+        statement = portal.statement
+        if (
+            portal.plan is not None
+            or not self._judging.writes_settled()
+            or (statement is not None and statement.generation != state.judge.generation)
+        ):
+            return self._execute(raw, portal, message.limit)
+        self._ensure_description(portal)
+        self._run(raw, portal, Expectation(Kind.EXECUTE, portal=portal, others=self._others()))
+        return None
+
+    def _execute(self, raw: bytes, portal: Portal, limit: int) -> Steps:
+        state = self._state
+        judging = self._judging
+        arrived = state.clock()
+        statement = portal.statement
+        if statement is not None and statement.generation != state.judge.generation:
+            refusal = yield from judging.recheck(statement)
+            if state.ignores():
+                return
+            if refusal is not None:
+                judging.refuse(Kind.EXECUTE, refusal, shape=_shape(statement))
+                return
+        plan = portal.plan
+        if plan is None:
+            # It may commit what was written before: COMMIT is a statement like others here.
+            yield from judging.settle_writes()
+        self._ensure_description(portal)
+        if plan is not None and plan.writes and plan.results is not None and not portal.verified:
+            # What a disagreement would find out afterwards might be committed by then.
+            judging.flush()
+            yield lambda: portal.verified or state.ignores()
+        if state.ignores():
+            return
+        entry = Expectation(Kind.EXECUTE, portal=portal, others=self._others())
+        if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
+            entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0)
+            if entry.run is None:
+                judging.refuse(Kind.EXECUTE, AUDIT_DOWN, shape=_shape(statement))
+                return
+        self._run(raw, portal, entry)
+
+    def _ensure_description(self, portal: Portal) -> None:
+        """Ask for the description that no client's Describe will bring before the rows."""
+        if not portal.verified and not portal.expected:
+            self._describe_portal(messages.build_describe(b"P", portal.name), portal, Route.GUARD)
+
+    def _run(self, raw: bytes, portal: Portal, entry: Expectation) -> None:
+        state = self._state
+        statement = portal.statement
+        if statement is not None:
+            entry.dropped_name = statement.dropped_name
+            entry.ddl = statement.decision.ddl
+            if entry.ddl:
+                state.ddl_in_flight = True
+            if statement.decision.unsettles:
+                state.tracker.unsettle()
+        if entry.run is None or entry.run.writes:
+            state.unknown_executes += 1
+        state.send(raw, entry)
+
+
+def _shape(statement: PreparedStatement) -> str:
+    return statement.decision.shape if isinstance(statement.decision, Admit) else ""
+
+
+def _types(declared: tuple[int, ...], plan: Plan | None) -> tuple[int, ...]:
+    """The parameter types for the server: those that the client declared, text for sealed ones."""
+    params = () if plan is None else plan.params
+    most = max((p.number for p in params), default=0)
+    types = list(declared) + [0] * (most - len(declared))
+    for param in params:
+        types[param.number - 1] = _TEXT_ARRAY if param.array else _TEXT
+    return tuple(types)
+
+
+def _too_long(size: int) -> Refusal:
+    return Refusal(
+        Reason.LIMIT,
+        "54000",
+        f"a bind message of {size} bytes for a statement on protected columns, more than the {limits.BIND} that can be held",
+        hint="Send the long value in a statement of its own.",
+    )

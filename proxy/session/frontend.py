@@ -1,0 +1,293 @@
+"""The client's messages: each is judged where it has to be, changed where a plan says so, and sent on with what the server will answer.
+
+Handlers are plain where a message goes straight on. Those that may have to wait are generators that yield what they wait for; while one waits,
+nothing more is read of the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy import limits
+from proxy.errors import ProtocolError
+from proxy.session.extended import Extended
+from proxy.session.gate import Admit, Refuse
+from proxy.session.judging import Judging
+from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.replies import DEALLOCATE, deallocated
+from proxy.session.state import AUDIT_DOWN, State
+from proxy.wire import messages
+from proxy.wire.framing import Direction, Framer, Head, Message
+from proxy.wire.messages import Front
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from proxy.session.gate import Pass
+    from proxy.session.judging import Steps
+
+_INTERPRET: Final = frozenset(limits.FRONTEND_MAXIMUM) - {Front.COPY_DATA, Front.BIND}
+# Names are 63 bytes in practice; longer ones make the whole message be read.
+_BIND_HEAD: Final = {Front.BIND: 5 + 2 * 64}
+# What means something while the server reads COPY data, or ignores everything up to a Sync.
+_ALWAYS: Final = frozenset((Front.SYNC, Front.FLUSH, Front.TERMINATE, Front.COPY_DONE, Front.COPY_FAIL))
+
+# Fastpath calls that client libraries make for large objects (libpq's fe-lobj.c): none of them reads tables or runs SQL.
+_LARGE_OBJECT_CALLS: Final = frozenset((715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172))
+
+_FASTPATH: Final = Refusal(
+    Reason.UNSUPPORTED,
+    "0A000",
+    "pgveil supports the function call sub-protocol for large objects only",
+    hint="Call the function with SELECT.",
+)
+
+
+class Frontend:
+    """The client's direction of a session."""
+
+    __slots__ = ("_extended", "_framer", "_handlers", "_judging", "_state", "_task", "_wait", "ended")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
+        self._judging = Judging(state)
+        self._extended = Extended(state, self._judging, self._framer)
+        self._handlers: Mapping[int, Callable[[bytes], Steps | None]] = {
+            Front.QUERY: self._query,
+            Front.PARSE: self._extended.parse,
+            Front.BIND: self._extended.bind_whole,
+            Front.DESCRIBE: self._extended.describe,
+            Front.EXECUTE: self._extended.execute,
+            Front.CLOSE: self._close,
+            Front.SYNC: self._sync,
+            Front.FLUSH: self._forward,
+            Front.FUNCTION_CALL: self._function_call,
+            Front.COPY_DONE: self._copy_ended,
+            Front.COPY_FAIL: self._copy_ended,
+            Front.TERMINATE: self._terminate,
+            Front.AUTHENTICATION: self._out_of_place,
+        }
+        self._task: Steps | None = None
+        self.ended = False  # the client said goodbye
+        self._wait: Callable[[], bool] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the client's bytes are held back."""
+        return self._task is not None or self._state.hold_client
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the client not looked at yet."""
+        return self._framer.buffered
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether nothing of a message is missing on the way to the server."""
+        return self._framer.at_boundary
+
+    def feed(self, data: bytes) -> None:
+        """Take the client's next bytes."""
+        self._framer.feed(data)
+
+    def pump(self) -> bool:
+        """Go as far as possible; whether anything moved. Raises ProtocolError."""
+        state = self._state
+        moved = False
+        while state.closing is None and not state.hold_client:
+            if self._task is not None:
+                if not self._resume():
+                    return moved
+                moved = True
+                continue
+            if len(state.pipeline) >= state.limits.pending:
+                self._task = self._wait_for_room()
+                continue
+            event = self._framer.next_event()
+            if event is None:
+                return moved
+            moved = True
+            if isinstance(event, bytes):
+                state.to_server.append(event)
+            elif isinstance(event, Head):
+                self._task = self._begin_bind(event)
+            else:
+                assert isinstance(event, Message)
+                self._task = self._message(event.kind, event.raw)
+        return moved
+
+    def _resume(self) -> bool:
+        """Let the waiting handler go on if what it waits for has come."""
+        if self._wait is not None and not self._wait():
+            return False
+        assert self._task is not None
+        try:
+            self._wait = next(self._task)
+        except StopIteration:
+            self._task = self._wait = None
+        return True
+
+    def _wait_for_room(self) -> Steps:
+        state = self._state
+        self._judging.flush()
+        yield lambda: len(state.pipeline) < state.limits.pending
+
+    def _begin_bind(self, head: Head) -> Steps | None:
+        self._not_copying()
+        return self._extended.bind_head(head)
+
+    def _not_copying(self) -> None:
+        """The server takes nothing but COPY data now, and would end the COPY over anything else."""
+        head = self._state.pipeline.head
+        if head is not None and head.flow is Flow.COPY_IN:
+            raise ProtocolError("unexpected message during COPY from stdin")
+
+    def _message(self, kind: int, raw: bytes) -> Steps | None:
+        if kind not in _ALWAYS:
+            self._not_copying()
+            if self._state.ignores():
+                return None  # the server would do the same
+        return self._handlers[kind](raw)
+
+    def _forward(self, raw: bytes) -> None:
+        self._state.to_server.append(raw)
+
+    def _copy_ended(self, raw: bytes) -> None:
+        self._state.pipeline.copy_ended()
+        self._forward(raw)
+
+    def _terminate(self, raw: bytes) -> None:
+        self.ended = True
+        self._forward(raw)
+
+    @staticmethod
+    def _out_of_place(_raw: bytes) -> None:
+        raise ProtocolError("an authentication message after the authentication")
+
+    # -- simple queries --------------------------------------------------------------------------------------------------------------
+
+    def _query(self, raw: bytes) -> Steps:
+        state = self._state
+        judging = self._judging
+        arrived = state.clock()
+        text = messages.parse_query(raw[5:])
+        decision = yield from judging.decide(text, extended=False)
+        if state.ignores():
+            return
+        if isinstance(decision, Refuse):
+            self._refuse_query(decision.refusal, decision.shape, decision.position)
+            return
+        entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
+        if isinstance(decision, Admit):
+            entry.run, entry.ticket = judging.start(decision, arrived)
+            if entry.run is None:
+                self._refuse_query(AUDIT_DOWN, decision.shape)
+                return
+            if entry.ticket and entry.run.writes:
+                # It commits by itself: the record must be there before it runs.
+                yield lambda: state.trail.settled(entry.ticket)
+                if not state.trail.durable(entry.ticket):
+                    state.end_run(entry.run, "error", AUDIT_DOWN.sqlstate)
+                    self._refuse_query(AUDIT_DOWN, decision.shape)
+                    return
+            raw = messages.build_query(decision.text)
+            state.observer.message_objects(1)
+            entry.run.sent = state.clock()
+        elif DEALLOCATE.match(text):
+            entry.dropped_name = deallocated(text)
+        yield from judging.settle_writes()
+        if not state.ignores():
+            self._run_query(raw, entry, decision)
+        elif entry.run is not None:
+            state.end_run(entry.run, "error", None)
+
+    def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:
+        state = self._state
+        if decision.unsettles:
+            state.tracker.unsettle()
+        if decision.ddl:
+            entry.ddl = state.ddl_in_flight = True
+        entry.undo = self._forget_unnamed()
+        state.unknown_executes = 0
+        state.send(raw, entry)
+
+    def _forget_unnamed(self) -> Callable[[], None] | None:
+        """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""
+        statement = self._state.statements.remove(b"")
+        portal = self._state.portals.remove(b"")
+        if statement is None or portal is None:
+            return statement or portal
+
+        def undo() -> None:
+            statement()
+            portal()
+
+        return undo
+
+    def _refuse_query(self, refusal: Refusal, shape: str, position: int | None = None) -> None:
+        self._judging.refuse(Kind.QUERY, refusal, shape=shape, position=position, undo=self._forget_unnamed())
+        self._state.unknown_executes = 0
+
+    def _function_call(self, raw: bytes) -> Steps:
+        state = self._state
+        call = messages.parse_function_call(raw[5:])
+        yield from self._judging.settle_writes()
+        if state.ignores():
+            return
+        if call.oid in _LARGE_OBJECT_CALLS:
+            state.send(raw, Expectation(Kind.FUNCTION_CALL))
+        else:
+            self._judging.refuse(Kind.FUNCTION_CALL, _FASTPATH)
+
+    # -- sync and close --------------------------------------------------------------------------------------------------------------
+
+    def _sync(self, raw: bytes) -> Steps | None:
+        state = self._state
+        if state.pipeline.sync_is_ignored():
+            state.to_server.append(raw)
+            return None
+        if state.broken or not self._judging.writes_settled() or self._breakable():
+            return self._sync_later(raw)
+        self._send_sync(raw)
+        return None
+
+    def _send_sync(self, raw: bytes) -> None:
+        state = self._state
+        state.unknown_executes = 0
+        state.send(raw, Expectation(Kind.SYNC))
+
+    def _breakable(self) -> bool:
+        """Whether a result on its way may turn out not to open while the batch holds executions that a Sync would commit."""
+        if not self._state.unknown_executes:
+            return False
+        return any(
+            e.run is not None and e.run.plan is not None and e.run.plan.opens for e in self._state.pipeline.batch()
+        )
+
+    def _sync_later(self, raw: bytes) -> Steps:
+        state = self._state
+        judging = self._judging
+        if not state.ignores():
+            judging.flush()
+            yield lambda: state.ignores() or (judging.writes_settled() and not self._breakable())
+        if state.broken:
+            # The client was told of an error: the batch must not be committed.
+            if not state.pipeline.ignoring:
+                state.send_failing(Route.SKIP)
+            state.broken = False
+        self._send_sync(raw)
+
+    def _close(self, raw: bytes) -> None:
+        state = self._state
+        target = messages.parse_target(raw[5:])
+        undo = state.statements.remove(target.name) if target.kind == b"S" else state.portals.remove(target.name)
+        state.send(raw, Expectation(Kind.CLOSE, undo=undo))
+
+
+def _may_hurt_others(decision: Pass | Admit) -> bool:
+    """Whether the text holds several statements of which one at least is not known to only read."""
+    if isinstance(decision, Admit):
+        return len(decision.plans) > 1 and any(p is None or p.writes for p in decision.plans)
+    return decision.statements > 1

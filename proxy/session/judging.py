@@ -1,0 +1,221 @@
+"""How a text comes to its decision, and how a refusal becomes a genuine error of the server.
+
+Generators yield conditions; whoever runs them goes on when the condition is true. Nothing is judged while what the judgement rests on may be
+out of date: settings that a statement under way may change, and a catalog that DDL has changed.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import TYPE_CHECKING, Final
+
+from audit.errors import AuditUnavailable
+from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
+from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.replies import PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
+from proxy.session.settings import PROBE_TEXT, Probe
+from proxy.session.statements import PreparedStatement, Run
+from proxy.wire import messages
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from proxy.session.gate import Decision
+    from proxy.session.state import State
+
+    Steps = Generator[Callable[[], bool], None, None]
+
+SETTINGS_UNKNOWN: Final = Refusal(
+    Reason.SETTINGS,
+    "0A000",
+    "pgveil could not learn the session's search_path and settings, on which the meaning of this statement depends",
+    hint="Qualify table names with their schema, or end the transaction and send the statement again.",
+)
+PLAN_CHANGED: Final = Refusal(
+    Reason.UNSUPPORTED,
+    "0A000",
+    "cached plan must not change result type",
+    "The rules, the catalog or the session's settings have changed since the statement was prepared, and with them what pgveil does to it.",
+    "Prepare the statement again.",
+)
+
+# What the server is sent in place of a refused message. It fails in the server's own analysis (or look-up) with a code of its own.
+_FAILING: Final = {
+    Kind.QUERY: messages.build_query(REFUSED_TEXT),
+    Kind.BIND: messages.build_bind(b"", REFUSED_NAME),
+    Kind.EXECUTE: messages.build_execute(REFUSED_NAME),
+    # No function has OID 0.
+    Kind.FUNCTION_CALL: messages.message(messages.Front.FUNCTION_CALL, pack("!IHHH", 0, 0, 0, 0)),
+}
+
+
+class Judging:
+    """Decides on texts for one session."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def decide(self, text: bytes, *, extended: bool) -> Generator[Callable[[], bool], None, Pass | Admit | Refuse]:
+        """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
+        state = self._state
+        if not (yield from self.quiet()):
+            return Refuse(SETTINGS_UNKNOWN)
+        decision = self._ask(text, extended=extended)
+        if not state.tracker.known and isinstance(decision, NeedSettings | Admit):
+            yield from self._probe()
+            decision = self._ask(text, extended=extended)
+        return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
+
+    def _ask(self, text: bytes, *, extended: bool) -> Decision:
+        state = self._state
+        return state.judge.decide(text, state.principal, state.tracker.settings, extended=extended)
+
+    def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Whether what was decided on a prepared statement still holds; the refusal where it does not."""
+        state = self._state
+        if not (yield from self.quiet()):
+            return SETTINGS_UNKNOWN
+        if self.current(statement):
+            return None
+        new = yield from self.decide(statement.text, extended=True)
+        old = statement.decision
+        if isinstance(new, Refuse):
+            return new.refusal
+        if isinstance(new, Admit):
+            if not isinstance(old, Admit) or new.text != old.text or new.plans != old.plans:
+                return PLAN_CHANGED
+        elif isinstance(old, Admit):
+            return PLAN_CHANGED
+        statement.decision = new
+        statement.settings = state.tracker.settings
+        statement.generation = state.judge.generation
+        statement.doubt()
+        return None
+
+    def current(self, statement: PreparedStatement) -> bool:
+        """Whether a statement was decided under what holds now."""
+        state = self._state
+        return (
+            not state.tracker.doubt
+            and not state.catalog_stale
+            and statement.generation == state.judge.generation
+            and (statement.settings is state.tracker.settings or statement.settings == state.tracker.settings)
+        )
+
+    def quiet(self) -> Generator[Callable[[], bool], None, bool]:
+        """Wait until settings and catalog are up to date; whether they are."""
+        state = self._state
+        pipeline = state.pipeline
+        while not state.ignores():
+            if state.catalog_stale:
+                yield lambda: not state.catalog_stale
+            elif not (state.tracker.doubt or state.ddl_in_flight):
+                return True
+            elif not pipeline.unsynced:
+                if pipeline.idle:
+                    state.tracker.doubt = state.ddl_in_flight = False
+                else:
+                    yield lambda: pipeline.idle or state.ignores()
+            elif state.tracker.doubt:
+                yield from self._probe()
+                if state.tracker.doubt and not state.ignores():
+                    return False
+            else:
+                # DDL in a batch that is not synced is not committed: no other connection can see it yet.
+                return True
+        return True
+
+    def _probe(self) -> Steps:
+        """Ask the server for the settings, without touching the client's unnamed statement and portal."""
+        state = self._state
+        pipeline = state.pipeline
+        if state.ignores():
+            return
+        between = not pipeline.unsynced
+        if between:
+            yield lambda: pipeline.idle
+            if pipeline.status == b"E":
+                return
+        # A probe of an earlier batch may have been cut off behind its Parse; closing what does not exist is no error.
+        asked = (
+            (Kind.CLOSE, messages.build_close(b"S", PROBE_NAME)),
+            (Kind.PARSE, messages.build_parse(PROBE_NAME, PROBE_TEXT)),
+            (Kind.BIND, messages.build_bind(PROBE_NAME, PROBE_NAME)),
+            (Kind.EXECUTE, messages.build_execute(PROBE_NAME)),
+            (Kind.CLOSE, messages.build_close(b"P", PROBE_NAME)),
+            (Kind.CLOSE, messages.build_close(b"S", PROBE_NAME)),
+        )
+        probe = Probe(len(asked) + 1 if between else len(asked))
+        route = Route.SKIP if between else Route.GUARD
+        for kind, data in asked:
+            state.send(data, Expectation(kind, route, note=probe, undo=None if between else probe.drop))
+        if between:
+            state.send(messages.SYNC, Expectation(Kind.SYNC, Route.SKIP, note=probe))
+        else:
+            state.to_server.append(messages.FLUSH)
+        yield lambda: probe.finished
+        if probe.row is not None:
+            state.tracker.probed(probe.row)
+
+    def flush(self) -> None:
+        """See that the server answers what it has: somebody waits for it."""
+        if self._state.pipeline.unsynced and not self._state.pipeline.ignoring:
+            self._state.to_server.append(messages.FLUSH)
+
+    # -- refusals --------------------------------------------------------------------------------------------------------------------
+
+    def refuse(
+        self,
+        kind: Kind,
+        refusal: Refusal,
+        *,
+        shape: str = "",
+        position: int | None = None,
+        name: bytes = b"",
+        undo: Callable[[], None] | None = None,
+    ) -> None:
+        """Send something that must fail, and have its error replaced. `name`: of the statement that a Parse would have made."""
+        state = self._state
+        ticket = state.trail.refused(state.principal, refusal, shape)
+        state.observer.refused(refusal.reason)
+        state.observer.error(refusal.sqlstate)
+        data = messages.build_parse(name, REFUSED_TEXT) if kind is Kind.PARSE else _FAILING[kind]
+        error = refusal_response(refusal, position)
+        state.send(data, Expectation(kind, Route.REPLACE, error=error, ticket=ticket, undo=undo))
+
+    # -- audit -----------------------------------------------------------------------------------------------------------------------
+
+    def start(self, admit: Admit, arrived: float, *, counts: bool = False) -> tuple[Run | None, int]:
+        """Record the start of each statement of a text: the execution, and the ticket of its last record. None: it cannot be recorded."""
+        state = self._state
+        ids: list[int] = []
+        ticket = 0
+        for plan in admit.plans:
+            number = 0
+            if plan is not None and plan.touched:
+                try:
+                    ticket, number = state.trail.start(state.principal, plan, admit.shape)
+                except AuditUnavailable:
+                    state.end_run(Run(admit, tuple(ids), arrived), "error", "58030")
+                    return None, 0
+            ids.append(number)
+        return Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0), ticket
+
+    def writes_settled(self) -> bool:
+        """Whether every writing statement's record is durable, or its statement has been ended because it never will be."""
+        trail = self._state.trail
+        ticket = trail.last_write
+        if trail.durable(ticket):
+            return True
+        if not trail.settled(ticket):
+            return False
+        return not any(e.ticket and not e.failed and e.run is not None for e in self._state.pipeline.waiting())
+
+    def settle_writes(self) -> Steps:
+        """Wait for `writes_settled`: what comes next may commit."""
+        if not self.writes_settled():
+            self.flush()
+            yield self.writes_settled

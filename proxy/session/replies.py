@@ -1,0 +1,104 @@
+"""What the client is told: pgveil's own errors, and the server's with ciphertext, masking schemas and foreign positions taken out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from keys.sealed import SEALED_IN_TEXT
+from proxy.errors import error_response
+from proxy.wire.messages import Back, ErrorFields, build_error, parse_error
+
+if TYPE_CHECKING:
+    from proxy.session.gate import BadValue, OffsetMap
+    from rules.plan import Refusal
+
+# Text that fails in the server's analysis for every role and setting, so a refused statement fails for real (docs/errors.md).
+REFUSED_TEXT: Final = b"SELECT pg_catalog.pgveil_refused()"
+REFUSED_NAME: Final = b"pgveil_none"
+PROBE_NAME: Final = b"pgveil_probe"
+RESERVED: Final = b"pgveil_"
+
+UNDEFINED_FUNCTION: Final = "42883"
+UNDEFINED_STATEMENT: Final = "26000"
+UNDEFINED_PORTAL: Final = "34000"
+
+# The one form of DEALLOCATE that drivers send; after others every description is checked again.
+DEALLOCATE: Final = re.compile(rb"\s*DEALLOCATE\s", re.IGNORECASE)
+_DEALLOCATE: Final = re.compile(
+    rb'\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:"((?:[^"\0]|"")+)"|([a-z_][\w$]*))\s*;?\s*', re.IGNORECASE | re.ASCII
+)
+
+
+def deallocated(text: bytes) -> bytes | None:
+    """The name of the one prepared statement that a DEALLOCATE drops; None where the text is not just that."""
+    found = _DEALLOCATE.fullmatch(text)
+    if found is None:
+        return None
+    quoted, plain = found.groups()
+    return plain.lower() if quoted is None else quoted.replace(b'""', b'"')
+
+
+_SEALED: Final = re.compile(SEALED_IN_TEXT.encode())
+_SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
+_SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
+_SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}")
+_SCRUBBED: Final = frozenset(b"MDHWqnscdt")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a statement that the server runs is ended by pgveil. No field holds a value."""
+
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+
+    def response(self, extra: str | None = None) -> bytes:
+        """The ErrorResponse; `extra` is added to the detail."""
+        detail = " ".join(part for part in (self.detail, extra) if part) or None
+        return error_response(self.sqlstate, self.message, detail=detail, hint=self.hint)
+
+
+def refusal_response(refusal: Refusal, position: int | None = None) -> bytes:
+    """The ErrorResponse of a refusal. `position`: 1-based, in characters of the client's text."""
+    return error_response(
+        refusal.sqlstate, refusal.message, detail=refusal.detail, hint=refusal.hint, position=position
+    )
+
+
+def bad_value_response(bad: BadValue) -> bytes:
+    """The ErrorResponse of a value that cannot be sealed or opened."""
+    return error_response(bad.sqlstate, bad.message, detail=bad.detail)
+
+
+def server_report(raw: bytes, offsets: OffsetMap | None) -> tuple[bytes, ErrorFields]:
+    """The server's ErrorResponse or NoticeResponse as the client may see it, and its fields. Raises ProtocolError.
+
+    `offsets`: of the text that the report is about, where it was edited.
+    """
+    fields = parse_error(raw[5:])
+    moved = fields
+    if offsets is not None and offsets.edits:
+        moved = _move(fields, offsets)
+    if moved is fields and _SUSPECT.search(raw) is None:
+        return raw, fields
+    pairs = tuple((code, _scrub(code, text)) for code, text in moved.pairs)
+    return build_error(ErrorFields(pairs), raw[0] if raw[0] == Back.NOTICE else Back.ERROR), fields
+
+
+def _move(fields: ErrorFields, offsets: OffsetMap) -> ErrorFields:
+    position = fields.get("P")
+    if position is None or not position.isdigit():
+        return fields
+    return fields.replace("P", str(offsets.original(int(position))).encode())
+
+
+def _scrub(code: int, text: bytes) -> bytes:
+    if code not in _SCRUBBED:
+        return text
+    if code == ord("s") and _SCHEMA_NAME.fullmatch(text):
+        return b"public"
+    return _SCHEMA.sub(b"", _SEALED.sub(b"<sealed>", text))

@@ -1,0 +1,176 @@
+"""One connection after its authentication, without I/O: bytes in, bytes out, and what it waits for.
+
+    client --> Frontend: judged, sealed, sent on, leaving an expectation --> server
+    client <-- Backend: met with the expectation, checked, opened        <-- server
+
+What is held back, and until when:
+
+    the client's next messages   while settings are asked for, the catalog is read anew, a record of a write is not durable, or the
+                                 server is being brought into the state that the client was told
+    the server's next messages   while the record of the statement that they answer is not durable
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.errors import LimitError, ProtocolError, ServerLost
+from proxy.session.backend import Backend
+from proxy.session.frontend import Frontend
+from proxy.session.gate import BadValue
+from proxy.session.limits import SessionLimits
+from proxy.session.pipeline import Expectation, Kind
+from proxy.session.state import SessionObserver, SilentObserver, State
+from proxy.session.trail import Identity, Recorder, Trail
+from proxy.session.witness import DescriptionCache
+from proxy.wire import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.session.gate import Judge
+    from proxy.session.values import ValueCodec
+
+__all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
+
+
+class Session:
+    """A session between AuthenticationOk and the end. After each call, take `to_client` and `to_server` and look at the wants."""
+
+    __slots__ = ("_backend", "_frontend", "_state")
+
+    def __init__(
+        self,
+        *,
+        judge: Judge,
+        codec: ValueCodec,
+        identity: Identity,
+        recorder: Recorder,
+        clock: Callable[[], float],
+        limits: SessionLimits | None = None,
+        observer: SessionObserver | None = None,
+        cache: DescriptionCache | None = None,
+    ) -> None:
+        self._state = State(
+            judge=judge,
+            codec=codec,
+            identity=identity,
+            trail=Trail(recorder, identity),
+            clock=clock,
+            limits=SessionLimits() if limits is None else limits,
+            observer=SilentObserver() if observer is None else observer,
+            cache=DescriptionCache() if cache is None else cache,
+        )
+        self._state.pipeline.sent(Expectation(Kind.STARTUP))
+        self._frontend = Frontend(self._state)
+        self._backend = Backend(self._state)
+
+    # -- output ----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def to_client(self) -> list[bytes]:
+        """Bytes for the client, in order; whoever sends them empties the list."""
+        return self._state.to_client
+
+    @to_client.setter
+    def to_client(self, pieces: list[bytes]) -> None:
+        self._state.to_client = pieces
+
+    @property
+    def to_server(self) -> list[bytes]:
+        """Bytes for the server, in order; whoever sends them empties the list."""
+        return self._state.to_server
+
+    @to_server.setter
+    def to_server(self, pieces: list[bytes]) -> None:
+        self._state.to_server = pieces
+
+    @property
+    def wants_client(self) -> bool:
+        """False while nothing more should be read from the client."""
+        return self._state.closing is None and not self._frontend.waiting
+
+    @property
+    def wants_server(self) -> bool:
+        """False while nothing more should be read from the server."""
+        return self._state.closing is None and not self._backend.held
+
+    @property
+    def closing(self) -> str | None:
+        """Why the connection must end, once the output is flushed; None while it goes on."""
+        return self._state.closing
+
+    @property
+    def may_speak(self) -> bool:
+        """Whether what went to the client ends between two messages."""
+        return self._state.fatal_allowed
+
+    @property
+    def catalog_stale(self) -> bool:
+        """Whether DDL of this session has been committed since the catalog was read: somebody must read it and call `catalog_refreshed`."""
+        return self._state.catalog_stale
+
+    # -- input -----------------------------------------------------------------------------------------------------------------------
+
+    def client_received(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        self._frontend.feed(data)
+        self._run()
+        if self._frontend.waiting and self._frontend.buffered > self._state.limits.held_client:
+            self._state.fatal(LimitError("too much was sent while pgveil had to wait"))
+
+    def server_received(self, data: bytes) -> None:
+        """Bytes came from the server."""
+        self._backend.feed(data)
+        self._run()
+        if self._backend.held and self._backend.buffered > self._state.limits.held_server:
+            self._state.fatal(LimitError("the server sent too much while pgveil had to wait"))
+
+    def client_eof(self) -> None:
+        """The client will send nothing more. The server is told, so that it need not wait for the rest of a message."""
+        state = self._state
+        if state.closing is None:
+            if not self._frontend.ended and self._frontend.at_boundary:
+                state.to_server.append(messages.TERMINATE)
+            state.end_runs("disconnected")
+            state.closing = "client_gone"
+
+    def server_eof(self) -> None:
+        """The server will send nothing more. The client is told, unless the server has, or a message was cut."""
+        state = self._state
+        if state.closing is not None:
+            return
+        if self._backend.ended or self._frontend.ended:
+            state.end_runs("disconnected")
+        else:
+            lost = ServerLost("the PostgreSQL server closed the connection")
+            state.end("server_gone", lost.response(), lost.sqlstate)
+        state.closing = "server_gone"
+
+    def audit_durable(self, seq: int) -> None:
+        """Every audit record up to `seq` is durable."""
+        self._state.trail.became_durable(seq)
+        self._run()
+
+    def audit_failed(self) -> None:
+        """The audit log cannot write: what waits for a record will not get it. Later records may be taken again."""
+        self._state.trail.failed()
+        self._run()
+
+    def catalog_refreshed(self) -> None:
+        """The judge knows the catalog as it is now."""
+        self._state.catalog_stale = False
+        self._run()
+
+    def _run(self) -> None:
+        """Let both directions go as far as they can: each may be what the other waits for."""
+        state = self._state
+        try:
+            while state.closing is None:
+                moved = self._backend.pump()
+                if not (self._frontend.pump() or moved):
+                    return
+        except ProtocolError as error:
+            state.fatal(error)
+        except BadValue as bad:
+            state.fatal_report(bad.sqlstate, bad.message, bad.detail)

@@ -1,0 +1,214 @@
+"""What the two directions of a session share: the books, the pipeline, the outputs, and the few ways in which they act on each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.errors import error_response
+from proxy.session.pipeline import Expectation, Kind, Pipeline, Route
+from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT
+from proxy.session.settings import SettingsTracker
+from proxy.session.statements import Book, Portal, PreparedStatement
+from proxy.wire import messages
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from audit.event import Outcome
+    from proxy.errors import PgveilError
+    from proxy.session.gate import Judge
+    from proxy.session.limits import SessionLimits
+    from proxy.session.statements import Run
+    from proxy.session.trail import Identity, Trail
+    from proxy.session.values import ValueCodec
+    from proxy.session.witness import DescriptionCache
+    from rules.model import Principal
+    from rules.plan import Action
+
+AUDIT_DOWN: Final = Refusal(
+    Reason.AUDIT,
+    "58030",
+    "the audit log cannot be written, so statements on protected data cannot run",
+    hint="Statements that touch nothing protected go on. Tell the operator of pgveil.",
+)
+
+
+class SessionObserver(Protocol):
+    """What a session reports. Every call is cheap and none raises; times in seconds."""
+
+    def statement(self, action: Action | None, added: float, server: float) -> None:
+        """A statement ended: seconds that pgveil added and that the server took. None: it touched nothing protected."""
+
+    def refused(self, reason: Reason) -> None:
+        """A statement was refused."""
+
+    def opened(self, values: int) -> None:
+        """Sealed values opened for a result."""
+
+    def sealed(self, values: int) -> None:
+        """Parameters sealed for the server."""
+
+    def error(self, sqlstate: str) -> None:
+        """The client was sent an ErrorResponse."""
+
+    def message_objects(self, count: int) -> None:
+        """Messages that were rebuilt, or given objects beyond the pipeline's own entry."""
+
+
+class SilentObserver:
+    """Reports nothing."""
+
+    def statement(self, action: Action | None, added: float, server: float) -> None:
+        """Nothing."""
+
+    def refused(self, reason: Reason) -> None:
+        """Nothing."""
+
+    def opened(self, values: int) -> None:
+        """Nothing."""
+
+    def sealed(self, values: int) -> None:
+        """Nothing."""
+
+    def error(self, sqlstate: str) -> None:
+        """Nothing."""
+
+    def message_objects(self, count: int) -> None:
+        """Nothing."""
+
+
+class State:
+    """The session's memory. `frontend` and `backend` read and change it; nobody else does."""
+
+    __slots__ = (
+        "_principal",
+        "_principal_generation",
+        "broken",
+        "cache",
+        "catalog_stale",
+        "clock",
+        "closing",
+        "codec",
+        "ddl_in_flight",
+        "ddl_ran",
+        "fatal_allowed",
+        "hold_client",
+        "identity",
+        "judge",
+        "limits",
+        "observer",
+        "pipeline",
+        "portals",
+        "statements",
+        "to_client",
+        "to_server",
+        "tracker",
+        "trail",
+        "unknown_executes",
+    )
+
+    def __init__(
+        self,
+        *,
+        judge: Judge,
+        codec: ValueCodec,
+        identity: Identity,
+        trail: Trail,
+        clock: Callable[[], float],
+        limits: SessionLimits,
+        observer: SessionObserver,
+        cache: DescriptionCache,
+    ) -> None:
+        self.judge = judge
+        self.codec = codec
+        self.identity = identity
+        self.trail = trail
+        self.clock = clock
+        self.limits = limits
+        self.observer = observer
+        self.cache = cache
+        self.pipeline = Pipeline()
+        self.statements: Book[PreparedStatement] = Book()
+        self.portals: Book[Portal] = Book()
+        self.tracker = SettingsTracker()
+        self.to_client: list[bytes] = []
+        self.to_server: list[bytes] = []
+        self.closing: str | None = None
+        self.catalog_stale = False
+        self.ddl_in_flight = False  # DDL was sent and the pipeline has not been quiet since
+        self.ddl_ran = False  # DDL has run and may not have been committed yet
+        self.broken = False  # an error of ours ended the batch: the client's messages are dropped up to its sync
+        self.hold_client = False  # the server must first be brought into the state that the client was told
+        self.unknown_executes = 0  # executions in this batch that are not known to only read
+        self.fatal_allowed = True  # false while the client has had a part of a message
+        self._principal: Principal | None = None
+        self._principal_generation = -1
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks, under the rules in force."""
+        generation = self.judge.generation
+        if self._principal is None or self._principal_generation != generation:
+            self._principal = self.judge.principal(self.identity.login)
+            self._principal_generation = generation
+        return self._principal
+
+    def ignores(self) -> bool:
+        """Whether the client's messages mean nothing until its next sync."""
+        return self.pipeline.ignoring or self.broken
+
+    def send(self, data: bytes, expectation: Expectation) -> None:
+        """A message to the server that will be answered."""
+        self.to_server.append(data)
+        self.pipeline.sent(expectation)
+
+    def send_failing(self, route: Route) -> None:
+        """Make the server fail, by a Parse of a text that it cannot analyse."""
+        self.send(messages.build_parse(REFUSED_NAME, REFUSED_TEXT), Expectation(Kind.PARSE, route))
+
+    def refuse_error(self, error: bytes, sqlstate: str) -> bytes:
+        """Count an error of ours on its way to the client."""
+        self.observer.error(sqlstate)
+        return error
+
+    def fatal(self, error: PgveilError) -> None:
+        """End the session with an error."""
+        self.end("FATAL: " + error.message, error.response(), error.sqlstate)
+
+    def fatal_report(self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None) -> None:
+        """End the session with an error made here."""
+        response = error_response(sqlstate, message, severity="FATAL", detail=detail, hint=hint)
+        self.end("FATAL: " + message, response, sqlstate)
+
+    def end(self, why: str, response: bytes, sqlstate: str) -> None:
+        """The first end counts. The client gets its error unless it has been sent a part of a message."""
+        if self.closing is not None:
+            return
+        self.closing = why
+        self.to_server.clear()
+        if self.fatal_allowed:
+            self.to_client.append(self.refuse_error(response, sqlstate))
+        self.end_runs("disconnected")
+
+    def end_runs(self, outcome: Outcome) -> None:
+        """Every execution under way is over."""
+        for entry in self.pipeline.waiting():
+            if entry.run is not None:
+                self.end_run(entry.run, outcome, None)
+                entry.run = None
+
+    def end_run(self, run: Run, outcome: Outcome, sqlstate: str | None, rows: int | None = None) -> None:
+        """The current statement of a run, and where it did not succeed all that follow, are over."""
+        now = self.clock()
+        last = run.index + 1 if outcome in ("ok", "suspended") else len(run.ids)
+        for position in range(run.index, min(last, len(run.ids))):
+            number = run.ids[position]
+            if number:
+                self.trail.end(number, rows, now - run.arrived, outcome, sqlstate)
+        plan = run.plan
+        sent = run.sent or now
+        self.observer.statement(None if plan is None else plan.action, sent - run.arrived, now - sent)
+        run.index = last
+        run.shown = None
+        run.rows = 0

@@ -1,0 +1,225 @@
+"""Prepared statements, portals and executions: what the session remembers of what it sent.
+
+The books follow what was SENT. Each change made by a message is taken back when the server turns out to ignore the message (an error before it in the
+same pipeline), newest first, so that after any error they say again what the server has. A record too many is harmless: the server
+answers with its own error. A wrong one is not, so whatever could have replaced a statement or portal behind the protocol's back (DEALLOCATE, DECLARE,
+CLOSE in SQL) takes `verified` away, and the description is checked again before the next rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from proxy.session.gate import Admit, Pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+    from proxy.session.gate import OffsetMap, Settings
+    from proxy.session.witness import Shown
+    from rules.plan import Plan
+
+
+@dataclass(slots=True, eq=False)
+class PreparedStatement:
+    """A statement that the client parsed. `text` is the client's own; `types` are the parameter types that it declared.
+
+    `settings` and `generation`: what the decision was made under. `shown`: the description that the second witness agreed with, None
+    until then (and for a statement without rows: `verified` alone tells). `asked`: a description is on its way.
+    """
+
+    name: bytes
+    text: bytes
+    types: tuple[int, ...]
+    decision: Pass | Admit
+    settings: Settings
+    generation: int
+    verified: bool = False
+    shown: Shown | None = None
+    asked: bool = False
+    plain_portal: Portal | None = None
+    dropped_name: bytes | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of its one statement, None where it touches nothing protected."""
+        return self.decision.plans[0] if isinstance(self.decision, Admit) and self.decision.plans else None
+
+    @property
+    def offsets(self) -> OffsetMap | None:
+        """Of the text that the server holds, where it was edited."""
+        return self.decision.offsets if isinstance(self.decision, Admit) else None
+
+    def not_asked(self) -> None:
+        """No description will come."""
+        self.asked = False
+
+    def doubt(self) -> None:
+        """Another statement may have taken the name."""
+        self.verified = False
+        self.shown = None
+        if self.plain_portal is not None:
+            self.plain_portal.doubt()
+
+    @property
+    def cost(self) -> int:
+        """Bytes that the record holds."""
+        return len(self.name) + len(self.text) + 4 * len(self.types)
+
+
+@dataclass(slots=True, eq=False)
+class Portal:
+    """A bound statement, or (statement None) one that the protocol did not make: a cursor of SQL, or a statement that was prepared in SQL.
+
+    `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of its own and is shared by all its Binds.
+    """
+
+    name: bytes
+    statement: PreparedStatement | None
+    formats: tuple[int, ...] = ()
+    own_verified: bool | None = None
+    own_shown: Shown | None = None
+    asked: bool = False
+
+    @property
+    def cost(self) -> int:
+        """Portals are counted, not weighed."""
+        return 0
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the statement."""
+        return None if self.statement is None else self.statement.plan
+
+    @property
+    def verified(self) -> bool:
+        """Whether the second witness has agreed to what this portal returns."""
+        if self.own_verified is None:
+            return self.statement is not None and self.statement.verified
+        return self.own_verified
+
+    @property
+    def shown(self) -> Shown | None:
+        """The agreed description, None for a portal without rows or without one."""
+        if self.own_shown is not None or self.own_verified is not None:
+            return self.own_shown
+        return None if self.statement is None else self.statement.shown
+
+    @property
+    def expected(self) -> bool:
+        """Whether a description has been asked for and not been answered."""
+        return self.asked or (self.own_verified is None and self.statement is not None and self.statement.asked)
+
+    def not_asked(self) -> None:
+        """No description will come."""
+        self.asked = False
+
+    def agree(self, shown: Shown | None) -> None:
+        """The second witness agrees. What is true of the portal is true of its statement, but for the formats."""
+        self.own_verified = True
+        self.own_shown = shown
+        if self.statement is not None:
+            self.statement.verified = True
+            self.statement.shown = shown
+
+    def doubt(self) -> None:
+        """Another portal may have taken the name."""
+        self.own_verified = False
+        self.own_shown = None
+
+    def format_of(self, index: int) -> int:
+        """The format code of result column `index` (Bind: none given is text, one given is for all)."""
+        if not self.formats:
+            return 0
+        return self.formats[0] if len(self.formats) == 1 else self.formats[index]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One execution of a text with plans, from its arrival to its end.
+
+    `index`: the statement that answers now. `ids`: the audit number of each statement, 0 where it has no record. `shown`: the agreed
+    description of the current rows. `arrived` and `sent` are monotonic seconds. `rows`: rows of the current statement that were counted, with `counts`.
+    """
+
+    admit: Admit
+    ids: tuple[int, ...]
+    arrived: float
+    sent: float = 0.0
+    counts: bool = False
+    index: int = 0
+    shown: Shown | None = None
+    rows: int = 0
+
+    @property
+    def plan(self) -> Plan | None:
+        """The current statement's plan."""
+        return self.admit.plans[self.index] if self.index < len(self.admit.plans) else None
+
+    @property
+    def writes(self) -> bool:
+        """Whether any of the statements can change data; an unplanned one can."""
+        return any(p is None or p.writes for p in self.admit.plans)
+
+
+class _Record(Protocol):
+    @property
+    def cost(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Record)
+
+
+class Book(Generic[R]):
+    """Records by name, with a way back for every change. `cost` is the bytes that they hold."""
+
+    __slots__ = ("_records", "cost")
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, R] = {}
+        self.cost = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._records.values())
+
+    def get(self, name: bytes) -> R | None:
+        """The record of that name."""
+        return self._records.get(name)
+
+    def put(self, name: bytes, record: R) -> Callable[[], None] | None:
+        """Set a record; returns what takes it back, or None where nothing changed."""
+        previous = self._records.get(name)
+        if previous is record:
+            return None
+        self._set(name, record)
+        return lambda: self._set(name, previous)
+
+    def remove(self, name: bytes) -> Callable[[], None] | None:
+        """Forget a record; returns what takes it back, or None where there was none."""
+        previous = self._records.get(name)
+        if previous is None:
+            return None
+        self._set(name, None)
+        return lambda: self._set(name, previous)
+
+    def keep(self, names: Container[bytes]) -> None:
+        """Forget every record whose name is not in `names`."""
+        for name in [n for n in self._records if n not in names]:
+            self._set(name, None)
+
+    def clear(self) -> None:
+        """Forget every record."""
+        self._records.clear()
+        self.cost = 0
+
+    def _set(self, name: bytes, record: R | None) -> None:
+        previous = self._records.pop(name, None)
+        if previous is not None:
+            self.cost -= previous.cost
+        if record is not None:
+            self._records[name] = record
+            self.cost += record.cost

@@ -1,0 +1,301 @@
+"""Values on their way in and out: the client's forms to sealed text, and back, masked where the verdict says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from keys.mask import MaskError, make_mask
+from keys.ring import UnknownDomainError
+from keys.sealed import NONCE_SIZE as _NONCE_SIZE
+from keys.sealed import SealedError, TooLongError, open_batch_lenient, seal
+from keys.typeio_array import print_array
+from keys.types import (
+    CANONICAL_SETTINGS,
+    ArrayValue,
+    TypeSpecError,
+    UnrepresentableError,
+    WireValueError,
+    array_of,
+    decode,
+    decode_array,
+    decode_literal,
+    encoder,
+    parse_type,
+    with_enum,
+)
+from proxy.session.gate import BadValue
+from rules.model import OnDamage, SealMode, Verdict
+from rules.plan import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from keys.mask import Mask
+    from keys.ring import KeyRing
+    from keys.types import LogicalType, OutputSettings
+    from rules.model import Column, ColumnName
+
+# What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
+_NEVER: Final = b"\0pgveil:unrepresentable:"
+_TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
+
+
+@dataclass(frozen=True, slots=True)
+class EnumType:
+    """A database's enum type: its OID and its array's, which no rules file can know."""
+
+    oid: int
+    array_oid: int = 0
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class _Known:
+    """What has been worked out about a column."""
+
+    column: Column
+    type: LogicalType
+    elements: LogicalType
+    mask: Mask | None
+    encoders: dict[tuple[int, OutputSettings], Callable[[bytes], bytes] | None] = field(default_factory=dict)
+
+
+class ValueCodec:
+    """Seals and opens the values of sealed columns. One serves every session of a process.
+
+    `random` gives nonces. `enums`: the database's own, by the name that the rules write. Memory is bounded by the number of columns, and of
+    settings in use (`_ENCODERS` a column).
+    """
+
+    __slots__ = ("_enums", "_known", "_pseudonym_key", "_random", "_ring")
+
+    def __init__(
+        self,
+        ring: KeyRing,
+        *,
+        random: Callable[[int], bytes],
+        enums: Mapping[str, EnumType] | None = None,
+        pseudonym_key: bytes | None = None,
+    ) -> None:
+        self._ring = ring
+        self._random = random
+        self._enums = {} if enums is None else dict(enums)
+        self._pseudonym_key = pseudonym_key
+        self._known: dict[ColumnName, _Known] = {}
+
+    def logical_type(self, column: Column) -> LogicalType:
+        """The type under which clients see a column. Raises BadValue where the rules' spelling is not one."""
+        return self._of(column).type
+
+    def parameter_oid(self, column: Column, *, array: bool) -> int:
+        """The type OID that a parameter of the column shows."""
+        known = self._of(column)
+        return known.elements.oid if array else known.type.oid
+
+    # -- in --------------------------------------------------------------------------------------------------------------------------
+
+    def seal_param(
+        self,
+        column: Column,
+        data: bytes,
+        format: int,  # noqa: A002 - the protocol's own word
+        declared_oid: int,
+        settings: OutputSettings,
+        *,
+        array: bool = False,
+        exact: bool = False,
+    ) -> bytes:
+        """A parameter as the client sent it (format 0 text, 1 binary), sealed, in text form. With `array` each element is sealed.
+
+        `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. Raises BadValue.
+        """
+        known = self._of(column)
+        try:
+            if array:
+                value = decode_array(
+                    known.elements, data, format, declared_oid=declared_oid, settings=settings, exact=exact
+                )
+                return self._seal_array(column, value)
+            return self._seal(
+                column, decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
+            )
+        except UnrepresentableError as error:
+            if array:
+                # One element that nothing equals would need each of the others to be tried on its own.
+                raise _bad(error, column) from None
+            return self._seal(column, _NEVER + data)
+        except WireValueError as error:
+            raise _bad(error, column) from None
+
+    def seal_literal(
+        self,
+        column: Column,
+        text: str,
+        *,
+        number: bool = False,
+        array: bool = False,
+        exact: bool = False,
+        settings: OutputSettings | None = None,
+    ) -> bytes:
+        """A SQL constant, sealed: a string constant's content, or with `number` a numeric constant's text (sign included).
+
+        With `array` the constant is an array's, and its elements are sealed. `exact` as in `seal_param`. Raises BadValue.
+        """
+        known = self._of(column)
+        try:
+            if array:
+                value = decode_array(known.elements, text.encode(), 0, settings=settings, exact=exact)
+                return self._seal_array(column, value)
+            return self._seal(column, decode_literal(known.type, text, number=number, settings=settings, exact=exact))
+        except UnrepresentableError as error:
+            if array:
+                raise _bad(error, column) from None
+            return self._seal(column, _NEVER + text.encode("utf-8", "replace"))
+        except WireValueError as error:
+            raise _bad(error, column) from None
+        except UnicodeEncodeError:
+            raise BadValue(
+                Reason.BAD_VALUE, "22021", 'invalid byte sequence for encoding "UTF8"', column.name
+            ) from None
+
+    def seal_canonical(self, column: Column, canonical: bytes) -> bytes:
+        """Canonical bytes, sealed under the newest key. Raises BadValue."""
+        return self._seal(column, canonical)
+
+    def _seal(self, column: Column, canonical: bytes) -> bytes:
+        try:
+            key = self._ring.newest(_domain(column))
+            return seal(key, canonical, nonce=self._random(_NONCE_SIZE) if column.mode is SealMode.RANDOMIZED else None)
+        except UnknownDomainError:
+            raise _no_key(column) from None
+        except TooLongError as error:
+            raise BadValue(
+                Reason.LIMIT, "54000", f"value too long for sealed column {column.name}", column.name, str(error)
+            ) from None
+
+    def _seal_array(self, column: Column, value: ArrayValue) -> bytes:
+        return print_array(value.map(lambda element: self._seal(column, element)))
+
+    # -- out -------------------------------------------------------------------------------------------------------------------------
+
+    def open_batch(
+        self,
+        column: Column,
+        verdict: Verdict,
+        cells: list[bytes | None],
+        format: int,  # noqa: A002
+        settings: OutputSettings = CANONICAL_SETTINGS,
+    ) -> list[bytes | None]:
+        """Sealed values in the form that the client asked for, masked where `verdict` says so; None (null) stays.
+
+        What does not open becomes the column's placeholder, or (OnDamage.FAIL) raises BadValue naming column and key id.
+        """
+        if verdict is Verdict.REFUSED:
+            raise BadValue(Reason.VERDICT, "42501", f"permission denied for column {column.name}", column.name)
+        known = self._of(column)
+        if verdict is Verdict.MASKED and known.mask is None:
+            raise BadValue(
+                Reason.VERDICT, "42501", f"permission denied for column {column.name}", column.name, "It has no mask."
+            )
+        try:
+            keys = self._ring.keys(_domain(column))
+        except UnknownDomainError:
+            raise _no_key(column) from None
+        try:
+            change = self._encoder(known, format, settings)
+            mask = known.mask.apply if verdict is Verdict.MASKED and known.mask is not None else None
+            values: list[bytes | None] = []
+            for value in open_batch_lenient(keys, cells):
+                plain = value
+                if isinstance(plain, SealedError):
+                    plain = self._damaged(column, known, plain)
+                elif mask is not None:
+                    plain = mask(plain)
+                values.append(plain if change is None or plain is None else change(plain))
+        except WireValueError as error:
+            raise _bad(error, column) from None
+        return values
+
+    def _damaged(self, column: Column, known: _Known, error: SealedError) -> bytes | None:
+        """What stands for a value that does not open."""
+        if column.on_damage is OnDamage.PLACEHOLDER:
+            return None if column.placeholder is None else decode_literal(known.type, column.placeholder)
+        key_id = getattr(error, "key_id", None)
+        named = "it is not in the sealed format" if key_id is None else f"it names key {key_id}"
+        raise BadValue(
+            Reason.DAMAGED,
+            "XX001",
+            f"a stored value of column {column.name} cannot be opened",
+            column.name,
+            f"Of the value, {named}.",
+        ) from None
+
+    def _encoder(self, known: _Known, form: int, settings: OutputSettings) -> Callable[[bytes], bytes] | None:
+        key = (form, settings)
+        found = known.encoders.get(key, _MISSING)
+        if found is _MISSING:
+            if len(known.encoders) >= _ENCODERS:
+                known.encoders.clear()
+            found = known.encoders[key] = encoder(known.type, form, settings)
+        return found
+
+    def _of(self, column: Column) -> _Known:
+        known = self._known.get(column.name)
+        if known is not None and (known.column is column or known.column == column):
+            return known
+        known = self._work_out(column)
+        self._known[column.name] = known
+        return known
+
+    def _work_out(self, column: Column) -> _Known:
+        try:
+            type_ = parse_type(column.type or "")
+            if type_.scalar.labels is not None:
+                enum = self._enums.get(type_.scalar.name)
+                if enum is not None:
+                    type_ = with_enum(type_, oid=enum.oid, array_oid=enum.array_oid, labels=enum.labels)
+            elements = type_ if type_.array else array_of(type_)
+            mask = None
+            if column.mask is not None:
+                params = {name: value for name, value in column.mask.params if value is not None}
+                mask = make_mask(column.mask.kind, params, type_, pseudonym_key=self._pseudonym_key)
+        except (TypeSpecError, MaskError) as error:
+            raise BadValue(
+                Reason.UNSUPPORTED,
+                "0A000",
+                f"the rules of column {column.name} cannot be used",
+                column.name,
+                str(error),
+            ) from None
+        return _Known(column, type_, elements, mask)
+
+
+# Combinations of format and settings whose encoders are kept for a column; sessions of one application share theirs.
+_ENCODERS: Final = 32
+
+
+def _missing(_value: bytes) -> bytes:
+    raise AssertionError
+
+
+_MISSING: Final = _missing
+
+
+def _domain(column: Column) -> str:
+    return column.domain or str(column.name)
+
+
+def _bad(error: WireValueError, column: Column) -> BadValue:
+    reason = Reason.UNSUPPORTED if error.sqlstate == "0A000" else Reason.BAD_VALUE
+    return BadValue(reason, error.sqlstate, error.message, column.name, error.detail)
+
+
+def _no_key(column: Column) -> BadValue:
+    return BadValue(
+        Reason.DAMAGED,
+        "55000",
+        f"there is no key for column {column.name}",
+        column.name,
+        "It was destroyed, or has not been made.",
+    )

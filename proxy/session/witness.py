@@ -1,0 +1,144 @@
+"""The second witness: what the server says about a result's columns, against what the analysis said.
+
+RowDescription names the table column that each result column comes from (PostgreSQL 55.7), found by the server's own analysis. Rows pass only under a
+description that agrees with the plan, or, without a plan, that names nothing protected.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.session.replies import Trouble
+from proxy.wire.messages import Field, build_row_description, parse_row_description
+from rules.model import Protection, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keys.types import LogicalType
+    from proxy.session.gate import Judge
+    from rules.model import Column, ColumnName, Principal
+    from rules.plan import Plan, ResultColumn
+
+TEXT_OID: Final = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A result column that must be opened: its 0-based place, and what it holds."""
+
+    index: int
+    column: Column
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A description that the witness agreed with. `message`: the RowDescription for the client, opened columns under their logical types.
+
+    `formats`: the format codes in it (0 where they are not known yet). `openings` in ascending order.
+    """
+
+    message: bytes
+    formats: tuple[int, ...]
+    openings: tuple[Opening, ...]
+
+
+Finding = Shown | Trouble
+
+if TYPE_CHECKING:
+    Logical = Callable[[Column], LogicalType]
+
+
+class DescriptionCache:
+    """Findings by description, for all sessions of a process: a bounded cache, the least recently used one goes.
+
+    A finding belongs to a generation of the judge, a policy class and a plan. Plans are told apart by identity: the judge's own cache
+    makes equal texts share them, and each entry keeps its plan alive, so an identity is not used twice.
+    """
+
+    __slots__ = ("_entries", "_longest", "_size")
+
+    def __init__(self, size: int = 4096, longest: int = 16384) -> None:
+        self._entries: OrderedDict[tuple[int, str, int, bytes], tuple[Plan | None, Finding]] = OrderedDict()
+        self._size = size
+        self._longest = longest
+
+    def find(self, judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, logical: Logical) -> Finding:
+        """What the witness says of a RowDescription (whole message). Raises ProtocolError on a malformed one."""
+        key = (judge.generation, principal.policy.id, id(plan), raw)
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+            return entry[1]
+        finding = examine(judge, principal, plan, raw, logical)
+        if len(raw) <= self._longest:
+            self._entries[key] = (plan, finding)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        return finding
+
+
+def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, logical: Logical) -> Finding:
+    """Check a RowDescription (whole message) against a plan; None: nothing protected may be in it.
+
+    `logical` gives the type under which the client sees a column.
+    """
+    fields = parse_row_description(raw[5:])
+    if plan is None:
+        for field in fields:
+            source = _source(judge, field)
+            if source is not None:
+                return disagreement(source)
+        return Shown(raw, tuple(f.format for f in fields), ())
+    if plan.results is None or len(plan.results) != len(fields):
+        return disagreement(None)
+    shown = []
+    openings = []
+    for index, (field, result) in enumerate(zip(fields, plan.results, strict=True)):
+        source = _source(judge, field)
+        if not _agrees(judge, principal, result, source):
+            return disagreement(source or (result.open.name if result.open is not None else None))
+        if result.open is None:
+            shown.append(field)
+            continue
+        if field.type != TEXT_OID:
+            return disagreement(result.open.name)
+        seen = logical(result.open)
+        shown.append(field._replace(type=seen.oid, size=seen.typlen, typmod=seen.typmod))
+        openings.append(Opening(index, result.open, result.verdict))
+    message = build_row_description(tuple(shown)) if openings else raw
+    return Shown(message, tuple(f.format for f in fields), tuple(openings))
+
+
+def _source(judge: Judge, field: Field) -> ColumnName | None:
+    return judge.source_of(field.table, field.attnum) if field.table else None
+
+
+def _agrees(judge: Judge, principal: Principal, result: ResultColumn, source: ColumnName | None) -> bool:
+    """Whether the server's source of one result column is what the plan says."""
+    if source is None:
+        # A masking view's column may be known under no protected name; a sealed one that is referred to directly must be.
+        return not (result.direct and result.open is not None)
+    if (result.open is not None and source == result.open.name) or source in result.touches:
+        return True
+    if result.open is not None or result.touches:
+        return False
+    column = judge.column(source)
+    return (
+        column is not None
+        and column.protection is Protection.MASKED
+        and principal.policy.verdict(source) is Verdict.CLEAR
+    )
+
+
+def disagreement(column: ColumnName | None) -> Trouble:
+    """The error of a statement whose description and analysis disagree."""
+    return Trouble(
+        "42501",
+        "pgveil withheld the result: the server describes it otherwise than pgveil's analysis of the statement",
+        None if column is None else f"The server names column {column} as a source.",
+        "If views or functions were changed a moment ago, try again; else name the columns of the table itself.",
+    )
