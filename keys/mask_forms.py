@@ -144,13 +144,13 @@ def _least(type_: LogicalType) -> int | None:
     """The least whole number that the type holds, rounded towards zero; None where there is none."""
     source = codec(type_)
     if not isinstance(source, NumericCodec):
-        return -(1 << (8 * type_.typlen - 1))
+        return -1 << (8 * type_.typlen - 1)
     if source.precision is None:
         return None
     # Integer arithmetic for either sign of the scale: 10^(p-s) - 10^-s, without its fraction.
     if source.scale >= 0:
-        return -(10 ** max(source.precision - source.scale, 0) - 1)
-    return -((10**source.precision - 1) * 10**-source.scale)
+        return 1 - int(10 ** max(source.precision - source.scale, 0))
+    return (1 - int(10**source.precision)) * int(10**-source.scale)
 
 
 def _number_range(type_: LogicalType, canonical: bytes, width: int, least: int | None) -> bytes:
@@ -182,8 +182,7 @@ def _float_range(context: Context, size: int, width: int) -> Forms:
         low = float(math.floor(value / width)) * width
         return shortest(low if size == 8 else single(low), size)
 
-    call = f"{context.schema}.mask_range(CAST({{}} AS pg_catalog.float8), {width}, {huge!r})"
-    return apply, lambda column: call.format(column)
+    return apply, lambda column: f"{context.schema}.mask_range(CAST({column} AS pg_catalog.float8), {width}, {huge!r})"
 
 
 def _constant(context: Context, values: Values) -> Forms:

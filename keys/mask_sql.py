@@ -143,7 +143,7 @@ def _email() -> str:
 
 
 def _years() -> tuple[str, ...]:
-    text = f"CASE WHEN v {{C}} {{~}} {_re(t.YEAR)} THEN pg.\"left\"(v, 4) ELSE @S@.mask_stars(v) END"
+    text = f'CASE WHEN v {{C}} {{~}} {_re(t.YEAR)} THEN pg."left"(v, 4) ELSE @S@.mask_stars(v) END'
     # 4713 BC began before the server's calendar does.
     date = """CASE
     WHEN NOT pg.isfinite(v) THEN v

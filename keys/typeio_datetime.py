@@ -156,7 +156,7 @@ def _round_micros(value: int, precision: int | None, *, exact: bool) -> int:
     """To `precision` digits of a second, half away from the epoch."""
     if precision is None or precision == 6:
         return value
-    step = 10 ** (6 - precision)
+    step = int(10 ** (6 - precision))
     size = (abs(value) + step // 2) // step * step
     rounded = -size if value < 0 else size
     if exact and rounded != value:
@@ -164,7 +164,7 @@ def _round_micros(value: int, precision: int | None, *, exact: bool) -> int:
     return rounded
 
 
-_POSIX_ZONE = re.compile(r"(?:<[+-]?\w+>|[A-Za-z]{3,})([+-]?)(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?", re.ASCII)
+_POSIX_ZONE = re.compile(r"(?:<[+-]?[\w:]+>|[A-Za-z]{3,})([+-]?)(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?", re.ASCII)
 
 
 def find_zone(name: str) -> tzinfo:
@@ -427,9 +427,10 @@ class TimestampCodec(ScalarCodec):
 
     def canonical(self, micros: int, *, exact: bool) -> bytes:
         """Canonical bytes of microseconds since 2000-01-01."""
-        rounded = _round_micros(micros, self.precision, exact=exact)
-        if not _MIN_MICROS <= rounded < _MAX_MICROS:
+        # The server judges the range before it rounds.
+        if not _MIN_MICROS <= micros < _MAX_MICROS:
             raise WireValueError("22008", "timestamp out of range")
+        rounded = _round_micros(micros, self.precision, exact=exact)
         return _styled_stamp(rounded, CANONICAL_SETTINGS, "+00" if self.tz else "").encode()
 
     def load(self, data: bytes, *, exact: bool) -> bytes:

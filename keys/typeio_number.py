@@ -26,7 +26,7 @@ from keys.typeio_base import (
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 # Hexadecimal, octal and binary spellings and underscores are PostgreSQL 16's; 15 refuses them.
 _RADIX = r"0[xX](?P<x>(?:_?[0-9a-fA-F])+)|0[oO](?P<o>(?:_?[0-7])+)|0[bB](?P<b>(?:_?[01])+)"
-_INTEGER = re.compile(rf"[{BLANKS}]*(?P<sign>[+-]?)(?:(?P<d>{_DIGITS})|{_RADIX})[{BLANKS}]*")
+_INTEGER = re.compile(rf"[{BLANKS}]*(?P<sign>[+-]?)(?:{_RADIX}|(?P<d>{_DIGITS}))[{BLANKS}]*")
 _NUMERIC = re.compile(
     rf"[{BLANKS}]*(?P<sign>[+-]?)"
     rf"(?:(?P<d>{_DIGITS})?(?P<point>\.)?(?P<f>(?<=\.){_DIGITS})?(?P<e>[eE][+-]?{_DIGITS})?|{_RADIX})[{BLANKS}]*"
@@ -80,7 +80,7 @@ class IntegerCodec(ScalarCodec):
     def parse(self, text: str, settings: OutputSettings | None, *, exact: bool) -> bytes:
         """A whole number in decimal, 0x, 0o or 0b."""
         del settings, exact
-        found = _INTEGER.fullmatch(text)
+        found = _INTEGER.match(text)
         if found is None:
             raise invalid_syntax(self.name)
         value = _radix_value(found)
@@ -89,7 +89,11 @@ class IntegerCodec(ScalarCodec):
             if len(digits) > 19:
                 raise out_of_range(self.name)
             value = int(digits or "0")
-        return self.fit(-value if found["sign"] == "-" else value)
+        # The server stops at the first digit too many, before it sees what else is wrong.
+        canonical = self.fit(-value if found["sign"] == "-" else value)
+        if found.end() != len(text):
+            raise invalid_syntax(self.name)
+        return canonical
 
     def fit(self, value: int) -> bytes:
         """Canonical bytes of a whole number, if the type holds it."""
@@ -253,7 +257,8 @@ def dump_number(text: str) -> bytes:
     """numeric_send of numeric_out's text."""
     special = {name: code for code, name in _SPECIAL_SIGNS.items()}.get(text)
     if special is not None:
-        return _HEADER.pack(0, 0, special, 0)
+        # The server's header of an infinity shows through as a scale of 32.
+        return _HEADER.pack(0, 0, special, 0 if text == "NaN" else 32)
     negative = text.startswith("-")
     whole, _, fraction = text.lstrip("-").partition(".")
     whole = whole.lstrip("0")
@@ -273,6 +278,7 @@ def dump_number(text: str) -> bytes:
 
 
 _FLOAT = re.compile(rf"[{BLANKS}]*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[{BLANKS}]*")
+_SIGNED_NAN = re.compile(rf"^[{BLANKS}]*[+-]nan", re.IGNORECASE | re.ASCII)
 _HEX_FLOAT = re.compile(
     rf"[{BLANKS}]*([+-]?0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)(?:[pP][+-]?[0-9]+)?)[{BLANKS}]*"
 )
@@ -288,15 +294,20 @@ class FloatCodec(ScalarCodec):
     def parse(self, text: str, settings: OutputSettings | None, *, exact: bool) -> bytes:
         """What the C library's strtod takes: decimal, hexadecimal, NaN, infinities."""
         del settings, exact
-        found = _FLOAT.fullmatch(text)
+        found = _HEX_FLOAT.match(text)
         if found is not None:
-            return self._decimal(found[1])
-        found = _HEX_FLOAT.fullmatch(text)
-        if found is None:
-            return _parse_special(text, self.name).encode()
-        return self.fit(
-            _from_hex_float(found[1], self.name), nonzero=any(c in "123456789abcdefABCDEF" for c in found[1][2:])
-        )
+            nonzero = re.search("[1-9a-fA-F]", re.split("[xXpP]", found[1])[1]) is not None
+            canonical = self.fit(_from_hex_float(found[1], self.name), nonzero=nonzero)
+        else:
+            found = _FLOAT.match(text)
+            if found is None:
+                # strtod takes a sign before NaN, numeric does not.
+                return _parse_special(_SIGNED_NAN.sub("nan", text), self.name).encode()
+            canonical = self._decimal(found[1])
+        # The C library reports the range of what it could read, before the server sees what is left over.
+        if found.end() != len(text):
+            raise invalid_syntax(self.name)
+        return canonical
 
     def _decimal(self, text: str) -> bytes:
         value = float(text)
