@@ -1,0 +1,1 @@
+"""Measurements: what pgveil costs, as ratios within one run."""
