@@ -18,7 +18,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -135,8 +135,15 @@ class CatalogError(Exception):
     """The rows are not those of one database at one moment (something was dropped while they were read): read them again."""
 
 
-def build_catalog(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Catalog:
-    """The snapshot that the answers to CATALOG_QUERIES make; rows are anything indexed by column name (dict, asyncpg.Record).
+class Row(Protocol):
+    """Anything indexed by column name: a dict, an asyncpg.Record."""
+
+    def __getitem__(self, key: str, /) -> Any:
+        """The value of a column."""
+
+
+def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
+    """The snapshot that the answers to CATALOG_QUERIES make; rows are given by the query's name.
 
     Any membership counts, whatever its INHERIT, SET or ADMIN options. `superusers` also holds those who can become one by SET ROLE.
     Raises CatalogError where the rows contradict each other.
@@ -157,7 +164,7 @@ def build_catalog(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Catalog:
     return replace(unversioned, version=_digest(unversioned))
 
 
-def _relations(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[int, Relation]:
+def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
     columns: dict[int, list[CatalogColumn]] = {}
     for row in rows["columns"]:
         columns.setdefault(row["relation"], []).append(_column(row))
@@ -186,7 +193,7 @@ def _relations(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[int, Rel
     return relations
 
 
-def _column(row: Mapping[str, Any]) -> CatalogColumn:
+def _column(row: Row) -> CatalogColumn:
     if row["declared_type"] is None:
         raise CatalogError(f"a type of the relation with OID {row['relation']} was dropped while the catalog was read")
     return CatalogColumn(
@@ -202,7 +209,7 @@ def _column(row: Mapping[str, Any]) -> CatalogColumn:
     )
 
 
-def _function(row: Mapping[str, Any]) -> Function:
+def _function(row: Row) -> Function:
     return Function(
         oid=row["oid"],
         name=TableName(row["schema"], row["name"]),
@@ -213,7 +220,7 @@ def _function(row: Mapping[str, Any]) -> Function:
     )
 
 
-def _closure(edges: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+def _closure(edges: Iterable[Row]) -> dict[str, frozenset[str]]:
     """Each role that is a member of something, with everything that it reaches."""
     direct: dict[str, set[str]] = {}
     for edge in edges:

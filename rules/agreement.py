@@ -1,0 +1,182 @@
+"""Whether a rules file and a database agree: tables, columns and types exist, nothing that looks sensitive is left unclassified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rules.document import Place
+from rules.logical import canonical_type, is_array, type_of_oid
+from rules.masks import MASK_KINDS, masks_for
+from rules.model import ColumnName, Protection, TableName
+from rules.names import show_name
+from rules.problems import Problem, Severity, did_you_mean
+from rules.recognise import recognise_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from rules.catalog import Catalog, CatalogColumn, Relation
+    from rules.model import Column, Rules, Table
+
+# The domain that sealed columns have in the database.
+SEALED_TYPE = "pgveil.sealed"
+SEALED_ARRAY_TYPE = "pgveil.sealed[]"
+_KINDS_WITH_DATA = frozenset("rpf")
+
+
+class _Report:
+    def __init__(self, file: str, places: Mapping[TableName | ColumnName, Place]) -> None:
+        self._file = file
+        self._places = places
+        self.found: list[Problem] = []
+
+    def add(
+        self, about: TableName | ColumnName, message: str, fix: str | None, severity: Severity = Severity.ERROR
+    ) -> None:
+        """Note a problem at the place of what it is about; for a column that the file lacks, of its table."""
+        place = self._places.get(about)
+        if place is None and isinstance(about, ColumnName):
+            place = self._places.get(about.relation)
+        place = place or Place(1, 1)
+        self.found.append(Problem(self._file, place.line, place.column, message, fix, severity))
+
+
+def compare(
+    rules: Rules, catalog: Catalog, file: str, places: Mapping[TableName | ColumnName, Place], *, strict: bool = False
+) -> tuple[Problem, ...]:
+    """What does not agree, by position. With `strict`, an unclassified column that looks sensitive is an error."""
+    report = _Report(file, places)
+    for table in rules.tables.values():
+        relation = catalog.by_name.get(table.name)
+        if relation is None:
+            known = {show_name(*n): n for n in catalog.by_name}
+            report.add(
+                table.name,
+                f"the database {catalog.database} has no table {table.name}",
+                did_you_mean(show_name(*table.name), known),
+            )
+        else:
+            _table(report, table, relation, catalog)
+    for name, declared, logical in _uncovered(rules, catalog):
+        found = recognise_type(name.relation, name.column, logical)
+        if found is not None:
+            mask = f", mask: {found.mask}" if found.mask and MASK_KINDS[found.mask].suits(logical) else ""
+            report.add(
+                name,
+                f"column {name} ({declared}) looks like a {found.kind} ({found.reason}) and is not classified",
+                f"classify it, e.g. `{{level: {found.level}{mask}}}`, or `{{level: general}}` if it is none",
+                Severity.ERROR if strict else Severity.WARNING,
+            )
+    return tuple(sorted(report.found, key=lambda p: (p.line, p.column, p.message)))
+
+
+def _table(report: _Report, table: Table, relation: Relation, catalog: Catalog) -> None:
+    if relation.kind not in _KINDS_WITH_DATA:
+        report.add(
+            table.name, f"{table.name} is a view; rules name the tables that hold the data", "name the view's tables"
+        )
+        return
+    inherited = sorted(_inherited(relation, catalog) & table.columns.keys())
+    if inherited:
+        parent = catalog.relations.get(relation.parents[0])
+        name = show_name(*parent.name) if parent else "its parent"
+        report.add(
+            ColumnName(*table.name, inherited[0]),
+            f"{table.name} inherits {', '.join(inherited[:3])}: a partition or child follows the rules of {name}",
+            f"name these columns under {name} instead",
+        )
+    known = [show_name(c.name) for c in relation.columns]
+    if table.subject is not None and relation.column(table.subject) is None:
+        report.add(
+            table.name,
+            f"the subject {table.subject} is not a column of {table.name}",
+            did_you_mean(table.subject, known),
+        )
+    for column in table.columns.values():
+        there = relation.column(column.name.column)
+        if there is None:
+            report.add(
+                column.name,
+                f"the table {table.name} has no column {column.name.column}",
+                did_you_mean(column.name.column, known),
+            )
+        else:
+            _column(report, column, there)
+
+
+def _column(report: _Report, column: Column, there: CatalogColumn) -> None:
+    if there.declared_type in {SEALED_TYPE, SEALED_ARRAY_TYPE}:
+        if column.protection is not Protection.SEALED:
+            report.add(
+                column.name,
+                f"{column.name} is sealed in the database but `{column.protection}` in the rules",
+                "write `protection: sealed`",
+            )
+        elif is_array(column.type) != (there.declared_type == SEALED_ARRAY_TYPE):
+            report.add(
+                column.name,
+                f"{column.name} is {there.declared_type} but the rules say {column.type}",
+                "give the type that clients see",
+            )
+        return
+    actual = logical_type_of(there)
+    if column.protection is Protection.SEALED and (there.generated or there.identity):
+        kind = "generated" if there.generated else "an identity column"
+        report.add(
+            column.name,
+            f"{column.name} is {kind}: the database makes its values, so they cannot be sealed",
+            "mask it instead",
+        )
+    if column.type is not None and not _same_type(column.type, actual):
+        report.add(
+            column.name,
+            f"{column.name} is {there.declared_type} in the database but {column.type} in the rules",
+            None if actual is None else f"write `type: {actual}`",
+        )
+        return
+    if column.mask is not None and not MASK_KINDS[column.mask.kind].suits(actual):
+        report.add(
+            column.name,
+            f"the mask {column.mask.kind} does not fit {there.declared_type}",
+            f"masks for it: {', '.join(masks_for(actual))}",
+        )
+    if column.protection is Protection.SEALED:
+        report.add(
+            column.name,
+            f"{column.name} is still stored plain",
+            "run the backfill that seals it",
+            Severity.WARNING,
+        )
+
+
+def logical_type_of(column: CatalogColumn) -> str | None:
+    """The canonical logical type of a plain column, its domain looked through; an enum without its labels; None for other types."""
+    known = type_of_oid(column.type_oid, column.typmod)
+    return known if known is not None else canonical_type(f"enum {column.declared_type}")
+
+
+def _same_type(wanted: str, actual: str | None) -> bool:
+    """Enums are compared by name: a snapshot does not hold their labels. format_type leaves no schema out (search_path is fixed)."""
+    if actual is None:
+        return False
+    return wanted == actual or (
+        actual.startswith("enum ") and wanted.partition("(")[0] + ("[]" if is_array(wanted) else "") == actual
+    )
+
+
+def _uncovered(rules: Rules, catalog: Catalog) -> Iterator[tuple[ColumnName, str, str | None]]:
+    """Columns that hold data and that the rules do not name: name, declared type, logical type. A child's are its parent's."""
+    for relation in sorted(catalog.relations.values(), key=lambda r: r.name):
+        schema = relation.name.schema
+        if relation.kind not in _KINDS_WITH_DATA or schema == "pgveil" or schema.startswith(("pgveil_", "pg_")):
+            continue
+        inherited = _inherited(relation, catalog)
+        for column in relation.columns:
+            name = ColumnName(*relation.name, column.name)
+            if rules.column(name) is None and column.name not in inherited and column.declared_type != SEALED_TYPE:
+                yield name, column.declared_type, type_of_oid(column.type_oid, column.typmod)
+
+
+def _inherited(relation: Relation, catalog: Catalog) -> frozenset[str]:
+    parents: Iterable[Relation | None] = (catalog.relations.get(oid) for oid in relation.parents)
+    return frozenset(c.name for p in parents if p is not None for c in p.columns)

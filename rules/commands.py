@@ -1,0 +1,248 @@
+"""`pgveil check`: judge a rules file, alone or against a database, and show who sees what. `pgveil schema`: print the file's form."""
+
+# ruff: noqa: PLC0415 - drivers and tables are loaded when a command runs, not whenever pgveil prints its help
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rules.load import check_rules, read_rules_file
+from rules.problems import Problem, RulesError, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rules.catalog import Catalog
+    from rules.load import Checked
+    from rules.model import Principal, Rules, TableName
+
+_NOT_SO, _USAGE, _IO = 1, 2, 3  # exit codes, as everywhere in pgveil
+_CONNECT_SECONDS = 10
+_QUERY_SECONDS = 60
+
+_File = Annotated[Path, typer.Argument(help="The rules file (YAML).", metavar="RULES")]
+_Database = Annotated[
+    str | None, typer.Option("--database", help="Compare with this database (postgresql:// URL).", metavar="DSN")
+]
+_Login = Annotated[str | None, typer.Option("--as", help="Show what this login gets.", metavar="LOGIN")]
+_Strict = Annotated[
+    bool, typer.Option("--strict", help="Warnings fail too: unclassified columns that look sensitive, for one.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+# Logins that rules speak of or that could connect; a role that cannot log in is nobody who asks.
+_LOGINS_QUERY = """
+SELECT r.rolname::text AS name, r.rolcanlogin AS can_login
+  FROM pg_catalog.pg_roles r
+ WHERE NOT pg_catalog.starts_with(r.rolname::text, 'pg_')
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the rules' commands to pgveil's command line."""
+    app.command("check")(check)
+    app.command("schema")(schema)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a database says: its catalog, and whether each of its roles may log in."""
+
+    catalog: Catalog
+    roles: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """A login under the rules. `fenced`: whether privileges can keep it out of every protected table; None without a database."""
+
+    principal: Principal
+    fenced: bool | None
+
+
+def check(
+    rules: _File, database: _Database = None, login: _Login = None, strict: _Strict = False, json_: _Json = False
+) -> None:
+    """Check a rules file; with a database, that both agree and that nothing sensitive is left out; and show who sees what.
+
+    Exit code 0: all is well. 1: errors (with --strict, warnings too). 2: bad usage. 3: the database cannot be reached.
+    """
+    checked = _read(rules)
+    if checked.rules is None:
+        _show(rules, checked.problems, None, (), as_json=json_)
+        raise typer.Exit(_NOT_SO)
+    problems = list(checked.problems)
+    live = None if database is None else _reach(database)
+    if live is not None:
+        from rules.agreement import compare
+
+        problems += compare(checked.rules, live.catalog, str(rules), checked.places, strict=strict)
+        problems += _role_problems(str(rules), checked.rules, live)
+    holders = _holders(checked.rules, live, login)
+    ordered = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.message)))
+    _show(rules, ordered, checked.rules, holders, as_json=json_)
+    if any(p.severity is Severity.ERROR or strict for p in ordered):
+        raise typer.Exit(_NOT_SO)
+
+
+def schema() -> None:
+    """Print the JSON Schema of rules files, for editors."""
+    from rules.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _read(path: Path) -> Checked:
+    """What a file gave. Ends the command where there is no file to read."""
+    if not path.is_file():
+        _fail(_USAGE, f"{path} is not a file")
+    try:
+        text = read_rules_file(path)
+    except RulesError as error:
+        _fail(_USAGE, str(error))
+    return check_rules(text, str(path))
+
+
+def _reach(dsn: str) -> _Live:
+    """The database's answer. Ends the command where there is none; a DSN is never shown, since it can hold a password."""
+    import asyncio
+
+    import asyncpg
+
+    from rules.catalog import CatalogError
+
+    try:
+        return asyncio.run(_ask(dsn))
+    except (asyncpg.PostgresError, CatalogError) as error:
+        _fail(_IO, f"the database says: {error}")
+    except (ValueError, asyncpg.InterfaceError):
+        _fail(
+            _USAGE,
+            "--database is not a PostgreSQL connection URL that can be used; write postgresql://user@host:port/database",
+        )
+    except TimeoutError:
+        _fail(_IO, "the database does not answer in time")
+    except OSError as error:
+        _fail(_IO, f"the database cannot be reached: {error.strerror or type(error).__name__}")
+
+
+async def _ask(dsn: str) -> _Live:
+    import asyncpg
+
+    from rules.catalog import CATALOG_QUERIES, build_catalog
+
+    connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, command_timeout=_QUERY_SECONDS)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            rows = {name: await connection.fetch(query) for name, query in CATALOG_QUERIES.items()}
+            roles = await connection.fetch(_LOGINS_QUERY)
+    finally:
+        await connection.close()
+    return _Live(build_catalog(rows), {r["name"]: r["can_login"] for r in roles})
+
+
+def _role_problems(file: str, rules: Rules, live: _Live) -> Iterable[Problem]:
+    """Logins and roles that the database does not have: a misspelt one would leave its people without their post."""
+    for role in rules.roles.values():
+        for word, names in (("login", role.logins), ("role", role.member_of)):
+            for name in sorted(names - live.roles.keys()):
+                if not name.startswith("pg_"):
+                    yield Problem(
+                        file, 1, 1, f"role {role.name}: the database has no {word} {name}", None, Severity.WARNING
+                    )
+
+
+def _holders(rules: Rules, live: _Live | None, only: str | None) -> tuple[_Holder, ...]:
+    """The logins to show, sorted: one, or every one that can connect, or without a database those that the file names."""
+    if only is not None:
+        names = {only}
+    elif live is not None:
+        names = {name for name, can_login in live.roles.items() if can_login}
+    else:
+        names = {login for role in rules.roles.values() for login in role.logins}
+    return tuple(_holder(rules, live, name) for name in sorted(names))
+
+
+def _holder(rules: Rules, live: _Live | None, login: str) -> _Holder:
+    if live is None:
+        return _Holder(rules.principal(login, ()), None)
+    tables: frozenset[TableName] = rules.protected_tables()
+    catalog = live.catalog
+    owned = any(catalog.owns(login, catalog.by_name[t]) for t in tables if t in catalog.by_name)
+    return _Holder(rules.principal(login, catalog.memberships(login)), not owned and login not in catalog.superusers)
+
+
+def _show(
+    path: Path, problems: tuple[Problem, ...], rules: Rules | None, holders: tuple[_Holder, ...], *, as_json: bool
+) -> None:
+    if as_json:
+        typer.echo(json.dumps(_document(path, problems, rules, holders), ensure_ascii=False, indent=2))
+        return
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if rules is None:
+        return
+    columns = sum(len(t.columns) for t in rules.tables.values())
+    protected = rules.protected_columns()
+    typer.echo(
+        f"{path}: version {rules.version}, {len(rules.tables)} tables, {columns} columns, {len(protected)} of them protected"
+    )
+    if holders:
+        _print_tables(rules, holders)
+
+
+def _print_tables(rules: Rules, holders: tuple[_Holder, ...]) -> None:
+    """Who is in which class, and what each class sees: logins of one class see the same."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    logins = Table("login", "roles", "class", "kept out by privileges", title="Logins", title_justify="left")
+    for h in holders:
+        fenced = "" if h.fenced is None else ("yes" if h.fenced else "no: owner or superuser")
+        logins.add_row(
+            *map(Text, (h.principal.login, ", ".join(h.principal.roles) or "none", h.principal.policy.id, fenced))
+        )
+    console.print(logins)
+    classes = {h.principal.policy.id: h.principal.policy for h in holders}
+    verdicts = Table("column", "level", *classes, title="Verdicts by class", title_justify="left")
+    for column in rules.protected_columns():
+        seen = (str(policy.verdict(column.name)) for policy in classes.values())
+        verdicts.add_row(*map(Text, (str(column.name), str(column.level), *seen)))
+    console.print(verdicts)
+
+
+def _document(
+    path: Path, problems: tuple[Problem, ...], rules: Rules | None, holders: tuple[_Holder, ...]
+) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "version": None if rules is None else rules.version,
+        "errors": sum(p.severity is Severity.ERROR for p in problems),
+        "warnings": sum(p.severity is Severity.WARNING for p in problems),
+        "problems": [
+            {"line": p.line, "column": p.column, "severity": p.severity, "message": p.message, "fix": p.fix}
+            for p in problems
+        ],
+        "logins": [
+            {
+                "login": h.principal.login,
+                "roles": h.principal.roles,
+                "class": h.principal.policy.id,
+                "fenced": h.fenced,
+                "verdicts": {str(c): v for c, v in sorted(h.principal.policy.verdicts.items())},
+            }
+            for h in holders
+        ],
+    }
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    typer.echo(f"pgveil: {message}", err=True)
+    raise typer.Exit(code)
