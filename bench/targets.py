@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -80,13 +79,13 @@ def pgbouncer(program: str, server: Postgres, database: str, home: Path) -> Iter
 @contextlib.contextmanager
 def pgveil(server: Postgres, database: str, home: Path, rules: str, workers: int) -> Iterator[Target]:
     """`pgveil run` with keys and an audit log of its own; the audit log syncs to the disk below `home`."""
-    port, probes = free_port(), free_port()
+    port = free_port()
     home.mkdir(parents=True)
     (home / "rules.yaml").write_text(rules)
     (home / "pgveil.yaml").write_text(
         f"workers: {workers}\nlisten: {{address: 127.0.0.1, port: {port}}}\n"
         f'server: {{hosts: "127.0.0.1:{server.port}", sslmode: disable}}\n'
-        f"catalog: {{dsn: {server.dsn(database)}}}\nmetrics: {{address: 127.0.0.1, port: {probes}}}\nlog: {{level: warning}}\n"
+        f"catalog: {{dsn: {server.dsn(database)}}}\nlog: {{level: warning}}\n"
     )
     program = [sys.executable, "-m", "proxy"]
     run([*program, "keys", "init", str(home / "keys")])
@@ -95,12 +94,6 @@ def pgveil(server: Postgres, database: str, home: Path, rules: str, workers: int
         target = Target("pgveil", port, database)
         _wait(target, server, process, log)
         yield target
-
-
-def scrape(port: int) -> str:
-    """The text of /metrics on a port of 127.0.0.1."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
-        return str(page.read().decode())
 
 
 @contextlib.contextmanager
