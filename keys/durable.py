@@ -29,11 +29,14 @@ def read_regular(path: Path, limit: int) -> tuple[bytes, os.stat_result]:
     """A regular file's bytes, at most `limit` + 1 of them, and its status. Follows no link at the last step. Raises OSError, NotRegularError."""
     # Without O_NONBLOCK a named pipe in the file's place would hold the process here for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise NotRegularError
-        return file.read(limit + 1), status
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit + 1), status
+    finally:
+        os.close(descriptor)
 
 
 class NotRegularError(Exception):
