@@ -113,6 +113,8 @@ _CODEC_READS: Final[dict[str, dict[int, int]]] = {
     for codec, reads in _SERVER_READS.items()
 }
 
+ENCODING_NAMES: Final = frozenset(_CODECS)
+
 
 class EncodingError(ValueError):
     """The bytes and the characters of a text do not certainly correspond. No part of the text is in it."""
