@@ -30,14 +30,18 @@ _MODIFYING = (exp.Insert, exp.Update, exp.Delete)
 
 
 def analyse(
-    lexed: Lexed, first: int, last: int, database: Protected, search_path: tuple[str, ...] | None, suspects: frozenset[str]
+    lexed: Lexed,
+    statement: tuple[int, int],
+    database: Protected,
+    search_path: tuple[str, ...] | None,
+    suspects: frozenset[str],
 ) -> Facts:
-    """The facts of the statement of tokens `first..last`.
+    """The facts of the statement that the tokens from `statement[0]` to `statement[1]` make.
 
     `suspects`: names of everything protected, relations and columns alike. Raises ParseError, or AmbiguousNameError where the
     search_path must be known.
     """
-    tree = parse(lexed, first, last)
+    tree = parse(lexed, *statement)
     record = Record(tree, database, search_path)
     try:
         outputs, action = _walk(tree, record)
@@ -52,8 +56,7 @@ def lineage_of_query(
     lexed: Lexed, database: Protected, search_path: tuple[str, ...], suspects: frozenset[str]
 ) -> ViewLineage:
     """The lineage of a view's definition. Raises ParseError."""
-    first, last = lexed.statements[0]
-    facts = analyse(lexed, first, last, database, search_path, suspects)
+    facts = analyse(lexed, lexed.statements[0], database, search_path, suspects)
     known = facts.outputs is not None and not facts.obstacles
     return ViewLineage(facts.outputs or (), facts.columns, known)
 
@@ -77,7 +80,10 @@ def _walk(tree: Tree, record: Record) -> tuple[Outputs | None, Action]:
         return (outputs if outputs.known else None), Action.SELECT
     if isinstance(root, exp.Create) and isinstance(root.expression, exp.Query):
         outputs = queries.outputs(root.expression, Scope())
-        queries.stored_elsewhere(outputs, root.this)
+        if str(root.kind).upper() == "VIEW" and not root.find(exp.MaterializedProperty):
+            queries.expressions.visit(*root.this.find_all(exp.Identifier))
+        else:
+            queries.stored_elsewhere(outputs, root.this)
         return None, Action.DDL
     raise ParseError("the statement is of a kind that is not analysed")
 

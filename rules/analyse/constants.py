@@ -35,7 +35,7 @@ class Extent:
         self.casts: list[str] = []
 
 
-def extent_of(tree: Tree, node: exp.Expression) -> Extent | None:
+def extent_of(tree: Tree, node: exp.Expr) -> Extent | None:
     """The extent of a constant: a literal or parameter, perhaps negative, in parentheses or cast. None where it is anything else."""
     index = tree.constant_token(node)
     if index is not None:

@@ -26,9 +26,9 @@ class Expressions:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.query: Callable[[exp.Expression, Scope], list[Flow]] = _no_queries
+        self.query: Callable[[exp.Expr, Scope], list[Flow]] = _no_queries
 
-    def value(self, node: exp.Expression, scope: Scope) -> Flow:
+    def value(self, node: exp.Expr, scope: Scope) -> Flow:
         """The flow of an expression's value."""
         if isinstance(node, exp.Column):
             return self._column(node, scope)
@@ -48,17 +48,17 @@ class Expressions:
             return NOTHING
         return self._operation(node, scope)
 
-    def condition(self, node: exp.Expression | None, scope: Scope) -> None:
+    def condition(self, node: exp.Expr | None, scope: Scope) -> None:
         """A WHERE, ON, HAVING or FILTER condition."""
         if node is not None:
             self.consume(self.value(node, scope), Use.COMPUTE, node)
 
-    def consume(self, flow: Flow, use: Use, node: exp.Expression) -> None:
+    def consume(self, flow: Flow, use: Use, node: exp.Expr) -> None:
         """Note that `flow`, the value of `node`, is used."""
         if flow.column is not None:
             self.record.use(flow, use, self._anchor(node))
 
-    def _operation(self, node: exp.Expression, scope: Scope) -> Flow:
+    def _operation(self, node: exp.Expr, scope: Scope) -> Flow:
         if isinstance(node, _BOOLEAN):
             for child in node.iter_expressions():
                 self.condition(child, scope)
@@ -82,18 +82,18 @@ class Expressions:
             return self._dot(node, scope)
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
 
-    def _all_used(self, nodes: Iterable[exp.Expression], use: Use, scope: Scope) -> Flow:
+    def _all_used(self, nodes: Iterable[exp.Expr], use: Use, scope: Scope) -> Flow:
         return mixed(*[self._used(node, use, scope) for node in nodes])
 
-    def _used(self, node: exp.Expression, use: Use, scope: Scope) -> Flow:
+    def _used(self, node: exp.Expr, use: Use, scope: Scope) -> Flow:
         flow = self.value(node, scope)
         self.consume(flow, use, node)
         return mixed(flow)
 
-    def _equality(self, left: exp.Expression, right: exp.Expression, scope: Scope) -> Flow:
+    def _equality(self, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
         if isinstance(left, exp.Tuple) and isinstance(right, exp.Tuple) and len(left.expressions) == len(right.expressions):
             return mixed(*[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)])
-        array = _array_operand(right)
+        array = _uncast_array(_array_operand(right))
         if array is not None:
             return self._equal_to_array(left, array, scope)
         first = self.value(left, scope)
@@ -107,7 +107,7 @@ class Expressions:
         self._meet(first, left, second, right)
         return mixed(first, second)
 
-    def _meet(self, first: Flow, left: exp.Expression, second: Flow, right: exp.Expression) -> None:
+    def _meet(self, first: Flow, left: exp.Expr, second: Flow, right: exp.Expr) -> None:
         """Two values are compared for equality."""
         if first.column is not None and second.column is not None:
             self.record.pairs.append(Pair(first.column, second.column, self._anchor(left)))
@@ -120,7 +120,7 @@ class Expressions:
             self.consume(first, Use.COMPUTE, left)
             self.consume(second, Use.COMPUTE, right)
 
-    def _equal_to_array(self, left: exp.Expression, array: exp.Expression, scope: Scope) -> Flow:
+    def _equal_to_array(self, left: exp.Expr, array: exp.Expr, scope: Scope) -> Flow:
         flow = self.value(left, scope)
         if isinstance(array, exp.Query):
             return self._equal_to_query(flow, left, array, scope)
@@ -137,7 +137,7 @@ class Expressions:
         self.consume(flow, Use.COMPUTE, left)
         return mixed(flow, self._used(array, Use.COMPUTE, scope))
 
-    def _equal_to_query(self, flow: Flow, left: exp.Expression, query: exp.Expression, scope: Scope) -> Flow:
+    def _equal_to_query(self, flow: Flow, left: exp.Expr, query: exp.Expr, scope: Scope) -> Flow:
         outputs = self.query(query, scope)
         other = outputs[0] if len(outputs) == 1 else mixed(*outputs)
         self._meet(flow, left, other, query)
@@ -151,13 +151,13 @@ class Expressions:
                 return self._row_in_query(left, query, scope)
             return self._equal_to_query(self.value(left, scope), left, query, scope)
         flows = [self._equality(left, item, scope) for item in node.expressions]
-        extra = [child for key in ("unnest", "field") if isinstance(child := node.args.get(key), exp.Expression)]
+        extra = [child for key in ("unnest", "field") if isinstance(child := node.args.get(key), exp.Expr)]
         if extra:
             flows.append(self._used(left, Use.COMPUTE, scope))
             flows += [self._used(child, Use.COMPUTE, scope) for child in extra]
         return mixed(*flows)
 
-    def _row_in_query(self, left: exp.Tuple, query: exp.Expression, scope: Scope) -> Flow:
+    def _row_in_query(self, left: exp.Tuple, query: exp.Expr, scope: Scope) -> Flow:
         flows = [self.value(item, scope) for item in left.expressions]
         outputs = self.query(query, scope)
         if len(outputs) != len(flows):
@@ -170,7 +170,7 @@ class Expressions:
                 self._meet(flow, item, other, query)
         return mixed(*flows, *outputs)
 
-    def constant(self, flow: Flow, node: exp.Expression, *, array: bool) -> bool:
+    def constant(self, flow: Flow, node: exp.Expr, *, array: bool) -> bool:
         """Note that the value of protected column `flow.column` meets the constant `node`; False where `node` is none."""
         if isinstance(node, exp.Null):
             return True
@@ -216,7 +216,7 @@ class Expressions:
             entry = scope.entry(name)
             if entry is not None and not scope.unqualified(name)[0]:
                 self._visit_identifier(inner.this)
-                return self._member(entry, field, scope)
+                return self._member(entry, field)
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
 
     # -- column references
@@ -234,7 +234,7 @@ class Expressions:
         entry = self._qualified_entry(node, scope)
         if entry is None:
             return self._unknown_qualifier(node, scope)
-        return self._member(entry, node.this, scope)
+        return self._member(entry, node.this)
 
     def _qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
         schema = node.db or None
@@ -245,11 +245,13 @@ class Expressions:
 
     def _note_qualifier(self, entry: Entry, node: exp.Column) -> None:
         first_part = node.args.get("catalog") or node.args.get("db")
+        if not isinstance(first_part, exp.Identifier) or entry.reference is None:
+            return
         first, last = self.record.tree.token_of(first_part), self.record.tree.token_of(node.args["table"])
-        if first is not None and last is not None and entry.reference is not None:
+        if first is not None and last is not None:
             self.record.references[entry.reference].qualified.append((first, last))
 
-    def _member(self, entry: Entry, field: exp.Identifier, scope: Scope) -> Flow:
+    def _member(self, entry: Entry, field: exp.Identifier) -> Flow:
         self._visit_identifier(field)
         name = str(field.this)
         flow = entry.find(name)
@@ -266,7 +268,7 @@ class Expressions:
 
     def _bare(self, node: exp.Column, scope: Scope) -> Flow:
         name = node.name
-        found, opaque = scope.unqualified(name)
+        found, _ = scope.unqualified(name)
         if found:
             flows = [self.read(entry, flow, node) if entry is not None else flow for entry, flow in found]
             if len(flows) == 1:
@@ -290,7 +292,7 @@ class Expressions:
             self.consume(flow, Use.COMPUTE, node)
         return mixed(*flows)
 
-    def read(self, entry: Entry, flow: Flow, node: exp.Expression) -> Flow:
+    def read(self, entry: Entry, flow: Flow, node: exp.Expr) -> Flow:
         """A column of `entry` is read."""
         if flow.touches and entry.reference is not None:
             self.record.references[entry.reference].columns |= flow.touches
@@ -298,7 +300,7 @@ class Expressions:
             self.record.target_reads.append(ColumnUse(flow.column, Use.COMPUTE, self._anchor(node), None))
         return flow
 
-    def whole_row(self, entry: Entry, node: exp.Expression) -> Flow:
+    def whole_row(self, entry: Entry, node: exp.Expr) -> Flow:
         """The entry's row as one value: each of its protected columns is worked on."""
         flows = [self.read(entry, c.flow, node) for c in entry.columns]
         for flow in flows:
@@ -310,7 +312,7 @@ class Expressions:
             reference = self.record.references[entry.reference]
             reference.obstacle = reference.obstacle or why
 
-    def _doubt(self, name: str, node: exp.Expression, flow: Flow) -> None:
+    def _doubt(self, name: str, node: exp.Expr, flow: Flow) -> None:
         if flow.touches:
             self.record.obstacle(
                 f'the column name "{name}" could mean several columns here',
@@ -330,7 +332,7 @@ class Expressions:
         for node in nodes:
             self._visit_identifier(node)
 
-    def _anchor(self, node: exp.Expression) -> int:
+    def _anchor(self, node: exp.Expr) -> int:
         """The token that an error about `node` points at."""
         for each in node.find_all(exp.Identifier, exp.Star, exp.Literal):
             token = self.record.tree.token_of(each) if not isinstance(each, exp.Literal) else self.record.tree.constant_token(each)
@@ -339,7 +341,7 @@ class Expressions:
         return self.record.tree.first
 
 
-def _array_operand(node: exp.Expression) -> exp.Expression | None:
+def _array_operand(node: exp.Expr) -> exp.Expr | None:
     """The operand of ANY, SOME or ALL, without its parentheses."""
     if isinstance(node, exp.Any | exp.All):
         inner = node.this
@@ -351,8 +353,15 @@ def _array_operand(node: exp.Expression) -> exp.Expression | None:
         inner = inner.this
     if isinstance(inner, exp.Subquery) and isinstance(inner.this, exp.Query) and not inner.args.get("alias"):
         return inner.this
-    return inner if isinstance(inner, exp.Expression) else None
+    return inner if isinstance(inner, exp.Expr) else None
 
 
-def _no_queries(_node: exp.Expression, _scope: Scope) -> list[Flow]:
+def _uncast_array(node: exp.Expr | None) -> exp.Expr | None:
+    """ARRAY[...] without a cast to an array of plain text, which changes nothing of what is sealed."""
+    if isinstance(node, exp.Cast) and isinstance(node.this, exp.Array) and node.to.sql("postgres").lower() in {"text[]", "varchar[]"}:
+        return node.this
+    return node
+
+
+def _no_queries(_node: exp.Expr, _scope: Scope) -> list[Flow]:
     raise NotImplementedError("the query walker was not set")

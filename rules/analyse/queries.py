@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -13,7 +14,7 @@ from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope, mixed
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rules.analyse.record import Record, ViewLineage
     from rules.catalog import Relation
@@ -35,10 +36,10 @@ class Queries:
         self.record = record
         self.expressions = Expressions(record)
         self.expressions.query = self._flows
-        self.modify = _no_writes
+        self.modify: Callable[[exp.Expr, Scope | None], Outputs] = _no_writes
         self._depth = 0
 
-    def outputs(self, node: exp.Expression, scope: Scope | None) -> Outputs:
+    def outputs(self, node: exp.Expr, scope: Scope | None) -> Outputs:
         """The output columns of a query, a VALUES list or a parenthesised one. `scope`: the level around it."""
         self._depth += 1
         if self._depth > _MAX_NESTING:
@@ -48,7 +49,7 @@ class Queries:
         finally:
             self._depth -= 1
 
-    def _outputs(self, node: exp.Expression, scope: Scope) -> Outputs:
+    def _outputs(self, node: exp.Expr, scope: Scope) -> Outputs:
         self.with_clause(node, scope)
         if isinstance(node, exp.Select):
             return self._select(node, scope)
@@ -67,12 +68,12 @@ class Queries:
         self._unknown(node, "this form of query is not analysed")
         return Outputs()
 
-    def _flows(self, node: exp.Expression, scope: Scope) -> list[Flow]:
+    def _flows(self, node: exp.Expr, scope: Scope) -> list[Flow]:
         return [named.flow for named in self.outputs(node, scope)]
 
     # -- WITH
 
-    def with_clause(self, node: exp.Expression, scope: Scope) -> None:
+    def with_clause(self, node: exp.Expr, scope: Scope) -> None:
         """Make the CTEs of `node` known to `scope`."""
         clause = node.args.get("with_")
         if clause is None:
@@ -86,7 +87,7 @@ class Queries:
                 self._unknown(cte, "SEARCH and CYCLE are not analysed")
             scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
 
-    def _cte(self, body: exp.Expression, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
+    def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
         if isinstance(body, exp.Insert | exp.Update | exp.Delete):
             written = self.modify(body, scope)
             return _derived(name, written, alias)
@@ -129,21 +130,21 @@ class Queries:
                 self._unknown(node, "this form of query is not analysed")
         return outputs
 
-    def from_clause(self, node: exp.Expression, scope: Scope) -> None:
+    def from_clause(self, node: exp.Expr, scope: Scope) -> None:
         """FROM and its joins become the scope's entries and its `*`."""
         clause = node.args.get("from_")
         if clause is not None:
             scope.star += self._item(clause.this, scope)
         self._joins(node.args.get("joins") or [], scope)
 
-    def stored_elsewhere(self, outputs: Outputs, node: exp.Expression) -> None:
+    def stored_elsewhere(self, outputs: Outputs, node: exp.Expr) -> None:
         """SELECT INTO and CREATE TABLE AS: the values go where nothing protects them."""
         self.expressions.visit(*node.find_all(exp.Identifier))
         token = next((t for i in node.find_all(exp.Identifier) if (t := self.record.tree.token_of(i)) is not None), self.record.tree.first)
         for output in outputs:
             self.record.leaks += [Leak(column, token) for column in sorted(output.flow.touches)]
 
-    def select_list(self, expressions: Sequence[exp.Expression], scope: Scope) -> Outputs:
+    def select_list(self, expressions: Sequence[exp.Expr], scope: Scope) -> Outputs:
         """The output columns of a select list or RETURNING list."""
         outputs = Outputs()
         for item in expressions:
@@ -159,11 +160,11 @@ class Queries:
             else:
                 flow = self.expressions.value(item, scope)
                 direct = _is_reference(item)
-                outputs.append(Named(_output_name(item), Flow(flow.column, flow.touches, flow.reference, direct, flow.null)))
+                outputs.append(Named(_output_name(item), replace(flow, direct=flow.direct and direct)))
         return outputs
 
     def _star(self, scope: Scope) -> Outputs:
-        found = Outputs(Named(c.name, Flow(c.flow.column, c.flow.touches, c.flow.reference, True)) for c in scope.star)
+        found = Outputs(Named(c.name, c.flow) for c in scope.star)
         found.known = scope.star_known
         return found
 
@@ -175,7 +176,7 @@ class Queries:
         outputs.known &= not entry.opaque
         for column in entry.columns:
             flow = self.expressions.read(entry, column.flow, item)
-            outputs.append(Named(column.name, Flow(flow.column, flow.touches, flow.reference, True)))
+            outputs.append(Named(column.name, flow))
 
     def _windows(self, node: exp.Select, scope: Scope) -> None:
         for window in node.args.get("windows") or []:
@@ -193,7 +194,7 @@ class Queries:
         for item in on.expressions if isinstance(on, exp.Tuple) else [on]:
             self._by(item, outputs, scope, Use.GROUP)
 
-    def _grouped(self, outputs: Sequence[Named], node: exp.Expression) -> None:
+    def _grouped(self, outputs: Sequence[Named], node: exp.Expr) -> None:
         for output in outputs:
             self.expressions.consume(output.flow, Use.GROUP, node)
 
@@ -209,7 +210,7 @@ class Queries:
             else:
                 self._by(item, outputs, scope, Use.GROUP, output_first=False)
 
-    def _tail(self, node: exp.Expression, outputs: Outputs, scope: Scope) -> None:
+    def _tail(self, node: exp.Expr, outputs: Outputs, scope: Scope) -> None:
         """ORDER BY, LIMIT, OFFSET, FETCH."""
         order = node.args.get("order")
         if order is not None:
@@ -222,7 +223,7 @@ class Queries:
                     if not isinstance(child, exp.LimitOptions):
                         self.expressions.value(child, scope)
 
-    def _by(self, item: exp.Expression, outputs: Outputs, scope: Scope, use: Use, *, output_first: bool = True) -> None:
+    def _by(self, item: exp.Expr, outputs: Outputs, scope: Scope, use: Use, *, output_first: bool = True) -> None:
         """An item of ORDER BY, GROUP BY or DISTINCT ON: an ordinal, an output's name, or an expression.
 
         ORDER BY takes an output's name before a column's, GROUP BY the other way round.
@@ -245,7 +246,7 @@ class Queries:
                 return
         self.expressions.consume(self.expressions.value(item, scope), use, item)
 
-    def _grouped_all(self, outputs: Sequence[Named], use: Use, node: exp.Expression) -> None:
+    def _grouped_all(self, outputs: Sequence[Named], use: Use, node: exp.Expr) -> None:
         for output in outputs:
             self.expressions.consume(output.flow, use, node)
 
@@ -277,7 +278,7 @@ class Queries:
             self._grouped(united, node)
         return united
 
-    def _same(self, left: Flow, right: Flow, node: exp.Expression) -> Flow:
+    def _same(self, left: Flow, right: Flow, node: exp.Expr) -> Flow:
         """The flow of a column that two arms of a set operation give."""
         if left.column == right.column or right.null:
             return Flow(left.column, left.touches | right.touches, left.reference)
@@ -302,7 +303,7 @@ class Queries:
 
     # -- FROM items
 
-    def _item(self, node: exp.Expression, scope: Scope) -> list[Named]:
+    def _item(self, node: exp.Expr, scope: Scope) -> list[Named]:
         """Add one FROM item to the scope; its columns as `*` shows them."""
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             entry = self.relation(node, scope)
@@ -330,7 +331,7 @@ class Queries:
         star += self._joins_of(node, scope)
         return star
 
-    def _joins_of(self, node: exp.Expression, scope: Scope) -> list[Named]:
+    def _joins_of(self, node: exp.Expr, scope: Scope) -> list[Named]:
         joins = node.args.get("joins")
         if not joins:
             return []
@@ -371,7 +372,7 @@ class Queries:
         self.expressions.consume(self.expressions.value(inner, scope), Use.COMPUTE, inner)
         return Entry(alias.name if alias else None, [], opaque=True)
 
-    def _function(self, node: exp.Expression, scope: Scope) -> Entry:
+    def _function(self, node: exp.Expr, scope: Scope) -> Entry:
         """A function in FROM: what goes in is worked on; what comes out has columns that we don't know."""
         alias = node.args.get("alias")
         if alias:
@@ -422,7 +423,7 @@ class Queries:
                 lineage.inside,
             )
         columns = [
-            Named(c.name, Flow(o.column, o.touches)) for c, o in zip(relation.columns, lineage.columns, strict=False)
+            Named(c.name, Flow(o.column, o.touches, direct=True)) for c, o in zip(relation.columns, lineage.columns, strict=False)
         ] or [Named(c.name, NOTHING) for c in relation.columns]
         return Entry(shown, _renamed(columns, alias), relation.name)
 
@@ -459,13 +460,13 @@ class Queries:
                 group_start = len(scope.star)
             left = scope.star[group_start:]
             right = self._item(join.this, scope)
-            using = [i for i in join.args.get("using") or []]
+            using = list(join.args.get("using") or [])
             names = [i.name for i in using]
             self.expressions.visit(*using)
             if join.args.get("method") == "NATURAL":
                 names = self._natural(left, right, scope, left_entries)
             if names:
-                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope)
+                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope, direct=join.side != "FULL")
             else:
                 scope.star += right
             self.expressions.condition(join.args.get("on"), scope)
@@ -476,7 +477,7 @@ class Queries:
         have = {c.name for c in right}
         return [c.name for c in left if c.name is not None and c.name in have]
 
-    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope) -> list[Named]:
+    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope, *, direct: bool) -> list[Named]:
         """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
         merged: list[Named] = []
         for name in names:
@@ -489,7 +490,7 @@ class Queries:
                 self.record.pairs.append(Pair(first.column, second.column, self.record.tree.first))
                 self.record.use(first, Use.EQUAL_COLUMN, self.record.tree.first)
                 self.record.use(second, Use.EQUAL_COLUMN, self.record.tree.first)
-                flow = Flow(first.column, first.touches | second.touches, first.reference)
+                flow = Flow(first.column, first.touches | second.touches, first.reference, direct)
             else:
                 self.record.use(first, Use.COMPUTE, self.record.tree.first)
                 self.record.use(second, Use.COMPUTE, self.record.tree.first)
@@ -500,13 +501,13 @@ class Queries:
         rest = [c for c in left if c.name not in common] + [c for c in right if c.name not in common]
         return merged + rest
 
-    def _unknown(self, node: exp.Expression | None, message: str) -> None:
+    def _unknown(self, node: exp.Expr | None, message: str) -> None:
         anchor = self.expressions._anchor(node) if node is not None else None  # noqa: SLF001
         self.record.obstacle(message, "Write the query without it.", anchor, frozenset())
 
 
 def _own(column: ColumnName, reference: int | None) -> Flow:
-    return Flow(column, frozenset({column}), reference)
+    return Flow(column, frozenset({column}), reference, direct=True)
 
 
 def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
@@ -516,11 +517,11 @@ def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
 
 
 def _derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
-    columns = [Named(o.name, Flow(o.flow.column, o.flow.touches, o.flow.reference)) for o in outputs]
+    columns = [Named(o.name, replace(o.flow, null=False)) for o in outputs]
     return Entry(name, _renamed(columns, alias), opaque=not outputs.known)
 
 
-def _is_reference(node: exp.Expression) -> bool:
+def _is_reference(node: exp.Expr) -> bool:
     while isinstance(node, exp.Alias | exp.Paren):
         node = node.this
     if isinstance(node, exp.Dot):
@@ -528,7 +529,7 @@ def _is_reference(node: exp.Expression) -> bool:
     return isinstance(node, exp.Column)
 
 
-def _output_name(node: exp.Expression) -> str | None:
+def _output_name(node: exp.Expr) -> str | None:
     """The name that PostgreSQL gives an output column, as far as it is a name (FigureColname)."""
     if isinstance(node, exp.Alias):
         return str(node.alias)
@@ -537,7 +538,7 @@ def _output_name(node: exp.Expression) -> str | None:
     if isinstance(node, exp.Column):
         return node.name
     if isinstance(node, exp.Dot):
-        return node.expression.name
+        return str(node.expression.name)
     if isinstance(node, exp.Cast):
         return _output_name(node.this)
     if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select) and len(node.this.expressions) == 1:
@@ -545,16 +546,16 @@ def _output_name(node: exp.Expression) -> str | None:
     if isinstance(node, exp.Anonymous):
         return str(node.this).lower()
     if isinstance(node, exp.Func):
-        return node.sql_name().lower()
+        return str(node.sql_name()).lower()
     return None
 
 
-def _function_name(node: exp.Expression) -> str | None:
+def _function_name(node: exp.Expr) -> str | None:
     inner = node.this
     if isinstance(inner, exp.Anonymous):
         return str(inner.this).lower()
-    return inner.sql_name().lower() if isinstance(inner, exp.Func) else None
+    return str(inner.sql_name()).lower() if isinstance(inner, exp.Func) else None
 
 
-def _no_writes(_node: exp.Expression, _scope: Scope) -> Outputs:
+def _no_writes(_node: exp.Expr, _scope: Scope | None) -> Outputs:
     raise NotImplementedError("the writes walker was not set")

@@ -17,7 +17,8 @@ SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 class Flow:
     """Where a value comes from. `column`: it is this protected column's value, unchanged; `touches`: all that have a part in it.
 
-    `reference`: the relation reference that `column` was read from, where that is one of the statement's own.
+    `reference`: the relation reference that `column` was read from, where that is one of the statement's own. `direct`: the server names
+    the table's column as the origin of such a value in RowDescription (it does through subqueries and CTEs, not through set operations).
     """
 
     column: ColumnName | None = None

@@ -45,17 +45,17 @@ class Tree:
     lexed: Lexed
     first: int
     last: int
-    root: exp.Expression
+    root: exp.Expr
     starts: tuple[int, ...]
 
-    def token_of(self, node: exp.Expression) -> int | None:
+    def token_of(self, node: exp.Expr) -> int | None:
         """The index of the token that an Identifier or Star was made from."""
         start = node.meta.get("start")
         if start is None:
             return None
         return self.first + bisect_right(self.starts, int(start)) - 1
 
-    def constant_token(self, node: exp.Expression) -> int | None:
+    def constant_token(self, node: exp.Expr) -> int | None:
         """The index of the literal or parameter token that a Literal stands for."""
         if not isinstance(node, exp.Literal):
             return None
@@ -125,9 +125,9 @@ def _is_overriding(lexed: Lexed, index: int, last: int) -> bool:
     return words in (["system", "value"], ["user", "value"])
 
 
-def _depth(root: exp.Expression) -> int:
+def _depth(root: exp.Expr) -> int:
     deepest = 0
-    stack: list[tuple[exp.Expression, int]] = [(root, 1)]
+    stack: list[tuple[exp.Expr, int]] = [(root, 1)]
     while stack:
         node, depth = stack.pop()
         deepest = max(deepest, depth)

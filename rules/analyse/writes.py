@@ -27,7 +27,7 @@ class Writes:
         self.expressions = queries.expressions
         queries.modify = self.outputs
 
-    def outputs(self, node: exp.Expression, scope: Scope | None) -> Outputs:
+    def outputs(self, node: exp.Expr, scope: Scope | None) -> Outputs:
         """The RETURNING columns of a data-modifying statement (none without RETURNING)."""
         inner = Scope(scope)
         self.queries.with_clause(node, inner)
@@ -73,7 +73,7 @@ class Writes:
             self.record.targets.append(entry.relation)
         return entry
 
-    def _source(self, source: exp.Expression | None, names: Sequence[str], target: Entry, scope: Scope) -> None:
+    def _source(self, source: exp.Expr | None, names: Sequence[str], target: Entry, scope: Scope) -> None:
         while isinstance(source, exp.Subquery) and not _has_tail(source):
             source = source.this
         if source is None:
@@ -96,7 +96,7 @@ class Writes:
         for position, output in enumerate(outputs):
             self._store(target, names[position] if position < len(names) else None, output.flow, source)
 
-    def _conflict(self, conflict: exp.Expression | None, target: Entry, scope: Scope) -> None:
+    def _conflict(self, conflict: exp.Expr | None, target: Entry, scope: Scope) -> None:
         if conflict is None:
             return
         excluded = Entry("excluded", [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns], opaque=target.opaque)
@@ -134,7 +134,7 @@ class Writes:
         if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
             self._unknown("this form of UPDATE is not analysed")
 
-    def _assignments(self, items: Sequence[exp.Expression], target: Entry, scope: Scope) -> None:
+    def _assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
         for item in items:
             if not isinstance(item, exp.EQ):
                 self._unknown("this form of SET is not analysed")
@@ -152,7 +152,7 @@ class Writes:
         self.expressions.visit(*(node.args.get(k) for k in ("this", "table", "db")))
         return node.name
 
-    def _partial(self, left: exp.Expression, right: exp.Expression, target: Entry, scope: Scope) -> None:
+    def _partial(self, left: exp.Expr, right: exp.Expr, target: Entry, scope: Scope) -> None:
         """`SET a[1] = x` and `SET c.f = x`: part of a column."""
         for column in left.find_all(exp.Column):
             flow = target.find(column.name)
@@ -161,7 +161,7 @@ class Writes:
         self.expressions.condition(left, scope)
         self.expressions.condition(right, scope)
 
-    def _assign_row(self, left: exp.Expression, right: exp.Expression, target: Entry, scope: Scope) -> None:
+    def _assign_row(self, left: exp.Expr, right: exp.Expr, target: Entry, scope: Scope) -> None:
         columns = left.expressions if isinstance(left, exp.Tuple) else [left.this]
         names = [self._left(c) if isinstance(c, exp.Column) else None for c in columns]
         source = right
@@ -186,7 +186,7 @@ class Writes:
 
     # -- values into columns
 
-    def _assign(self, target: Entry, name: str | None, value: exp.Expression, scope: Scope) -> None:
+    def _assign(self, target: Entry, name: str | None, value: exp.Expr, scope: Scope) -> None:
         """`value` is stored in the target's column `name`."""
         flow = target.find(name) if name is not None else None
         if flow is None or flow.column is None:
@@ -202,7 +202,7 @@ class Writes:
         else:
             self._store(target, name, self.expressions.value(value, scope), value)
 
-    def _store(self, target: Entry, name: str | None, source: Flow, node: exp.Expression) -> None:
+    def _store(self, target: Entry, name: str | None, source: Flow, node: exp.Expr) -> None:
         """A value of some flow is stored in the target's column `name`."""
         into = (target.find(name) if name is not None else None) or NOTHING
         token = self.expressions._anchor(node)  # noqa: SLF001
@@ -222,7 +222,7 @@ class Writes:
 
     # -- RETURNING
 
-    def _returning(self, node: exp.Expression, target: Entry, scope: Scope) -> Outputs:
+    def _returning(self, node: exp.Expr, target: Entry, scope: Scope) -> Outputs:
         clause = node.args.get("returning")
         if clause is None:
             return Outputs()
@@ -233,8 +233,8 @@ class Writes:
         ]
         inner = Scope(scope.parent, [target, *others], star, scope.star_known and not target.opaque, dict(scope.merged), scope.ctes)
         if old_new:
-            # Qualified names only: a bare column name means the target's own.
-            inner.parent = Scope(scope.parent, [_qualified_only(e) for e in old_new], ctes=scope.ctes)
+            # A bare column name means the target's own, which is found first.
+            inner.parent = Scope(scope.parent, old_new, ctes=scope.ctes)
         return self.queries.select_list(clause.expressions, inner)
 
     def _protected(self, target: Entry) -> frozenset[ColumnName]:
@@ -244,17 +244,13 @@ class Writes:
         self.record.obstacle(message, "Write the statement in its plain form.", None, columns)
 
 
-def _qualified_only(entry: Entry) -> Entry:
-    return entry
-
-
-def _is_default(node: exp.Expression) -> bool:
-    return isinstance(node, exp.Var) and node.name.lower() in _DEFAULTS or (
+def _is_default(node: exp.Expr) -> bool:
+    return (isinstance(node, exp.Var) and node.name.lower() in _DEFAULTS) or (
         isinstance(node, exp.Column) and not node.table and node.name.lower() in _DEFAULTS and not node.this.quoted
     )
 
 
-def _has_tail(node: exp.Expression) -> bool:
+def _has_tail(node: exp.Expr) -> bool:
     return any(node.args.get(key) for key in ("order", "limit", "offset", "with_"))
 
 

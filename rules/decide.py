@@ -1,0 +1,421 @@
+"""(Facts, rules, policy class) -> Plan | Refusal. Pure, total: every use of every protected column is either known to be right or refused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rules.analyse.facts import Use
+from rules.model import Column, ColumnName, PolicyClass, Protection, SealMode, Verdict, quote_ident, view_name
+from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rules.analyse.facts import ColumnUse, Constant, Facts, Pair, RelationRef
+    from rules.model import Rules, TableName
+
+DENIED = "42501"  # insufficient_privilege
+UNSUPPORTED = "0A000"  # feature_not_supported
+
+# Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
+_TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
+
+
+class RefusedError(Exception):
+    """Carries a refusal out of the checks; never leaves this module."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What decide needs besides the facts: the rules, the class, and what the database holds.
+
+    `unapplied`: columns that the rules seal and the database does not yet. `views`: masking views that exist in the class's schema, by the
+    table they stand for. `canonical_type`: a type's canonical spelling, to tell that a cast is to the column's own type.
+    """
+
+    rules: Rules
+    policy: PolicyClass
+    unapplied: frozenset[ColumnName]
+    views: frozenset[TableName]
+    canonical_type: Callable[[str], str]
+
+
+def decide(facts: Facts, judgement: Judgement) -> Plan | Refusal:
+    """What to do with a statement of these facts for a principal of this class."""
+    try:
+        return _Decision(facts, judgement).plan()
+    except RefusedError as refused:
+        return refused.refusal
+
+
+class _Decision:
+    def __init__(self, facts: Facts, judgement: Judgement) -> None:
+        self.facts = facts
+        self.judgement = judgement
+
+    def plan(self) -> Plan:
+        facts = self.facts
+        self._known()
+        for obstacle in facts.obstacles:
+            self._obstacle(obstacle.reason, obstacle.message, obstacle.hint, obstacle.token)
+        self._refused_columns()
+        self._views()
+        self._target_reads()
+        for use in facts.uses:
+            self._use(use)
+        self._pairs()
+        self._stores()
+        edits = [e for ref in facts.relations for e in self._replace(ref)]
+        literals, params = self._constants()
+        return Plan(
+            action=facts.action,
+            tables=tuple(sorted({*(r.relation for r in facts.relations if r.columns), *self._written_tables(), *(c.relation for c in facts.columns)})),
+            touched=self._touched(),
+            edits=tuple(edits),
+            literals=literals,
+            params=params,
+            results=self._results(),
+            writes=facts.writes,
+            lookups=any(u.use is Use.EQUAL_CONSTANT for u in facts.uses),
+        )
+
+    # -- small questions
+
+    def _column(self, name: ColumnName) -> Column:
+        column = self.judgement.rules.column(name)
+        if column is None:
+            raise RefusedError(
+                Refusal(Reason.UNSUPPORTED, UNSUPPORTED, f'column "{name}" is not in the rules in force', hint="Run the statement again.")
+            )
+        return column
+
+    def _verdict(self, name: ColumnName) -> Verdict:
+        return self.judgement.policy.verdict(name)
+
+    def _sealed(self, name: ColumnName) -> bool:
+        return self._column(name).protection is Protection.SEALED
+
+    def _limited(self, name: ColumnName) -> bool:
+        return self._verdict(name) is not Verdict.CLEAR
+
+    # -- the checks, in the order in which their refusals help most
+
+    def _known(self) -> None:
+        for name in sorted(self.facts.columns & self.judgement.unapplied):
+            raise RefusedError(
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'column "{name}" is to be sealed, but the database still holds it plain',
+                    hint="Run: pgveil apply",
+                    column=name,
+                )
+            )
+
+    def _obstacle(self, reason: Reason, message: str, hint: str, token: int | None) -> None:
+        raise RefusedError(Refusal(reason, UNSUPPORTED, f"pgveil can't protect this statement: {message}", hint=hint, token=token))
+
+    def _refused_columns(self) -> None:
+        """Columns that the role may not see at all, used in any way but being written."""
+        places = {u.column: u.token for u in (*self.facts.uses, *self.facts.target_reads)}
+        read = set(places) | set(self.facts.views)
+        for ref in self.facts.relations:
+            read |= ref.columns
+        for output in self.facts.outputs or ():
+            read |= output.touches
+        for name in sorted(read):
+            if self._verdict(name) is Verdict.REFUSED:
+                raise RefusedError(
+                    Refusal(
+                        Reason.VERDICT,
+                        DENIED,
+                        f'permission denied for column "{name.column}" of table "{name.relation}"',
+                        detail=f"The rules refuse it to this login (level {self._column(name).level}).",
+                        hint="Name the columns that you need without it, or ask for a role that may see it.",
+                        column=name,
+                        token=places.get(name),
+                    )
+                )
+
+    def _views(self) -> None:
+        for name in sorted(self.facts.views):
+            if self._limited(name) and not self._sealed(name):
+                raise RefusedError(
+                    Refusal(
+                        Reason.UNSUPPORTED,
+                        UNSUPPORTED,
+                        f'a view in this statement reads column "{name}", which this login sees masked',
+                        hint=f'Query the table "{name.relation}" itself: its masked columns are masked there.',
+                        column=name,
+                    )
+                )
+
+    def _target_reads(self) -> None:
+        """Masked columns of the very table that is written: no masking view can stand in for it."""
+        for use in self.facts.target_reads:
+            if self._limited(use.column) and not self._sealed(use.column):
+                raise RefusedError(
+                    Refusal(
+                        Reason.UNSUPPORTED,
+                        UNSUPPORTED,
+                        f'column "{use.column}" is masked for this login and can\'t be read in a statement that writes its table',
+                        hint="Select the rows' keys first, then write by the keys; return the key columns only.",
+                        column=use.column,
+                        token=use.token,
+                    )
+                )
+
+    def _use(self, use: ColumnUse) -> None:
+        column = self._column(use.column)
+        if column.protection is not Protection.SEALED or use.use is Use.NULL_TEST:
+            return
+        if self._limited(use.column):
+            raise RefusedError(
+                Refusal(
+                    Reason.LOOKUP,
+                    DENIED,
+                    f'column "{use.column}" can\'t be searched, compared, grouped or worked on by a login that sees it masked',
+                    hint="Select the column as it is, or search by another column.",
+                    column=use.column,
+                    token=use.token,
+                )
+            )
+        if use.use is Use.ORDER:
+            self._refuse(Reason.ORDERING, use, "can't be ordered by the database: it is sealed", "Sort in the application, or order by another column.")
+        if use.use is Use.COMPUTE:
+            self._refuse(
+                Reason.COMPUTE,
+                use,
+                "can't be worked on by the database: it is sealed",
+                "Select the column as it is; compare it with =, IN or = ANY (deterministic columns) or IS NULL.",
+            )
+        if column.mode is SealMode.RANDOMIZED:
+            self._refuse(
+                Reason.RANDOMIZED,
+                use,
+                "can't be compared: it is sealed randomized, so equal values differ in the database",
+                "Search by another column, or declare the column `mode: deterministic` and apply the rules.",
+            )
+
+    def _refuse(self, reason: Reason, use: ColumnUse, what: str, hint: str) -> None:
+        raise RefusedError(Refusal(reason, UNSUPPORTED, f'column "{use.column}" {what}', hint=hint, column=use.column, token=use.token))
+
+    def _pairs(self) -> None:
+        for pair in self.facts.pairs:
+            if (self._sealed(pair.left) or self._sealed(pair.right)) and not self._joinable(pair):
+                raise RefusedError(
+                    Refusal(
+                        Reason.CROSS_DOMAIN,
+                        UNSUPPORTED,
+                        f'columns "{pair.left}" and "{pair.right}" can\'t be compared: they are not sealed under one key domain',
+                        hint="Give both columns the same `domain`, `type` and `mode: deterministic` in the rules, and apply them.",
+                        column=pair.left,
+                        token=pair.token,
+                    )
+                )
+
+    def _joinable(self, pair: Pair) -> bool:
+        left, right = self._column(pair.left), self._column(pair.right)
+        return (
+            left.protection is right.protection is Protection.SEALED
+            and (left.domain or str(left.name)) == (right.domain or str(right.name))
+            and left.type == right.type
+            and left.mode is right.mode
+        )
+
+    # -- what is stored
+
+    def _written_tables(self) -> set[TableName]:
+        return {s.column.relation for s in self.facts.stored}
+
+    def _stores(self) -> None:
+        for leak in self.facts.leaks:
+            if self._sealed(leak.column) or self._limited(leak.column):
+                raise RefusedError(
+                    Refusal(
+                        Reason.SEALED_INTO_PLAIN,
+                        UNSUPPORTED,
+                        f'the value of column "{leak.column}" would be stored where the rules do not protect it',
+                        hint="Store it in a column that the rules seal under the same domain, or leave it out.",
+                        column=leak.column,
+                        token=leak.token,
+                    )
+                )
+        for copy in self.facts.copies:
+            self._copy(copy)
+        for stored in self.facts.stored:
+            if stored.source == "other" and self._sealed(stored.column):
+                raise RefusedError(
+                    Refusal(
+                        Reason.PLAIN_INTO_SEALED,
+                        UNSUPPORTED,
+                        f'column "{stored.column}" is sealed: the database would store a value that pgveil has not sealed',
+                        hint="Give the value as a literal or a parameter, without a function or an expression around it.",
+                        column=stored.column,
+                        token=stored.token,
+                    )
+                )
+
+    def _copy(self, copy: Pair) -> None:
+        """`copy.left` gets a value of `copy.right`."""
+        into, source = self._sealed(copy.left), self._sealed(copy.right)
+        if into and source and self._joinable_domains(copy) and not self._limited(copy.right):
+            return
+        if source or into:
+            raise RefusedError(
+                Refusal(
+                    Reason.CROSS_DOMAIN if into and source else Reason.SEALED_INTO_PLAIN if source else Reason.PLAIN_INTO_SEALED,
+                    UNSUPPORTED,
+                    f'the value of column "{copy.right}" can\'t be stored in column "{copy.left}" by the database',
+                    hint="Both must be sealed under the same `domain` and `type`, and the login must see both clear; else read, then write.",
+                    column=copy.left,
+                    token=copy.token,
+                )
+            )
+
+    def _joinable_domains(self, copy: Pair) -> bool:
+        left, right = self._column(copy.left), self._column(copy.right)
+        return (left.domain or str(left.name)) == (right.domain or str(right.name)) and left.type == right.type and left.mode is right.mode
+
+    # -- edits
+
+    def _replace(self, ref: RelationRef) -> Iterable[Edit]:
+        """The reference to a table becomes one to its masking view, where a column that must be masked is used."""
+        masked = sorted(c for c in ref.columns if self._limited(c) and not self._sealed(c))
+        if not masked:
+            return
+        if not ref.replaceable:
+            raise RefusedError(
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'column "{masked[0]}" is masked for this login: {ref.obstacle}',
+                    hint="Query the whole table in plain form, or leave the masked columns out.",
+                    column=masked[0],
+                    token=ref.first,
+                )
+            )
+        if ref.relation not in self.judgement.views:
+            raise RefusedError(
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'there is no masking view of "{ref.relation}" for this login\'s class {self.judgement.policy.id}',
+                    hint="Run: pgveil apply",
+                    column=masked[0],
+                    token=ref.first,
+                )
+            )
+        view = view_name(ref.relation)
+        text = f"{quote_ident(self.judgement.policy.schema)}.{quote_ident(view)}"
+        if not ref.aliased and view != ref.relation.name:
+            text += f" AS {quote_ident(ref.relation.name)}"
+        yield Edit(ref.first, ref.last, text)
+        for first, last in ref.qualified:
+            yield Edit(first, last, quote_ident(ref.relation.name))
+
+    def _constants(self) -> tuple[tuple[SealLiteral, ...], tuple[SealParam, ...]]:
+        numbers = dict(self.facts.parameters)
+        literals: list[SealLiteral] = []
+        params: dict[int, SealParam] = {}
+        sealed_tokens: dict[int, list[int]] = defaultdict(list)
+        for constant in self.facts.constants:
+            if not self._sealed(constant.column):
+                continue
+            column = self._column(constant.column)
+            self._casts(constant, column)
+            number = numbers.get(constant.token)
+            if number is None:
+                literals.append(
+                    SealLiteral(constant.token, constant.first, constant.last, column, negative=constant.negative, array=constant.array)
+                )
+                continue
+            made = SealParam(number, column, constant.array)
+            sealed_tokens[number].append(constant.token)
+            if number in params and not _same_sealing(params[number], made):
+                self._shared_parameter(number, constant)
+            params.setdefault(number, made)
+        for token, number in self.facts.parameters:
+            if number in params and token not in sealed_tokens[number]:
+                self._shared_parameter(number, next(c for c in self.facts.constants if c.token in sealed_tokens[number]))
+        return tuple(literals), tuple(params.values())
+
+    def _casts(self, constant: Constant, column: Column) -> None:
+        assert column.type is not None
+        own = column.type + ("[]" if constant.array else "")
+        for cast in constant.casts:
+            try:
+                canonical = self.judgement.canonical_type(cast)
+            except ValueError:
+                canonical = cast
+            element = canonical.removesuffix("[]") if constant.array else canonical
+            if canonical == self.judgement.canonical_type(own) or element in _TRANSPARENT:
+                continue
+            if _without_modifier(element) == _without_modifier(self.judgement.canonical_type(column.type)) and "(" not in element:
+                continue
+            raise RefusedError(
+                Refusal(
+                    Reason.PLAIN_INTO_SEALED,
+                    UNSUPPORTED,
+                    f'the cast to {cast} can\'t be made before the value is sealed for column "{column.name}"',
+                    hint=f"Leave the cast out, or cast to the column's own type: {column.type}.",
+                    column=column.name,
+                    token=constant.token,
+                )
+            )
+
+    def _shared_parameter(self, number: int, constant: Constant) -> None:
+        raise RefusedError(
+            Refusal(
+                Reason.UNSUPPORTED,
+                UNSUPPORTED,
+                f'parameter ${number} is used for sealed column "{constant.column}" and for something else as well',
+                hint="Use one parameter for the sealed column and another one for the rest.",
+                column=constant.column,
+                token=constant.token,
+            )
+        )
+
+    # -- results and the record
+
+    def _results(self) -> tuple[ResultColumn, ...] | None:
+        if self.facts.outputs is None:
+            return None
+        found: list[ResultColumn] = []
+        for output in self.facts.outputs:
+            sealed = self._column(output.column) if output.column is not None and self._sealed(output.column) else None
+            verdict = self._verdict(sealed.name) if sealed is not None else Verdict.CLEAR
+            found.append(ResultColumn(sealed, verdict, output.direct, output.touches))
+        return tuple(found)
+
+    def _touched(self) -> tuple[Touched, ...]:
+        written = {s.column for s in self.facts.stored}
+        read = self.facts.columns - written
+        read |= {u.column for u in (*self.facts.uses, *self.facts.target_reads)}
+        for output in self.facts.outputs or ():
+            read |= output.touches
+        for ref in self.facts.relations:
+            read |= ref.columns
+        return tuple(
+            Touched(c, self._column(c).level, self._verdict(c), c in read, c in written) for c in sorted(self.facts.columns)
+        )
+
+
+def _same_sealing(one: SealParam, other: SealParam) -> bool:
+    a, b = one.column, other.column
+    return (
+        one.array == other.array
+        and (a.domain or str(a.name)) == (b.domain or str(b.name))
+        and a.type == b.type
+        and a.mode is b.mode
+    )
+
+
+def _without_modifier(name: str) -> str:
+    return name.split("(", 1)[0]

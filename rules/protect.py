@@ -1,0 +1,246 @@
+"""The rules laid over a catalog: which relations, views and functions of this database reach something protected.
+
+Built once for a catalog and a rules file; it answers the analysis's questions and knows the words that a statement must hold to matter.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
+from rules.analyse.facts import Output
+from rules.analyse.record import ViewLineage
+from rules.lexer import LexError, lex
+from rules.model import Column, ColumnName, Protection, TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rules.catalog import Catalog, Function, Relation
+    from rules.model import Rules
+
+SEALED_DOMAIN = "pgveil.sealed"
+# pgveil's own schema and those of the masking views: nobody's statement may name what is in them.
+OWN_SCHEMA = "pgveil"
+_SEARCH_PATH = ("pg_catalog",)
+_DYNAMIC_LANGUAGES = frozenset({"plpgsql", "sql", "internal", "c"})
+_NO_COLUMNS: Mapping[str, ColumnName] = MappingProxyType({})
+
+
+class ProtectionMap:
+    """Rules over a catalog. Immutable once built; implements `rules.analyse.Protected`."""
+
+    def __init__(self, rules: Rules, catalog: Catalog) -> None:
+        self.rules = rules
+        self.catalog = catalog
+        self._columns = _spread(rules, catalog)
+        self._by_bare_name = _by_bare_name(catalog.relations.values())
+        self._lineages: dict[int, ViewLineage] = {}
+        self._column_words = frozenset(name for columns in self._columns.values() for name in columns)
+        self._analyse_views()
+        self.relation_words = frozenset(
+            catalog.relations[oid].name.name for oid in (*self._columns, *self._lineages)
+        )
+        self.functions = self._reading_functions()
+        self.suspects = self.relation_words | self._column_words
+        self._sources = self._by_source()
+        self.unapplied = self._not_sealed_yet()
+
+    # -- what the analysis asks
+
+    def resolve(self, schema: str | None, name: str, search_path: tuple[str, ...] | None) -> Relation | None:
+        """See `rules.analyse.Protected.resolve`."""
+        if schema is not None:
+            return self.catalog.by_name.get(TableName(schema, name))
+        found = self._by_bare_name.get(name, ())
+        if search_path is not None:
+            for each in search_path:
+                relation = self.catalog.by_name.get(TableName(each, name))
+                if relation is not None:
+                    return relation
+            return None
+        if len(found) > 1 and any(self._matters(r) for r in found):
+            raise AmbiguousNameError(name)
+        return found[0] if found else None
+
+    def columns_of(self, relation: Relation) -> Mapping[str, ColumnName]:
+        """See `rules.analyse.Protected.columns_of`."""
+        return self._columns.get(relation.oid, _NO_COLUMNS)
+
+    def lineage_of(self, relation: Relation) -> ViewLineage | None:
+        """See `rules.analyse.Protected.lineage_of`."""
+        return self._lineages.get(relation.oid)
+
+    def replaceable(self, relation: Relation) -> bool:
+        """See `rules.analyse.Protected.replaceable`."""
+        return relation.name in self.rules.tables
+
+    # -- what the gate asks
+
+    def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
+        """The protected column behind a RowDescription field's origin; of several behind a view's column, the first by name."""
+        return self._sources.get((table_oid, attnum))
+
+    def protected_tables(self) -> frozenset[TableName]:
+        """Every base relation with a protected column, inherited ones too."""
+        return frozenset(self.catalog.relations[oid].name for oid in self._columns)
+
+    # -- building
+
+    def _matters(self, relation: Relation) -> bool:
+        return relation.oid in self._columns or relation.oid in self._lineages
+
+    def _analyse_views(self) -> None:
+        """Lineages of all views that reach something protected, directly or through other views."""
+        pending = [r for r in self.catalog.relations.values() if r.definition is not None and not _is_own(r.name)]
+        changed = True
+        while changed:
+            changed = False
+            names = {self.catalog.relations[oid].name.name for oid in (*self._columns, *self._lineages)}
+            for relation in list(pending):
+                lineage = self._lineage(relation, names)
+                if lineage is not None:
+                    self._lineages[relation.oid] = lineage
+                    pending.remove(relation)
+                    changed = True
+
+    def _lineage(self, relation: Relation, names: set[str]) -> ViewLineage | None:
+        assert relation.definition is not None
+        try:
+            lexed = lex(relation.definition.rstrip().rstrip(";"))
+        except LexError:
+            return self._opaque(relation, names)
+        if lexed.words.isdisjoint(names):
+            return None
+        try:
+            return lineage_of_query(lexed, self, _SEARCH_PATH, frozenset(names) | self._column_words)
+        except (ParseError, AmbiguousNameError):
+            return self._opaque(relation, lexed.words & names)
+
+    def _opaque(self, relation: Relation, names: Iterable[str]) -> ViewLineage:
+        """A view that could not be analysed: each of its columns may hold anything of what it names."""
+        inside: set[ColumnName] = set()
+        for name in names:
+            for each in self._by_bare_name.get(name, ()):
+                inside |= set(self.columns_of(each).values())
+                lineage = self._lineages.get(each.oid)
+                inside |= lineage.inside if lineage is not None else set()
+        touched = frozenset(inside)
+        return ViewLineage(tuple(Output(None, False, touched) for _ in relation.columns), touched, known=False)
+
+    def _reading_functions(self) -> Mapping[str, frozenset[ColumnName]]:
+        """Functions whose text names something protected, or that could run any text: by name, with the columns at stake."""
+        found: dict[str, set[ColumnName]] = {}
+        everything = {c for columns in self._columns.values() for c in columns.values()}
+        for function in self.catalog.functions:
+            if function.name.schema == OWN_SCHEMA:
+                continue
+            columns = self._named_in(function, everything)
+            if columns:
+                found.setdefault(function.name.name, set()).update(columns)
+        return MappingProxyType({name: frozenset(columns) for name, columns in found.items()})
+
+    def _named_in(self, function: Function, everything: set[ColumnName]) -> set[ColumnName]:
+        if function.language in {"internal", "c"}:
+            # Compiled code of extensions: dblink and its like run texts of their own.
+            return everything if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby")) else set()
+        if function.language not in _DYNAMIC_LANGUAGES:
+            return everything
+        try:
+            words = lex(function.source).words
+        except LexError:
+            return everything
+        if function.language == "plpgsql" and "execute" in words:
+            return everything
+        columns: set[ColumnName] = set()
+        for name in words & self.relation_words:
+            for relation in self._by_bare_name.get(name, ()):
+                columns |= set(self.columns_of(relation).values())
+                lineage = self._lineages.get(relation.oid)
+                columns |= lineage.inside if lineage is not None else set()
+        return columns
+
+    def _by_source(self) -> Mapping[tuple[int, int], ColumnName]:
+        sources: dict[tuple[int, int], ColumnName] = {}
+        for oid, columns in self._columns.items():
+            for column in self.catalog.relations[oid].columns:
+                if column.name in columns:
+                    sources[oid, column.attnum] = columns[column.name]
+        for oid, lineage in self._lineages.items():
+            for column, output in zip(self.catalog.relations[oid].columns, lineage.columns, strict=False):
+                if output.touches:
+                    sources[oid, column.attnum] = output.column or min(output.touches)
+        return MappingProxyType(sources | self._masking_view_sources())
+
+    def _masking_view_sources(self) -> dict[tuple[int, int], ColumnName]:
+        """Sealed columns shown by pgveil's own masking views: what the proxy opens comes with the view's OID."""
+        sources: dict[tuple[int, int], ColumnName] = {}
+        for relation in self.catalog.relations.values():
+            if not _is_own(relation.name) or relation.kind != "v":
+                continue
+            for column in relation.columns:
+                if column.declared_type == SEALED_DOMAIN:
+                    origin = self._origin_of_own_view(relation, column.name)
+                    if origin is not None:
+                        sources[relation.oid, column.attnum] = origin
+        return sources
+
+    def _origin_of_own_view(self, view: Relation, column: str) -> ColumnName | None:
+        name = view.name.name
+        for table in self.rules.protected_tables():
+            if name in {table.name, f"{table.schema}.{table.name}"} and (table.schema == "public") == (name == table.name):
+                found = self.rules.column(ColumnName(table.schema, table.name, column))
+                return found.name if found is not None else None
+        return None
+
+    def _not_sealed_yet(self) -> frozenset[ColumnName]:
+        """Columns that the rules seal and the database does not: `pgveil apply` has not run."""
+        missing: set[ColumnName] = set()
+        for column in self.rules.protected_columns():
+            if column.protection is Protection.SEALED and not self._is_sealed(column):
+                missing.add(column.name)
+        return frozenset(missing)
+
+    def _is_sealed(self, column: Column) -> bool:
+        relation = self.catalog.by_name.get(column.name.relation)
+        found = relation.column(column.name.column) if relation is not None else None
+        return found is not None and found.declared_type == SEALED_DOMAIN
+
+
+def _is_own(name: TableName) -> bool:
+    return name.schema == OWN_SCHEMA or name.schema.startswith("pgveil_")
+
+
+def _by_bare_name(relations: Iterable[Relation]) -> Mapping[str, tuple[Relation, ...]]:
+    found: dict[str, list[Relation]] = {}
+    for relation in relations:
+        if not _is_own(relation.name):
+            found.setdefault(relation.name.name, []).append(relation)
+    return {name: tuple(each) for name, each in found.items()}
+
+
+def _spread(rules: Rules, catalog: Catalog) -> dict[int, Mapping[str, ColumnName]]:
+    """The protected columns of each base relation: the rules' own, and by inheritance those of its children and parents.
+
+    A child's rows are its parent's rows, so what is protected in the one is protected in the other, under the rules' name for it.
+    """
+    columns: dict[int, dict[str, ColumnName]] = {}
+    for column in rules.protected_columns():
+        start = catalog.by_name.get(column.name.relation)
+        if start is None or start.definition is not None:
+            continue
+        pending, seen = [start.oid], {start.oid}
+        while pending:
+            relation = catalog.relations.get(pending.pop())
+            if relation is None:
+                continue
+            if relation.column(column.name.column) is not None:
+                known = columns.setdefault(relation.oid, {})
+                if relation.name == column.name.relation or column.name.column not in known:
+                    known[column.name.column] = column.name
+            for other in (*relation.children, *relation.parents):
+                if other not in seen:
+                    seen.add(other)
+                    pending.append(other)
+    return {oid: MappingProxyType(known) for oid, known in columns.items()}
