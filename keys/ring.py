@@ -243,6 +243,18 @@ class KeyRing:
             left = {i: k for i, k in self._state.by_id().items() if i != key_id}
             self._write(_Body(_FORMAT, body.next_id, tuple(gone)), left)
 
+    def rewrap(self, provider: MasterKey) -> None:
+        """Put every live key under another master key, durably; data keys and ids stay as they are. Writes the file.
+
+        Processes that hold the old master key can go on with the keys they have, and refresh no more. Raises what `create` raises.
+        """
+        with self._changing():
+            keys = self._state.by_id()
+            entries = [_wrap(e, keys[e.id], provider) if e.live else e for e in self._state.body.keys]
+            body = _Body(_FORMAT, self._state.body.next_id, tuple(entries))
+            replace(self._path, _encode(body, provider))
+            self._provider, self._state = provider, _State.of(body, keys)
+
     def refresh(self) -> bool:
         """Read the file again, where another process may have added or destroyed keys: whether anything changed. Raises as `open` does.
 
@@ -274,13 +286,7 @@ class KeyRing:
             raise ValueError("a key domain's name has printable characters only")
         key = DataKey(domain, body.next_id, random(MATERIAL_SIZE))
         version = 1 + max((e.version for e in body.keys if e.domain == domain), default=0)
-        bare = KeyEntry(key.key_id, domain, version, self._now(), None)
-        entry = msgspec.structs.replace(bare, wrapped=self._provider.wrap(key.material, _associated(bare)))
-        # What a provider gives back wrong now would be values lost later.
-        if _unwrap(entry, self._provider) != key:
-            raise ProviderError(
-                f"master key {self._provider.name} does not unwrap what it has wrapped; no key was added"
-            )
+        entry = _wrap(KeyEntry(key.key_id, domain, version, self._now(), None), key, self._provider)
         self._write(_Body(_FORMAT, body.next_id + 1, (*body.keys, entry)), {**self._state.by_id(), key.key_id: key})
         return key
 
@@ -363,7 +369,7 @@ def _load(path: Path, provider: MasterKey, known: _State | None) -> _State:
     sealed = _seal_holds(file, provider)
     if not sealed and not keys:
         raise WrongMasterError(
-            f"nothing in key ring {path} opens with master key {provider.name}: it is not the master key of this ring"
+            f"nothing in key ring {path} opens with master key {provider.name}: it is another ring's master key, or the file was altered"
         )
     if failing:
         named = ", ".join(e.label for e in failing[:_NAMED]) + (" and more" if len(failing) > _NAMED else "")
@@ -371,7 +377,7 @@ def _load(path: Path, provider: MasterKey, known: _State | None) -> _State:
     if not sealed:
         raise RingAlteredError(f"key ring {path}: every key opens, but entries were added, taken away or altered", ())
     if known is not None:
-        _check_succession(path, known.body, file.ring)
+        _check_succession(path, known, file.ring, keys)
     return _State.of(file.ring, keys)
 
 
@@ -382,13 +388,17 @@ def _unchanged(known: _State, body: _Body) -> dict[int, DataKey]:
     return {e.id: keys[e.id] for e in body.keys if e.id in keys and e in entries}
 
 
-def _check_succession(path: Path, before: _Body, after: _Body) -> None:
+def _check_succession(path: Path, before: _State, after: _Body, keys: Mapping[int, DataKey]) -> None:
     """A ring only grows, and keys in it only die."""
     now = {e.id: e for e in after.keys}
-    for entry in before.keys:
+    held = before.by_id()
+    for entry in before.body.keys:
         successor = now.get(entry.id)
-        same = successor is not None and _associated(successor) == _associated(entry)
-        if not same or (successor is not None and successor.live and not entry.live):
+        if (
+            successor is None
+            or _associated(successor) != _associated(entry)
+            or (successor.live and keys[entry.id] != held.get(entry.id))
+        ):
             raise RingAlteredError(
                 f"key ring {path} changed under us: {entry.label} is not as this process knew it; was an older file put back?",
                 (entry.id,),
@@ -410,6 +420,16 @@ def _unwrap(entry: KeyEntry, provider: MasterKey) -> DataKey | None:
         return DataKey(entry.domain, entry.id, provider.unwrap(entry.wrapped, _associated(entry)))
     except (UnwrapError, ValueError):
         return None
+
+
+def _wrap(entry: KeyEntry, key: DataKey, provider: MasterKey) -> KeyEntry:
+    """The entry with `key` wrapped in it. What a provider gave back wrong now would be values lost later, so that is tried out."""
+    wrapped = msgspec.structs.replace(entry, wrapped=provider.wrap(key.material, _associated(entry)))
+    if _unwrap(wrapped, provider) != key:
+        raise ProviderError(
+            f"master key {provider.name} does not unwrap what it has wrapped; the key ring is unchanged"
+        )
+    return wrapped
 
 
 def _associated(entry: KeyEntry) -> bytes:
