@@ -1,0 +1,413 @@
+"""pgveil.yaml as frozen values. Every setting carries its form, default and explanation; docs/configuration.md is made from them.
+
+Errors are strict and name file:line:column and the fix; one run reports all of them. Relative paths are taken from the file's directory.
+"""
+
+# ruff: noqa: RUF009 - `_setting` is dataclasses.field with its metadata filled in
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from proxy import limits
+from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_MAX_FILE: Final = limits.MIB
+_UNITS: Final = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB}
+
+
+class Address(NamedTuple):
+    """A host and port; a host that starts with "/" is the directory of a Unix socket."""
+
+    host: str
+    port: int
+
+    @property
+    def unix_path(self) -> str | None:
+        """The socket's path, for a Unix socket."""
+        return f"{self.host}/.s.PGSQL.{self.port}" if self.host.startswith("/") else None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class _Fault(Exception):  # noqa: N818 - never leaves this module
+    """What is wrong with one value, and what would be right."""
+
+
+# -- forms: from a YAML value and the file's directory to a value of ours ------------------------------------------------------------
+
+
+def _text(value: object, _: Path) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise _Fault("write a non-empty text")
+    return value
+
+
+def _path(value: object, base: Path) -> Path:
+    return base / Path(_text(value, base)).expanduser()
+
+
+def _flag(value: object, _: Path) -> bool:
+    if not isinstance(value, bool):
+        raise _Fault("write true or false")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[object, Path], int]:
+    def form(value: object, _: Path) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _Fault(f"write a whole number from {low} to {high}")
+        return value
+
+    return form
+
+
+def _seconds(low: float, high: float) -> Callable[[object, Path], float]:
+    def form(value: object, _: Path) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _Fault(f"write a number of seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return form
+
+
+def _size(low: int, high: int) -> Callable[[object, Path], int]:
+    def form(value: object, _: Path) -> int:
+        match = None if isinstance(value, bool) else re.fullmatch(r"(\d{1,12}) ?(|KiB|MiB)", str(value))
+        number = int(match[1]) * _UNITS[match[2]] if match else -1
+        if not low <= number <= high:
+            raise _Fault(f"write a size from {low // limits.KIB} KiB to {high // limits.MIB} MiB, as in 256KiB or 4MiB")
+        return number
+
+    return form
+
+
+def _one_of(*words: str) -> Callable[[object, Path], str]:
+    def form(value: object, _: Path) -> str:
+        if isinstance(value, bool):  # YAML 1.1 readers take a bare off for false; ruamel's 1.2 doesn't, people do
+            value = "on" if value else "off"
+        if value not in words:
+            raise _Fault(f"write one of {', '.join(words)}")
+        return str(value)
+
+    return form
+
+
+def _root(value: object, base: Path) -> Path | str:
+    return "system" if value == "system" else _path(value, base)
+
+
+def _addresses(value: object, base: Path) -> tuple[Address, ...]:
+    entries = value if isinstance(value, list) else [value]
+    if not 1 <= len(entries) <= 16:
+        raise _Fault("write one to sixteen addresses, as in [db1.example:5432, db2.example:5432]")
+    return tuple(_address(entry, base) for entry in entries)
+
+
+def _address(value: object, _: Path) -> Address:
+    fault = _Fault("write host:port, [IPv6]:port, or a directory with a Unix socket, as in /run/postgresql:5432")
+    if not isinstance(value, str) or not value.isprintable():
+        raise fault
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]\s]+))(?::(\d{1,5}))?", value)
+    port = int(match[3] or 5432) if match else 0
+    if match is None or not 1 <= port <= 65535:
+        raise fault
+    return Address(match[1] or match[2], port)
+
+
+def _setting(form: Callable[[object, Path], Any], doc: str, default: Any = None, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"form": form, "doc": doc})
+
+
+# -- sections ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where clients connect."""
+
+    address: str = _setting(_text, "Address or host name to listen on. `0.0.0.0` or `::` for all.", "127.0.0.1")
+    port: int = _setting(
+        _whole(0, 65535), "TCP port, and the number in the Unix socket's name. 0 takes a free one.", 6432
+    )
+    unix_directory: Path | None = _setting(
+        _path, "Directory in which a Unix socket `.s.PGSQL.<port>` is made as well. Who may enter it may connect."
+    )
+    backlog: int = _setting(_whole(1, 65535), "Connections that wait to be taken, for each worker.", 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS towards clients. It is offered as soon as there is a certificate; direct TLS (PostgreSQL 17's) too."""
+
+    certificate: Path | None = _setting(
+        _path, "PEM file with pgveil's certificate and its chain. None: no TLS towards clients."
+    )
+    key: Path | None = _setting(_path, "PEM file with the certificate's private key.")
+    required: bool = _setting(
+        _flag, "Refuse clients that do not use TLS. Unix sockets and cancel requests are exempt.", default=False
+    )
+    client_ca: Path | None = _setting(
+        _path, "PEM file of authorities. Where given, clients must show a certificate of theirs, besides their login."
+    )
+    minimum_version: str = _setting(_one_of("TLSv1.2", "TLSv1.3"), "Oldest version of TLS that is spoken.", "TLSv1.2")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The PostgreSQL server behind."""
+
+    hosts: tuple[Address, ...] = _setting(
+        _addresses,
+        "Where the server is. Of several, the first that answers is taken. A path is the directory of a Unix socket.",
+        (Address("localhost", 5432),),
+    )
+    sslmode: str = _setting(
+        _one_of(*SSLMODES), "As libpq's: what is encrypted, and what is verified. Unix sockets ignore it.", "prefer"
+    )
+    root_certificate: Path | str | None = _setting(
+        _root,
+        "PEM file of authorities that the server's certificate is verified with, or `system` (then with `verify-full` only).",
+    )
+    certificate: Path | None = _setting(
+        _path,
+        "PEM file with a certificate that pgveil shows to the server. Never let pg_hba.conf log anybody in by it alone (`cert`): "
+        "every client would be that login.",
+    )
+    key: Path | None = _setting(_path, "PEM file with that certificate's private key.")
+    connect_seconds: float = _setting(_seconds(0.1, 600), "Longest wait for one of the hosts to answer.", 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker gives at most."""
+
+    connections: int = _setting(_whole(1, 100_000), "Client connections. More get SQLSTATE 53300.", 1000)
+    authentication_seconds: float = _setting(_seconds(1, 600), "From the first byte to the end of the login.", 60.0)
+    cancels_per_second: int = _setting(
+        _whole(1, 10_000), "Cancel requests that are passed on. Twice as many in a burst; the rest is dropped.", 50
+    )
+    write_buffer: int = _setting(
+        _size(16 * limits.KIB, 64 * limits.MIB),
+        "Unsent bytes on one side of a connection above which the other is not read.",
+        256 * limits.KIB,
+    )
+    close_seconds: float = _setting(
+        _seconds(0.1, 600), "Longest wait for a peer to take the last bytes before its connection is cut.", 10.0
+    )
+    drain_seconds: float = _setting(
+        _seconds(0, 86_400), "On SIGTERM, how long clients may go on before they get SQLSTATE 57P01.", 30.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogLogin:
+    """The login with which pgveil itself reads the database's catalog."""
+
+    dsn: str | None = _setting(_text, "Connection URL of that login.", secret=True)
+    dsn_file: Path | None = _setting(_path, "File that holds the URL, where it has a password. Give one of the two.")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """Where `/metrics`, `/healthz` and `/readyz` are served."""
+
+    address: str = _setting(_text, "Address to listen on.", "127.0.0.1")
+    port: int | None = _setting(_whole(0, 65535), "TCP port. None: not served.")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """pgveil's own log: JSON lines on the standard error output, without values."""
+
+    level: str = _setting(_one_of("debug", "info", "warning", "error"), "Least severe event that is written.", "info")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file. `file` is where it came from."""
+
+    file: Path
+    rules: Path = _setting(_path, "The rules file.", Path("rules.yaml"))
+    keys: Path = _setting(_path, "Directory of the wrapped data keys.", Path("keys"))
+    audit: Path = _setting(_path, "Directory of the audit log.", Path("audit"))
+    mode: str = _setting(
+        _one_of("enforce", "observe"), "`observe` forwards what would be refused, and records it.", "enforce"
+    )
+    workers: int = _setting(_whole(0, 256), "Processes. 0 is one for each CPU.", 0)
+    listen: Listen = field(default_factory=Listen)
+    tls: Tls = field(default_factory=Tls)
+    server: Server = field(default_factory=Server)
+    limits: Limits = field(default_factory=Limits)
+    catalog: CatalogLogin = field(default_factory=CatalogLogin)
+    metrics: MetricsPage = field(default_factory=MetricsPage)
+    log: Log = field(default_factory=Log)
+
+
+_SECTIONS: Final[dict[str, type[Any]]] = {
+    "listen": Listen,
+    "tls": Tls,
+    "server": Server,
+    "limits": Limits,
+    "catalog": CatalogLogin,
+    "metrics": MetricsPage,
+    "log": Log,
+}
+_Section = TypeVar("_Section")
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file. Raises ConfigError with one line for each mistake: `file:line:column: what: the fix`."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > _MAX_FILE:
+        raise ConfigError(f"{path}: longer than {_MAX_FILE} bytes: this is no configuration file")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8: save it as UTF-8") from None
+    return parse_config(text, path)
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """The same from text; `path` names it in errors and is where relative paths start."""
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not YAML: {error.problem or error.context}") from None
+    except YAMLError:
+        raise ConfigError(f"{path}: not YAML") from None
+    if tree is None:
+        tree = CommentedMap()
+    return _Reader(path).config(tree)
+
+
+class _Reader:
+    """Collects mistakes while it reads, so that all are told at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._base = path.absolute().parent
+        self._faults: list[tuple[int, int, str]] = []
+
+    def config(self, tree: object) -> Config:
+        if not isinstance(tree, CommentedMap):
+            raise ConfigError(
+                f"{self._path}:1:1: a configuration is a mapping of settings: write `setting: value` lines"
+            )
+        settings = self._settings(Config, tree, "", extra=frozenset(_SECTIONS))
+        sections = {name: self._section(name, form, tree) for name, form in _SECTIONS.items()}
+        config = Config(file=self._path, **settings, **sections)
+        self._check(config, tree)
+        if self._faults:
+            lines = [f"{self._path}:{line + 1}:{column + 1}: {text}" for line, column, text in sorted(self._faults)]
+            raise ConfigError("\n".join(lines))
+        return config
+
+    def _section(self, name: str, form: type[_Section], tree: CommentedMap) -> _Section:
+        section = tree.get(name)
+        if section is None:
+            section = CommentedMap()
+        if not isinstance(section, CommentedMap):
+            self._fault(tree, name, f"{name}: write its settings below it, indented")
+            section = CommentedMap()
+        return form(**self._settings(form, section, f"{name}."))
+
+    def _settings(
+        self, form: type[Any], tree: CommentedMap, prefix: str, extra: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
+        known = {f.name: f for f in fields(form) if "form" in f.metadata}
+        for key in tree:
+            if key not in known and key not in extra:
+                near = difflib.get_close_matches(str(key), [*known, *extra], 1)
+                fix = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted({*known, *extra}))}"
+                self._fault(tree, key, f"{prefix}{key}: no such setting: {fix}")
+        return {name: self._value(setting, tree, prefix) for name, setting in known.items()}
+
+    def _value(self, setting: Field[Any], tree: CommentedMap, prefix: str) -> Any:
+        value = tree.get(setting.name)
+        default = setting.default
+        if value is None:
+            return self._base / default if isinstance(default, Path) else default
+        try:
+            return setting.metadata["form"](value, self._base)
+        except _Fault as fault:
+            self._fault(tree, setting.name, f"{prefix}{setting.name}: {fault}")
+            return default
+
+    def _fault(self, tree: CommentedMap, key: object, text: str) -> None:
+        line, column = tree.lc.key(key) if key in tree else (0, 0)
+        self._faults.append((line, column, text))
+
+    def _check(self, config: Config, tree: CommentedMap) -> None:
+        """What is wrong between settings that are right one by one."""
+        for name, pair in (("tls", config.tls), ("server", config.server)):
+            if (pair.certificate is None) != (pair.key is None):
+                self._fault(tree, name, f"{name}: certificate and key belong together: give both or neither")
+        if config.tls.certificate is None and (config.tls.required or config.tls.client_ca is not None):
+            self._fault(tree, "tls", "tls: required and client_ca need a certificate: give tls.certificate and tls.key")
+        verifies = config.server.sslmode.startswith("verify")
+        if verifies and config.server.root_certificate is None:
+            self._fault(tree, "server", f"server.sslmode: {config.server.sslmode} needs server.root_certificate")
+        if config.server.root_certificate == "system" and config.server.sslmode != "verify-full":
+            self._fault(
+                tree, "server", "server.root_certificate: system authorities certify anybody: use sslmode: verify-full"
+            )
+        if config.catalog.dsn is not None and config.catalog.dsn_file is not None:
+            self._fault(tree, "catalog", "catalog: give dsn or dsn_file, not both")
+
+
+# -- documentation -------------------------------------------------------------------------------------------------------------------
+
+
+def reference() -> str:
+    """docs/configuration.md: every setting with its default, from the same definitions that are read by."""
+    parts = [
+        "# Configuration\n",
+        "`pgveil run --config pgveil.yaml`. Every setting has a default; an unknown one is an error. Relative paths start at the file's",
+        "directory. Errors name line and column, all of them at once. This page is made from the code (`proxy/config.py`); a test",
+        "keeps the two equal.\n",
+    ]
+    sections: dict[str, type[Any]] = {"": Config, **_SECTIONS}
+    for name, form in sections.items():
+        parts.append(f"## {name or 'Top level'}\n")
+        if name:
+            parts.append(f"{form.__doc__}\n")
+        for setting in fields(form):
+            if "form" in setting.metadata:
+                parts.append(f"### {name}{'.' if name else ''}{setting.name}\n")
+                parts.append(f"Default: `{_shown(setting.default)}`\n")
+                parts.append(f"{setting.metadata['doc']}\n")
+    return "\n".join(parts)
+
+
+def _shown(value: object) -> str:
+    if value is None or value is MISSING:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, int) and value >= 16 * limits.KIB and value % limits.KIB == 0:
+        return f"{value // limits.KIB}KiB"
+    return f"{value:g}" if isinstance(value, float) else str(value)

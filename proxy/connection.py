@@ -1,0 +1,342 @@
+"""One client's connection from its first byte to its end: greeting, way to the server, authentication, session.
+
+One task a connection does the dialogue, then sleeps while the relay works by callbacks. Every way out of it leaves both legs closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.errors import (
+    AuthenticationRefused,
+    PgveilError,
+    ProtocolError,
+    ServerLost,
+    ServerUnreachable,
+    ShuttingDown,
+    TooManyConnections,
+)
+from proxy.metrics import Turned
+from proxy.relay import Leg, LegClosed, Relay
+from proxy.session.handshake import Authentication, BeginTls, Greeting, Login, Send
+from proxy.session.link import SessionContext
+from proxy.tls import same_channel
+from proxy.wire.messages import CancelRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.cancels import Bucket
+    from proxy.config import Config
+    from proxy.services import Services
+    from proxy.tls import ClientSide
+    from proxy.upstream import Route, Upstream
+
+# The server's refusal that another attempt of the sslmode ladder may get around: no entry for this kind of connection in pg_hba.conf.
+_NO_ENTRY = "28000"
+
+
+class _TlsFailed(Exception):  # noqa: N818
+    """The client began TLS and did not finish it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of a worker share. `admit` counts a login in, or tells that the worker is full."""
+
+    config: Config
+    services: Services
+    upstream: Upstream
+    tls: ClientSide | None
+    cancels: Bucket
+    admit: Callable[[], bool]
+    release: Callable[[], None]
+    now: Callable[[], float]
+
+
+class Connection:
+    """One client's. `address` is for logs and audit; `unix` exempts from required TLS; `encrypted`: TLS stands already (direct TLS)."""
+
+    def __init__(
+        self, around: Surroundings, leg: Leg, number: int, *, address: str, unix: bool = False, encrypted: bool = False
+    ) -> None:
+        self._around = around
+        self._client = leg
+        self._server: Leg | None = None
+        self._number = number
+        self._address = address
+        self._unix = unix
+        self._encrypted = encrypted
+        self._admitted = False
+        self._relay: Relay | None = None
+        self._log = structlog.get_logger("connection").bind(connection=number, address=address)
+
+    async def run(self) -> None:
+        """Serve the client until its end. Raises nothing but CancelledError."""
+        try:
+            relay = await self._establish()
+            if relay is not None:
+                reason = await relay.over
+                self._log.debug("connection.ended", reason=reason)
+        except LegClosed:
+            self._log.debug("connection.ended", reason="client_gone")
+        except asyncio.CancelledError:
+            self._client.abort()
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, this connection ends and the others go on
+            self._log.exception("connection.failed")
+            self._tell(PgveilError("internal error in pgveil", hint="Its log says more."))
+        finally:
+            await self._close()
+
+    def shutdown(self) -> None:
+        """End it from our side, telling the client where that is possible."""
+        error = ShuttingDown("terminating connection because pgveil stops")
+        if self._relay is not None:
+            self._relay.shutdown(error)
+        else:
+            self._tell(error)
+
+    # -- stages ----------------------------------------------------------------------------------------------------------------------
+
+    async def _establish(self) -> Relay | None:
+        """Everything before the relay. None: there is nothing to relay, and the client knows why."""
+        try:
+            async with asyncio.timeout(self._around.config.limits.authentication_seconds):
+                greeted = await self._greet()
+                if isinstance(greeted, CancelRequest):
+                    await self._cancel(greeted)
+                    return None
+                return await self._log_in(greeted)
+        except TimeoutError:
+            self._turn_away(Turned.TIMEOUT, AuthenticationRefused("the login took too long"))
+        except TooManyConnections as error:
+            self._turn_away(Turned.LIMIT, error)
+        except (ServerUnreachable, ServerLost) as error:
+            self._turn_away(Turned.SERVER, error)
+        except _TlsFailed:
+            # There is no channel to say so on.
+            self._around.services.metrics.connection_refused(Turned.TLS)
+            self._log.info("client.tls_failed")
+            self._client.abort()
+        except PgveilError as error:
+            self._turn_away(Turned.PROTOCOL, error)
+        return None
+
+    async def _greet(self) -> Login | CancelRequest:
+        """The client's packets up to the one that says what it wants."""
+        settings = self._around.config.tls
+        tls = self._around.tls
+        greeting = Greeting(
+            tls=tls is not None and not self._unix,
+            required=settings.required and not self._unix,
+            encrypted=self._encrypted,
+        )
+        while True:
+            match greeting.next_step():
+                case None:
+                    greeting.feed(await self._client.read())
+                case Send(data):
+                    self._client.write([data])
+                case BeginTls(reply):
+                    assert tls is not None
+                    self._client.write([reply])
+                    await self._encrypt(tls)
+                    greeting.encrypted()
+                case Login() as login:
+                    if greeting.unread:
+                        raise ProtocolError("the client spoke before it was asked")
+                    return login
+                case CancelRequest() as request:
+                    return request
+
+    async def _encrypt(self, tls: ClientSide) -> None:
+        seconds = self._around.config.limits.authentication_seconds
+        try:
+            await self._client.start_tls(tls.context, server_side=True, seconds=seconds)
+        except OSError as error:
+            raise _TlsFailed from error
+
+    async def _cancel(self, request: CancelRequest) -> None:
+        """Pass it on if the rate allows. Never answered; the client waits for the end of the connection."""
+        if self._around.cancels.take():
+            await self._around.upstream.cancel(request)
+        else:
+            self._log.warning("cancel.dropped", reason="rate")
+
+    async def _log_in(self, login: Login) -> Relay | None:
+        if not self._around.admit():
+            raise TooManyConnections("sorry, too many clients already: pgveil's limit is reached")
+        self._admitted = True
+        metrics = self._around.services.metrics
+        authentication = await self._authenticate(login)
+        if authentication is None:
+            metrics.login_failed()
+            return None
+        context = self._context(login)
+        try:
+            session = await self._around.services.connect_session(context)
+        except PgveilError as error:
+            self._turn_away(Turned.NOT_READY, error)
+            return None
+        assert self._server is not None
+        metrics.connection_opened()
+        self._relay = Relay(self._client, self._server, session, metrics)
+        self._client.write(authentication.to_client)
+        self._relay.start(*authentication.unread)
+        self._log.debug("connection.established", login=login.user, database=login.database)
+        return self._relay
+
+    async def _authenticate(self, login: Login) -> Authentication | None:
+        """Reach the server and let it judge the client. None: it has refused, and the client has been told."""
+        unreachable = ServerUnreachable("the PostgreSQL server could not be reached")
+        for route in self._around.upstream.routes():
+            try:
+                self._server = await self._around.upstream.open(route)
+            except ServerUnreachable as error:
+                self._log.info("server.unreachable", host=str(route.address), tls=route.encryption.value)
+                unreachable = error
+                continue
+            self._around.services.metrics.server_reached(self._around.now())
+            authentication = await self._talk(login, self._server)
+            if authentication.rejected is None:
+                return authentication
+            if self._another_way(route, authentication):
+                self._server.close()
+                continue
+            self._client.write(authentication.to_client)
+            return None
+        raise unreachable
+
+    async def _talk(self, login: Login, server: Leg) -> Authentication:
+        binding = same_channel(self._around.tls if self._client.tls else None, server.tls)
+        authentication = Authentication(login, binding=binding)
+        dialogue = _Dialogue(self._client, server, authentication)
+        try:
+            await dialogue.over
+        finally:
+            dialogue.leave()
+        return authentication
+
+    @staticmethod
+    def _another_way(route: Route, authentication: Authentication) -> bool:
+        rejected = authentication.rejected
+        return (
+            not route.last_of_host
+            and authentication.untouched
+            and rejected is not None
+            and rejected.sqlstate == _NO_ENTRY
+        )
+
+    def _context(self, login: Login) -> SessionContext:
+        own = (b"user", b"database")
+        return SessionContext(
+            login=login.user,
+            database=login.database,
+            parameters={key: value for key, value in login.startup.parameters if key not in own},
+            protocol=login.startup.version,
+            client_address=self._address,
+            client_tls=self._client.tls is not None,
+            number=self._number,
+            pump=self._pump,
+        )
+
+    def _pump(self) -> None:
+        if self._relay is not None:
+            self._relay.pump()
+
+    # -- ends ------------------------------------------------------------------------------------------------------------------------
+
+    def _turn_away(self, why: Turned, error: PgveilError) -> None:
+        self._around.services.metrics.connection_refused(why)
+        self._log.info("connection.refused", reason=why.value, sqlstate=error.sqlstate)
+        self._tell(error)
+
+    def _tell(self, error: PgveilError) -> None:
+        if self._relay is None and not self._client.is_closed:
+            self._client.write([error.response()])
+        self._client.close()
+
+    async def _close(self) -> None:
+        """Both legs closed, the place given back."""
+        legs = [leg for leg in (self._client, self._server) if leg is not None]
+        for leg in legs:
+            leg.detach()
+            leg.close()
+        try:
+            for leg in legs:
+                await leg.wait_closed()
+        finally:
+            for leg in legs:
+                leg.abort()
+            if self._relay is not None:
+                self._around.services.metrics.connection_closed()
+            if self._admitted:
+                self._around.release()
+
+
+class _Dialogue:
+    """The authentication's bytes between the legs (a LegSink). `over` is done with its end; raises PgveilError or LegClosed."""
+
+    def __init__(self, client: Leg, server: Leg, authentication: Authentication) -> None:
+        self._client = client
+        self._server = server
+        self._authentication = authentication
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for leg in (server, client):
+            leg.set_reading(on=True)
+            data = leg.attach(self)
+            if data:
+                self.received(leg, data)
+            if leg.at_eof:
+                self.ended(leg)
+        self._flush()
+
+    def leave(self) -> None:
+        """Take no more events. What comes now waits for the relay, in the kernel."""
+        for leg in (self._client, self._server):
+            leg.detach()
+            leg.set_reading(on=False)
+        if not self.over.done():
+            self.over.cancel()
+
+    def received(self, leg: Leg, data: bytes) -> None:
+        """Bytes for the authentication."""
+        if self.over.done():
+            leg.keep(data)
+            return
+        try:
+            if leg is self._client:
+                self._authentication.client_received(data)
+            else:
+                self._authentication.server_received(data)
+        except PgveilError as error:
+            self.over.set_exception(error)
+        else:
+            self._flush()
+
+    def ended(self, leg: Leg) -> None:
+        """One of them has gone."""
+        if not self.over.done():
+            gone = LegClosed() if leg is self._client else ServerLost("the PostgreSQL server closed the connection")
+            self.over.set_exception(gone)
+
+    def fullness_changed(self, leg: Leg) -> None:
+        """A few small messages fill no buffer."""
+
+    def _flush(self) -> None:
+        """Forward; but the last word is held until it is known what to do with it."""
+        dialogue = self._authentication
+        if dialogue.to_server:
+            self._server.write(dialogue.to_server)
+            dialogue.to_server.clear()
+        if dialogue.done or dialogue.rejected is not None:
+            if not self.over.done():
+                self.over.set_result(None)
+        elif dialogue.to_client:
+            self._client.write(dialogue.to_client)
+            dialogue.to_client.clear()

@@ -1,0 +1,386 @@
+"""The two ends of a connection, and the relay that moves a session's bytes between them.
+
+A `Leg` is one TCP or Unix connection. Before the session exists its bytes are read with `read()`, as a dialogue; from `attach` on they go to
+the relay, by callback and without a task. Both protocols of a connection obey one rule: whoever can't be written to is the reason why
+somebody else is not read, so no buffer grows beyond the transport's high-water mark and one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import structlog
+
+from proxy import limits
+from proxy.errors import PgveilError, ProtocolError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from proxy.session.link import SessionLike
+
+# What a peer may send before the session exists: a startup packet and a few authentication messages.
+_DIALOGUE_BUFFER: Final = limits.STARTUP_PACKET + 2 * limits.AUTH_MESSAGE
+# A peer that vanished without a word (power, firewall) is noticed after 60 + 4 * 15 seconds.
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+class LegClosed(Exception):  # noqa: N818
+    """The peer has gone."""
+
+
+class LegSink(Protocol):
+    """Who takes a leg's events once the session exists."""
+
+    def received(self, leg: Leg, data: bytes) -> None:
+        """Bytes came."""
+
+    def ended(self, leg: Leg) -> None:
+        """The peer will send nothing more, or the connection is lost."""
+
+    def fullness_changed(self, leg: Leg) -> None:
+        """The transport's buffer rose above the high-water mark or fell below the low one."""
+
+
+class Leg(asyncio.Protocol):
+    """One side's connection. `most_unsent` is the largest number of bytes that ever waited in its transport's buffer."""
+
+    def __init__(self, write_buffer: int = 256 * limits.KIB, close_seconds: float = 10.0) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._write_buffer = write_buffer
+        self._close_seconds = close_seconds
+        self._transport: asyncio.Transport | None = None
+        self._sink: LegSink | None = None
+        self._kept = bytearray()
+        self._waiter: asyncio.Future[None] | None = None
+        self._reading = True
+        self._eof = False
+        self._abort: asyncio.TimerHandle | None = None
+        self._closed = self._loop.create_future()
+        self.full = False
+        self.most_unsent = 0
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The transport in use: the plain one, then TLS's."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS connection, where there is one."""
+        found: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        return found
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is no more."""
+        return self._closed.done()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that came and that nobody has taken."""
+        return len(self._kept)
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands."""
+        stream = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._adopt(stream)
+        _tune(stream)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: for the relay, or kept for `read`."""
+        if self._sink is not None:
+            self._sink.received(self, data)
+        else:
+            self.keep(data)
+
+    def keep(self, data: bytes) -> None:
+        """Let bytes wait for `read` or the next `attach`."""
+        self._kept += data
+        if len(self._kept) > _DIALOGUE_BUFFER:
+            self.set_reading(on=False)
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The peer ends its direction, which in PostgreSQL's protocol ends the connection; the transport closes after flushing."""
+        self._ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is gone changes nothing
+        """The connection is gone, by whichever side."""
+        if self._abort is not None:
+            self._abort.cancel()
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._ended()
+
+    def pause_writing(self) -> None:
+        """The peer takes less than it is sent."""
+        self.full = True
+        self._note_unsent()
+        if self._sink is not None:
+            self._sink.fullness_changed(self)
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        self.full = False
+        if self._sink is not None:
+            self._sink.fullness_changed(self)
+
+    # -- for the dialogue ------------------------------------------------------------------------------------------------------------
+
+    async def read(self) -> bytes:
+        """What has come, waiting for at least one byte. Raises LegClosed. One reader at a time."""
+        while not self._kept:
+            if self._eof:
+                raise LegClosed
+            assert self._waiter is None
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data = bytes(self._kept)
+        self._kept.clear()
+        self.set_reading(on=True)
+        return data
+
+    async def start_tls(
+        self, context: ssl.SSLContext, *, server_side: bool, hostname: str | None = None, seconds: float = 60.0
+    ) -> None:
+        """Go on inside TLS. Nothing may be pending. Raises OSError (ssl.SSLError and ConnectionError among them)."""
+        assert not self._kept
+        plain = self.transport
+        try:
+            transport = await self._loop.start_tls(
+                plain,
+                self,
+                context,
+                server_side=server_side,
+                server_hostname=hostname,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=self._close_seconds,
+            )
+        except BaseException:
+            plain.abort()
+            raise
+        if transport is None:  # asyncio before 3.12 gives None when the peer leaves during the handshake
+            raise ConnectionAbortedError
+        self._adopt(transport)
+        self._reading = True
+
+    # -- for the relay ---------------------------------------------------------------------------------------------------------------
+
+    def attach(self, sink: LegSink) -> bytes:
+        """From now on events go to `sink`. Gives what had come and was not read."""
+        self._sink = sink
+        data = bytes(self._kept)
+        self._kept.clear()
+        return data
+
+    def detach(self) -> None:
+        """Events go nowhere any more."""
+        self._sink = None
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether the peer has ended."""
+        return self._eof
+
+    def set_reading(self, *, on: bool) -> None:
+        """Read from the peer, or let its bytes wait in the kernel."""
+        if on is self._reading or self._eof or self.transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def write(self, pieces: list[bytes]) -> None:
+        """Send these bytes after what is already waiting."""
+        if self.transport.is_closing():
+            return
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        else:
+            self.transport.writelines(pieces)
+        self._note_unsent()
+
+    def close(self) -> None:
+        """Send what waits, then close; after `close_seconds`, cut. A peer that takes nothing holds nobody up."""
+        if self._transport is None or self.is_closed or self._abort is not None:
+            return
+        self.transport.close()
+        self._abort = self._loop.call_later(self._close_seconds, self.transport.abort)
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        if self._transport is not None and not self.is_closed:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Until the connection is no more."""
+        await asyncio.shield(self._closed)
+
+    # -- inside ----------------------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=self._write_buffer)
+
+    def _note_unsent(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self.most_unsent = max(self.most_unsent, unsent)
+
+    def _ended(self) -> None:
+        if self._eof:
+            return
+        self._eof = True
+        self._wake()
+        if self._sink is not None:
+            self._sink.ended(self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _tune(transport: asyncio.Transport) -> None:
+    """Small messages leave at once, vanished peers are noticed."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    with contextlib.suppress(OSError):  # a peer that reset the connection already: reading will tell
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Traffic(Protocol):
+    """Who counts bytes."""
+
+    def from_client(self, size: int) -> None:
+        """Bytes received from clients."""
+
+    def from_server(self, size: int) -> None:
+        """Bytes received from the server."""
+
+
+class Relay:
+    """Moves a session's bytes. `over` is done, with the reason, when no more will be moved; both legs are closing then."""
+
+    def __init__(self, client: Leg, server: Leg, session: SessionLike, traffic: Traffic) -> None:
+        self._client = client
+        self._server = server
+        self._session = session
+        self._traffic = traffic
+        self._log = structlog.get_logger("relay")
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def start(self, from_client: bytes = b"", from_server: bytes = b"") -> None:
+        """Begin with what came behind the handshake and what the legs have kept since."""
+        from_client += self._client.attach(self)
+        from_server += self._server.attach(self)
+        if from_server:
+            self.received(self._server, from_server)
+        if from_client:
+            self.received(self._client, from_client)
+        self.pump()
+        for leg in (self._server, self._client):
+            if leg.at_eof:
+                self.ended(leg)
+
+    def pump(self) -> None:
+        """Send what the session has put out, then see who is to be read. Also to be called when the session changed by itself."""
+        if self.over.done():
+            return
+        session = self._session
+        if session.to_client:
+            self._client.write(session.to_client)
+            session.to_client.clear()
+        if session.to_server:
+            self._server.write(session.to_server)
+            session.to_server.clear()
+        if session.closing is not None:
+            self._finish(session.closing)
+        else:
+            self._steer()
+
+    def shutdown(self, error: PgveilError) -> None:
+        """End the connection from our side. The client is told, where a message can stand."""
+        self._fail(error, "shutdown")
+
+    def received(self, leg: Leg, data: bytes) -> None:
+        """Bytes for the session (LegSink)."""
+        if leg is self._client:
+            self._traffic.from_client(len(data))
+            self._run(lambda: self._session.client_received(data))
+        else:
+            self._traffic.from_server(len(data))
+            self._run(lambda: self._session.server_received(data))
+
+    def ended(self, leg: Leg) -> None:
+        """A peer will send nothing more (LegSink)."""
+        if leg is self._client:
+            self._run(self._session.client_eof)
+            self._finish("client_gone")
+        else:
+            self._run(self._session.server_eof)
+            self._finish("server_gone")
+
+    def fullness_changed(self, leg: Leg) -> None:  # noqa: ARG002 - the rule looks at both
+        """Backpressure begins or ends (LegSink)."""
+        if not self.over.done():
+            self._steer()
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """One step of the session, then its output. Whatever goes wrong in it ends this connection, and no other."""
+        if self.over.done():
+            return
+        try:
+            step()
+        except PgveilError as error:
+            self._fail(error, "protocol" if isinstance(error, ProtocolError) else "refused")
+        except Exception:  # noqa: BLE001 - as the docstring says
+            self._log.exception("session.failed")
+            self._fail(PgveilError("internal error in pgveil", hint="Its log says more."), "internal")
+        else:
+            self.pump()
+
+    def _steer(self) -> None:
+        """Who is read. The client's requests wait while their answers do, as they would in the server.
+
+        The server is read even while it takes nothing itself: it may be waiting for us to take its output first.
+        """
+        client, server = self._client, self._server
+        client.set_reading(on=self._session.wants_client and not server.full and not client.full)
+        server.set_reading(on=self._session.wants_server and not client.full)
+
+    def _fail(self, error: PgveilError, reason: str) -> None:
+        if self.over.done():
+            return
+        session = self._session
+        if session.to_client:
+            self._client.write(session.to_client)
+            session.to_client.clear()
+        if session.may_speak:
+            self._client.write([error.response()])
+        self._finish(reason)
+
+    def _finish(self, reason: str) -> None:
+        if self.over.done():
+            return
+        self.over.set_result(reason)
+        for leg in (self._client, self._server):
+            leg.detach()
+            leg.close()

@@ -1,0 +1,65 @@
+"""What a worker needs from the rest of the house: sessions for the clients that have logged in, and somebody who counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.metrics import NullMetrics
+from proxy.session.link import PassThroughSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.config import Config
+    from proxy.metrics import MetricSink
+    from proxy.session.link import SessionContext, SessionLike
+
+
+class Services(Protocol):
+    """One worker's. `start` is awaited before the first client is taken, `stop` after the last has gone."""
+
+    @property
+    def metrics(self) -> MetricSink:
+        """Who counts."""
+
+    async def start(self) -> None:
+        """Raises ConfigError for what the operator must repair, PgveilError or OSError for what may pass."""
+
+    async def connect_session(self, context: SessionContext) -> SessionLike:
+        """The session of a client that has just logged in. A PgveilError raised here is what the client gets instead."""
+
+    async def reload(self) -> None:
+        """Read rules and configuration again (SIGHUP). What is wrong is logged, and the old ones stay."""
+
+    async def stop(self) -> None:
+        """Write down what must be."""
+
+
+# From the configuration and the worker's number (0, 1, ...) to its services.
+if TYPE_CHECKING:
+    ServicesFactory = Callable[[Config, int], Services]
+
+
+class Unprotected:
+    """Sessions that forward everything: for measuring what the proxy itself costs, and for its tests. Nothing is protected."""
+
+    def __init__(self) -> None:
+        self.metrics: MetricSink = NullMetrics()
+
+    async def start(self) -> None:
+        """Nothing to prepare."""
+
+    async def connect_session(self, context: SessionContext) -> SessionLike:  # noqa: ARG002 - all are alike
+        """A session that changes nothing."""
+        return PassThroughSession()
+
+    async def reload(self) -> None:
+        """Nothing to read."""
+
+    async def stop(self) -> None:
+        """Nothing to write."""
+
+
+def unprotected(config: Config, number: int) -> Services:  # noqa: ARG001 - the form of every factory
+    """The factory of `Unprotected`."""
+    return Unprotected()

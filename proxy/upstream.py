@@ -1,0 +1,124 @@
+"""Ways to the PostgreSQL server: hosts in order, each with the attempts that sslmode allows (libpq, 32.19.3); and cancel requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ProtocolError, ServerUnreachable
+from proxy.relay import Leg, LegClosed
+from proxy.tls import Encryption, ladder
+from proxy.wire.messages import SSL_REQUEST_PACKET
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+
+    from proxy.config import Address, Server
+    from proxy.wire.messages import CancelRequest
+
+# The server closes a cancel request's connection when it has sent the signal, which is a matter of milliseconds.
+_CANCEL_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One attempt. `last_of_host`: the next route goes to another host."""
+
+    address: Address
+    encryption: Encryption
+    last_of_host: bool
+
+
+class Upstream:
+    """Makes connections to the server. One a worker."""
+
+    def __init__(self, settings: Server, context: ssl.SSLContext, new_leg: Callable[[], Leg]) -> None:
+        self._settings = settings
+        self._context = context
+        self._new_leg = new_leg
+
+    def routes(self) -> Iterator[Route]:
+        """Every attempt, in order."""
+        for address in self._settings.hosts:
+            attempts = ladder(self._settings.sslmode, unix=address.unix_path is not None)
+            for number, encryption in enumerate(attempts, 1):
+                yield Route(address, encryption, number == len(attempts))
+
+    async def open(self, route: Route) -> Leg:
+        """A connection that is ready for the startup packet. Raises ServerUnreachable; its text names no address."""
+        try:
+            async with asyncio.timeout(self._settings.connect_seconds):
+                leg = await self._connect(route.address)
+                try:
+                    if route.encryption is not Encryption.PLAIN:
+                        await self._encrypt(leg, route)
+                except BaseException:
+                    leg.abort()
+                    raise
+                return leg
+        except TimeoutError:
+            raise ServerUnreachable("the PostgreSQL server did not answer in time") from None
+        except LegClosed:
+            raise ServerUnreachable("the PostgreSQL server closed the connection at once") from None
+        except OSError as error:
+            raise ServerUnreachable("the PostgreSQL server could not be reached", detail=_detail(error)) from error
+
+    async def _connect(self, address: Address) -> Leg:
+        loop = asyncio.get_running_loop()
+        path = address.unix_path
+        if path is not None:
+            _, leg = await loop.create_unix_connection(self._new_leg, path)
+        else:
+            _, leg = await loop.create_connection(self._new_leg, address.host, address.port)
+        return leg
+
+    async def _encrypt(self, leg: Leg, route: Route) -> None:
+        """SSLRequest, its one-byte answer, TLS."""
+        leg.write([SSL_REQUEST_PACKET])
+        answer = await leg.read()
+        if answer[:1] == b"N" and route.encryption is Encryption.OFFERED and len(answer) == 1:
+            return
+        if answer[:1] in (b"N", b"E"):
+            raise ServerUnreachable("the PostgreSQL server does not support TLS, but sslmode asks for it")
+        if answer != b"S" or leg.pending:
+            # More than one byte was put there by somebody who wants it taken for what the server says inside TLS (CVE-2021-23222).
+            raise ProtocolError("the PostgreSQL server answered a request for TLS with something else")
+        await leg.start_tls(
+            self._context, server_side=False, hostname=route.address.host, seconds=self._settings.connect_seconds
+        )
+
+    async def cancel(self, request: CancelRequest) -> None:
+        """Pass a cancel request on. Raises nothing: nobody is told what became of one.
+
+        To every host, because the key does not say which of them knows it and the others ignore it.
+        """
+        async with asyncio.TaskGroup() as group:
+            for address in self._settings.hosts:
+                group.create_task(self._cancel_at(address, request))
+
+    async def _cancel_at(self, address: Address, request: CancelRequest) -> None:
+        for route in self.routes():
+            if route.address != address:
+                continue
+            with contextlib.suppress(ServerUnreachable, ProtocolError, TimeoutError, LegClosed):
+                leg = await self.open(route)
+                try:
+                    async with asyncio.timeout(_CANCEL_SECONDS):
+                        leg.write([request.build()])
+                        await leg.read()
+                finally:
+                    leg.close()
+                    await leg.wait_closed()
+                return
+
+
+def _detail(error: OSError) -> str | None:
+    """Why, in the words of the TLS library, for what its user can repair; nothing of the network behind the proxy."""
+    import ssl  # noqa: PLC0415 - the type is needed here only
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verification failed: {error.verify_message}"
+    return "the TLS handshake failed" if isinstance(error, ssl.SSLError) else None
