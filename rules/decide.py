@@ -333,14 +333,23 @@ class _Decision:
             number = numbers.get(constant.token)
             if number is None:
                 literals.append(
-                    SealLiteral(constant.token, constant.first, constant.last, column, negative=constant.negative, array=constant.array)
+                    SealLiteral(
+                        constant.token,
+                        constant.first,
+                        constant.last,
+                        column,
+                        negative=constant.negative,
+                        array=constant.array,
+                        exact=constant.compared,
+                    )
                 )
                 continue
-            made = SealParam(number, column, constant.array)
+            made = SealParam(number, column, constant.array, exact=constant.compared)
             sealed_tokens[number].append(constant.token)
             if number in params and not _same_sealing(params[number], made):
                 self._shared_parameter(number, constant)
-            params.setdefault(number, made)
+            if number not in params or not made.exact:
+                params[number] = made
         for token, number in self.facts.parameters:
             if number in params and token not in sealed_tokens[number]:
                 self._shared_parameter(number, next(c for c in self.facts.constants if c.token in sealed_tokens[number]))

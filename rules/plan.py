@@ -38,6 +38,7 @@ class SealLiteral:
     """Replace tokens `first..last` by the sealed form of literal token `token`, as a string constant.
 
     `negative`: a minus sign stands before the number. `array`: the literal is an array constant whose elements are sealed one by one.
+    `exact`: it is compared and not stored, so what the column can't hold equals nothing instead of being an error.
     """
 
     token: int
@@ -46,15 +47,17 @@ class SealLiteral:
     column: Column
     negative: bool = False
     array: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SealParam:
-    """Seal parameter `$number` for `column`; with `array` each element of it."""
+    """Seal parameter `$number` for `column`; with `array` each element of it. `exact` as for SealLiteral."""
 
     number: int
     column: Column
     array: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class Expressions:
                 self._meet(flow, item, other, query)
         return mixed(*flows, *outputs)
 
-    def constant(self, flow: Flow, node: exp.Expr, *, array: bool) -> bool:
+    def constant(self, flow: Flow, node: exp.Expr, *, array: bool, compared: bool = True) -> bool:
         """Note that the value of protected column `flow.column` meets the constant `node`; False where `node` is none."""
         if isinstance(node, exp.Null):
             return True
@@ -180,7 +180,7 @@ class Expressions:
         if extent.negative and array:
             return False
         self.record.constants.append(
-            Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts))
+            Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts), compared)
         )
         return True
 

@@ -37,6 +37,7 @@ class Constant:
     """A literal or parameter that meets a protected column, with the tokens `first..last` that its sealed form replaces.
 
     `token` is the literal's or the parameter's own; casts around it are inside `first..last` and named in `casts`, innermost first.
+    `compared`: with the column's values, rather than stored among them.
     """
 
     column: ColumnName
@@ -46,6 +47,7 @@ class Constant:
     negative: bool = False
     array: bool = False
     casts: tuple[str, ...] = ()
+    compared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

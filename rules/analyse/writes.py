@@ -197,7 +197,7 @@ class Writes:
             self.record.stored.append(Stored(flow.column, "null", token))
             if _is_default(value):
                 self.expressions.visit(*value.find_all(exp.Identifier))
-        elif self.expressions.constant(flow, value, array=False):
+        elif self.expressions.constant(flow, value, array=False, compared=False):
             self.record.stored.append(Stored(flow.column, "constant", token))
         else:
             self._store(target, name, self.expressions.value(value, scope), value)
