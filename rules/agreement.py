@@ -9,7 +9,7 @@ from rules.logical import canonical_type, is_array, type_of_oid
 from rules.masks import MASK_KINDS, masks_for
 from rules.model import ColumnName, Protection, TableName
 from rules.names import show_name
-from rules.problems import Problem, Severity, did_you_mean
+from rules.problems import Problem, Severity, did_you_mean, nearest_name
 from rules.recognise import recognise_type
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ def compare(
     for table in rules.tables.values():
         relation = catalog.by_name.get(table.name)
         if relation is None:
-            known = {show_name(*n): n for n in catalog.by_name}
-            report.add(
-                table.name,
-                f"the database {catalog.database} has no table {table.name}",
-                did_you_mean(show_name(*table.name), known),
-            )
+            meant = nearest_name(table.name, catalog.by_name)
+            fix = None if meant is None else f"did you mean `{show_name(*meant)}`?"
+            report.add(table.name, f"the database {catalog.database} has no table {table.name}", fix)
         else:
             _table(report, table, relation, catalog)
     for name, declared, logical in _uncovered(rules, catalog):

@@ -153,13 +153,19 @@ class _Builder:
         self.faults: list[Fault] = []
         self.root: Node | None = None
         self.last = Place(1, 1)
+        self._behind = self.last
         self._open: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}
         self._nodes = 0
         self._documents = 0
 
     def take(self, event: ev.Event) -> None:
-        place = self.last = _place(event.start_mark)
+        place = _place(event.start_mark)
+        if isinstance(event, ev.ScalarEvent) and event.value == "" and event.style is None:
+            # The parser puts what is not there at the next token; the reader looks for it behind the last one.
+            place = self._behind
+        self.last = place
+        self._behind = _place(event.end_mark)
         if isinstance(event, ev.DocumentStartEvent):
             self._document(event, place)
         elif isinstance(event, ev.AliasEvent):

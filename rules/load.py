@@ -16,7 +16,7 @@ from rules.columns import read_column
 from rules.document import MAX_BYTES, Place, Scalar, read_document
 from rules.model import Column, ColumnName, Level, Role, Rules, SealMode, Table, TableName, Verdict
 from rules.names import NameFormError, column_name, show_name, single_name, table_name
-from rules.problems import Problem, RulesError, did_you_mean
+from rules.problems import Problem, RulesError, nearest_name
 from rules.reading import Reader
 from rules.schema import FORMAT_VERSION, ROLE_FORM, ROLE_KEYS, TABLE_KEYS, TOP_KEYS
 
@@ -275,10 +275,9 @@ class _File:
                 continue
             verdict = self._reader.choice(value, f"{what}, column {name}", Verdict)
             if name not in self._known:
-                known = (show_name(*c) for c in self._known)
-                self._reader.error(
-                    key.place, f"{what}: the column {name} is not in `tables`", did_you_mean(key.text, known)
-                )
+                meant = nearest_name(name, self._known)
+                fix = "classify it under `tables`" if meant is None else f"did you mean `{show_name(*meant)}`?"
+                self._reader.error(key.place, f"{what}: the column {name} is not in `tables`", fix)
                 continue
             if name in verdicts:
                 self._reader.error(

@@ -9,6 +9,7 @@ import json
 import re
 from datetime import date
 from enum import StrEnum
+from fractions import Fraction
 
 from rules.names import NameFormError, show_name, split_name
 
@@ -191,8 +192,8 @@ _FORMS = {
     Family.FLOAT: re.compile(r"[-+]?[0-9]{1,15}(?:\.[0-9]{1,15})?"),
     Family.BOOLEAN: re.compile("true|false"),
     Family.DATE: re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}"),
-    Family.TIME: re.compile(rf"{_CLOCK}(?:\+00)?"),
-    Family.TIMESTAMP: re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}(?: {_CLOCK}(?:\+00)?)?"),
+    Family.TIME: re.compile(_CLOCK),
+    Family.TIMESTAMP: re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}} {_CLOCK}"),
     Family.UUID: re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
     Family.BYTES: re.compile(r"\\x(?:[0-9a-fA-F]{2}){0,1000}"),
 }
@@ -225,6 +226,11 @@ def _is_of(text: str, logical: str) -> bool:
     if kind is Family.TEXT:
         return True
     assert kind is not None
+    if "tz" in logical:
+        # The session's TimeZone must not decide what the file means.
+        if not text.endswith("+00"):
+            return False
+        text = text.removesuffix("+00")
     if _FORMS[kind].fullmatch(text) is None:
         return False
     if kind is Family.NUMERIC:
@@ -236,9 +242,8 @@ def _fits_numeric(text: str, logical: str) -> bool:
     found = re.fullmatch(r"numeric\((\d+),(-?\d+)\)", logical)
     if found is None:
         return True
-    precision, scale = int(found[1]), int(found[2])
-    whole, _, fraction = text.lstrip("+-").partition(".")
-    return len(whole.lstrip("0")) <= precision - scale and len(fraction) <= max(scale, 0)
+    unscaled = Fraction(text) * Fraction(10) ** int(found[2])
+    return unscaled.denominator == 1 and abs(unscaled) < 10 ** int(found[1])
 
 
 def _is_date(text: str) -> bool:

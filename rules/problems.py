@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# More words than these are not a help but a list.
+_MAX_OFFERED = 30
+
 
 class Severity(StrEnum):
     """An error makes the file unusable; a warning says that it may not mean what its author thinks."""
@@ -49,4 +52,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word[:100], words, n=1, cutoff=0.6)
     if near:
         return f"did you mean `{near[0]}`?"
+    if len(words) > _MAX_OFFERED:
+        return "look at how it is spelt"
     return f"allowed here: {', '.join(words)}" if words else "nothing is allowed here"
+
+
+def nearest_name(wanted: tuple[str, ...], known: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The known name that was probably meant: another one with the same last part, or one beside it whose last part is near."""
+    names = sorted(set(known))
+    beside = {n[-1]: n for n in names if n[:-1] == wanted[:-1]}
+    near = difflib.get_close_matches(wanted[-1], beside, n=1, cutoff=0.6)
+    if near:
+        return beside[near[0]]
+    return next((n for n in names if n[-1] == wanted[-1]), None)
