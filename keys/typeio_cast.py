@@ -1,7 +1,7 @@
 """A value of the type that the client declared, taken for a column of another: the server's assignment casts, where they lose nothing.
 
 What an assignment would change silently (1.5 to an integer, a timestamp's time to a date) is refused instead: the same parameter may stand
-in a comparison, where the changed value would match wrong rows.
+in a comparison, where the changed value would match wrong rows. Under `exact` it is known to, and the value equals nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
-from keys.typeio_base import ScalarCodec, UnrepresentableError, WireValueError, client_text, need_length, out_of_range
+from keys.typeio_base import ScalarCodec, UnrepresentableError, WireValueError, client_text, need_length
 from keys.typeio_datetime import DateCodec, TimestampCodec, from_utc, stamp_micros, to_utc
 from keys.typeio_json import JsonbCodec, JsonCodec
 from keys.typeio_number import FloatCodec, IntegerCodec, Number, NumericCodec, load_number, parse_number, single
@@ -89,10 +89,15 @@ def _number_to(type_: LogicalType, codec: ScalarCodec, oid: int, number: Number 
         plain = number if isinstance(number, str) else number.text().decode()
         return codec.parse(plain, None, exact=exact)
     if isinstance(number, str) or number.fraction.strip("0"):
-        raise UnrepresentableError("22003", f"a number that is not whole can't be taken for a protected column of type {type_.name}")
-    if len(number.whole) > 19:
-        raise out_of_range(type_.name)
-    return codec.fit(int(number.text().partition(b".")[0]))
+        raise _lossy(f"a number that is not whole can't be taken for a protected column of type {type_.name}", exact=exact)
+    value = int(number.text().partition(b".")[0]) if len(number.whole) <= 19 else None
+    if value is None or not codec.holds(value):
+        raise (UnrepresentableError if exact else WireValueError)("22003", f"{type_.name} out of range")
+    return codec.fit(value)
+
+
+def _lossy(message: str, *, exact: bool) -> WireValueError:
+    return UnrepresentableError("0A000", message) if exact else WireValueError("0A000", message)
 
 
 def _to_float(codec: FloatCodec, number: Number | str | float, *, exact: bool) -> bytes:
@@ -122,7 +127,7 @@ def _date_to(
         micros = from_utc(micros, settings)
     if isinstance(codec, DateCodec):
         if micros % _DAY:
-            raise UnrepresentableError("22008", "a timestamp with a time of day can't be taken for a protected column of type date")
+            raise _lossy("a timestamp with a time of day can't be taken for a protected column of type date", exact=exact)
         return codec.canonical(micros // _DAY)
     if not isinstance(codec, TimestampCodec):
         raise WireValueError("42804", f"column is of type {type_.name} but the parameter is declared as another type")

@@ -260,19 +260,17 @@ class DateCodec(ScalarCodec):
     label = "date"
 
     def parse(self, text: str, settings: OutputSettings | None, *, exact: bool) -> bytes:
-        """An ISO date; a time of day after it is checked and, unless `exact`, dropped as the server drops it."""
-        del settings
+        """An ISO date; a time of day and an offset after it are checked and dropped, as on the server."""
+        del settings, exact
         word = text.strip(BLANKS)
         if word.lower() in _INFINITE:
             return _INFINITE[word.lower()].encode()
         found = _STAMP.fullmatch(word)
         if found is None:
             raise _not_understood(word, self.label)
-        clock = _clock(found)
+        _clock(found)
         if found["zone"] is not None:
             _zone_seconds(found["zone"])
-        if exact and clock:
-            raise UnrepresentableError("22008", "date with a time of day")
         return self.canonical(_date_days(found))
 
     def canonical(self, days: int) -> bytes:

@@ -26,13 +26,9 @@ def _refuse_constant(_name: str) -> NoReturn:
 
 
 def _number(text: str) -> _Number:
-    return _Number(str(parse_number(text)) if isinstance(parse_number(text), str) else _printed(text))
-
-
-def _printed(text: str) -> str:
     number = parse_number(text)
-    assert not isinstance(number, str)
-    return number.text().decode()
+    assert not isinstance(number, str)  # JSON has no words for numbers
+    return _Number(number.text().decode())
 
 
 def _scan(text: str) -> Any:

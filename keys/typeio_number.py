@@ -95,10 +95,14 @@ class IntegerCodec(ScalarCodec):
             raise invalid_syntax(self.name)
         return canonical
 
+    def holds(self, value: int) -> bool:
+        """Whether a whole number is in the type's range."""
+        bound = 1 << (8 * self.size - 1)
+        return -bound <= value < bound
+
     def fit(self, value: int) -> bytes:
         """Canonical bytes of a whole number, if the type holds it."""
-        bound = 1 << (8 * self.size - 1)
-        if not -bound <= value < bound:
+        if not self.holds(value):
             raise out_of_range(self.name)
         return b"%d" % value
 
@@ -312,7 +316,7 @@ class FloatCodec(ScalarCodec):
     def _decimal(self, text: str) -> bytes:
         value = float(text)
         nonzero = re.search(r"[1-9]", re.split(r"[eE]", text)[0]) is not None
-        if self.size == 4 and math.isfinite(value) and len(text) < 2000:
+        if self.size == 4 and math.isfinite(value):
             value = _nearest_single(value, text)
         return self.fit(value, nonzero=nonzero)
 
