@@ -171,7 +171,7 @@ def seal_batch(
     if len(values) < _BATCH_FROM:
         texts = iter(_seal_each(key, values, nonces))
         return [None if p is None else next(texts) for p in plaintexts]
-    present = [i for i, p in enumerate(plaintexts) if p is not None]
+    present = _present(plaintexts, len(values))
     lengths = _lengths(values)
     sealed: list[bytes | None] = [None] * len(plaintexts)
     for chosen in _classes(_blocks(lengths)):
@@ -208,9 +208,11 @@ def open_sealed(key: DataKey, sealed: bytes) -> bytes:
 def open_batch(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> list[bytes | None]:
     """Many values in order, None staying None. `keys`: by key id. Raises OpenError for the first value that does not open."""
     opened = open_batch_lenient(keys, sealed)
-    for index, value in enumerate(opened):
-        if isinstance(value, SealedError):
-            raise OpenError(index, value) from value
+    # Looking at the distinct types first costs a third of looking at each value.
+    if not {bytes, type(None)}.issuperset(map(type, opened)):
+        for index, value in enumerate(opened):
+            if isinstance(value, SealedError):
+                raise OpenError(index, value) from value
     return cast("list[bytes | None]", opened)
 
 
@@ -219,7 +221,7 @@ def open_batch_lenient(keys: Mapping[int, DataKey], sealed: Sequence[bytes | Non
     values = [s for s in sealed if s is not None]
     if len(values) < _BATCH_FROM:
         return [None if s is None else _open_one(keys, s) for s in sealed]
-    present = [i for i, s in enumerate(sealed) if s is not None]
+    present = _present(sealed, len(values))
     lengths = _lengths(values)
     opened: list[bytes | SealedError | None] = [None] * len(sealed)
     for chosen in _classes(_blocks(_body_length(lengths - _HEADER))):
@@ -364,7 +366,7 @@ def _open_class(
         if results is None:
             results = [_open_one(keys, v) for v in some]
         _put(opened, everywhere, chosen, results)
-    return [o for o in opened if o is not None]
+    return cast("list[bytes | SealedError]", opened)
 
 
 def _open_rows(
@@ -448,6 +450,11 @@ def _classes(labels: NDArray[Any]) -> list[NDArray[np.intp]]:
         return [np.arange(len(labels))]
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _present(values: Sequence[bytes | None], count: int) -> Sequence[int]:
+    """The places of the `count` values that are not None."""
+    return range(count) if count == len(values) else [i for i, v in enumerate(values) if v is not None]
 
 
 def _take(values: Sequence[bytes], chosen: NDArray[np.intp]) -> Sequence[bytes]:
