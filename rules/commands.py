@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rules.load import check_rules, read_rules_file
-from rules.problems import Problem, RulesError, Severity
+from rules.problems import Problem, RulesError, Severity, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,18 +203,20 @@ def _print_tables(rules: Rules, holders: tuple[_Holder, ...]) -> None:
     from rich.text import Text
 
     console = Console()
-    logins = Table("login", "roles", "class", "kept out by privileges", title="Logins", title_justify="left")
+    live = any(h.fenced is not None for h in holders)
+    logins = Table(
+        "login", "roles", "class", *(["kept out by privileges"] if live else []), title="Logins", title_justify="left"
+    )
     for h in holders:
-        fenced = "" if h.fenced is None else ("yes" if h.fenced else "no: owner or superuser")
-        logins.add_row(
-            *map(Text, (h.principal.login, ", ".join(h.principal.roles) or "none", h.principal.policy.id, fenced))
-        )
+        fenced = [] if h.fenced is None else ["yes" if h.fenced else "no: owner or superuser"]
+        row = (h.principal.login, ", ".join(h.principal.roles) or "none", h.principal.policy.id, *fenced)
+        logins.add_row(*(Text(printable(cell)) for cell in row))
     console.print(logins)
     classes = {h.principal.policy.id: h.principal.policy for h in holders}
     verdicts = Table("column", "level", *classes, title="Verdicts by class", title_justify="left")
     for column in rules.protected_columns():
         seen = (str(policy.verdict(column.name)) for policy in classes.values())
-        verdicts.add_row(*map(Text, (str(column.name), str(column.level), *seen)))
+        verdicts.add_row(*(Text(printable(cell)) for cell in (str(column.name), str(column.level), *seen)))
     console.print(verdicts)
 
 

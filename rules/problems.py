@@ -34,8 +34,13 @@ class Problem:
 
     def __str__(self) -> str:
         """As compilers print it, the fix on a line of its own."""
-        head = f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
-        return head if self.fix is None else f"{head}\n    fix: {self.fix}"
+        head = f"{self.file}:{self.line}:{self.column}: {self.severity}: {printable(self.message)}"
+        return head if self.fix is None else f"{head}\n    fix: {printable(self.fix)}"
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: a name in a database can hold anything, escape sequences too."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class RulesError(Exception):
