@@ -143,6 +143,7 @@ def _tokens_pattern(plain: str, unicode_forms: str) -> re.Pattern[str]:
 
 _CONFORMING: Final = _tokens_pattern(_PLAIN, f"{_PLAIN}|{_QUOTED}")
 _BACKSLASHES: Final = _tokens_pattern(_ESCAPED, _QUOTED)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _GAP_RE: Final = re.compile(_GAP)
 _COMMENT_MARK: Final = re.compile(r"/\*|\*/")
 _UESCAPE_RE: Final = re.compile(rf"[uU][eE][sS][cC][aA][pP][eE](?![A-Za-z0-9_${_HIGH}])")
@@ -167,17 +168,12 @@ def lex(text: str, *, standard_conforming_strings: bool = True, limits: LexLimit
         raise LexError(f"statement text is longer than {limits.max_length} characters", 0)
     if "\0" in text:
         raise LexError("statement text holds a NUL character", text.index("\0"))
-    if not text.isascii():
-        _check_encodable(text)
+    lone = None if text.isascii() else _SURROGATE.search(text)
+    if lone is not None:
+        raise LexError("statement text is not valid Unicode", lone.start())
     scan = _Scan(text, standard_conforming_strings, limits)
     scan.run()
     return scan.result()
-
-
-def _check_encodable(text: str) -> None:
-    for at, char in enumerate(text):
-        if "\ud800" <= char <= "\udfff":
-            raise LexError("statement text is not valid Unicode", at)
 
 
 class _Scan:
@@ -257,21 +253,17 @@ class _Scan:
     def _rarer(self, group: int, start: int, end: int) -> int:
         """Take one token of the less common kinds; the offset behind what it consumed."""
         text = self.text
-        if group == _G_PLAIN:
+        if group == _G_QUOTED:
+            self._identifier(text[start + 1 : end - 1].replace('""', '"'), start, end)
+        elif group == _G_PLAIN:
             self.sensitive = self.sensitive or text.find("\\", start, end) >= 0
             self._literal(Kind.STRING, start, end, "'s'" if text[start] == "'" else "n's'")
+        elif group == _G_PARAM:
+            self._parameter(start, end)
         elif group in {_G_ESCAPED, _G_DOLLAR}:
             self._literal(Kind.STRING, start, end, "'s'")
         elif group == _G_BITS:
             self._literal(Kind.BITSTRING, start, end, "b's'")
-        elif group == _G_PARAM:
-            number = text[start + 1 : end].lstrip("0") or "0"
-            if len(number) > 10 or int(number) > MAX_PARAMETER:
-                raise LexError("parameter number too large", start)
-            self.tokens.append(Token(Kind.PARAM, start, end, number))
-            self.parts.append("$" + number)
-        elif group == _G_QUOTED:
-            self._identifier(text[start + 1 : end - 1].replace('""', '"'), start, end)
         elif group == _G_OP:
             return self._operator(start, end)
         elif group == _G_COMMENT:
@@ -286,6 +278,13 @@ class _Scan:
         self.literals.append(len(self.tokens))
         self.tokens.append(Token(kind, start, end, ""))
         self.parts.append(part)
+
+    def _parameter(self, start: int, end: int) -> None:
+        number = self.text[start + 1 : end].lstrip("0") or "0"
+        if len(number) > 10 or int(number) > MAX_PARAMETER:
+            raise LexError("parameter number too large", start)
+        self.tokens.append(Token(Kind.PARAM, start, end, number))
+        self.parts.append("$" + number)
 
     def _identifier(self, name: str, start: int, end: int) -> None:
         if not name:
@@ -514,8 +513,7 @@ def _string_value(text: str, start: int, end: int, scs: bool) -> str:
 
 def _unicode_value(text: str, start: int, end: int, scs: bool) -> str:
     match = _UNICODE_RE.match(text, start)
-    if match is None:
-        raise LexError("the token is not a constant", start)
+    assert match is not None
     body_end = match.end()
     escape = "\\" if body_end == end else _uescape_tail(text, body_end, _CONFORMING if scs else _BACKSLASHES, scs)[1]
     return _decode_unicode(_join_quotes(text[start + 3 : body_end - 1]), escape, start)

@@ -169,7 +169,7 @@ def test_sql_ascii_is_what_the_server_stores() -> None:
 def test_no_text_is_in_an_exception_or_what_it_carries() -> None:
     for encoding in ("UTF8", "SJIS", "SQL_ASCII"):
         with pytest.raises(EncodingError) as caught:
-            decode_sql(b"topsecret\xff", encoding)
+            decode_sql(b"topsecret\x83", encoding)
         assert "topsecret" not in repr(caught.value)
         assert caught.value.__context__ is None
     with pytest.raises(EncodingError) as caught:

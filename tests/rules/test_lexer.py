@@ -42,6 +42,7 @@ def show(text: str, *, scs: bool = True) -> list[tuple[Kind, str, str]]:
         ('"A""b"', [(Q, '"A""b"', 'A"b')]),
         ('u&"d\\0061t\\+000061"', [(Q, 'u&"d\\0061t\\+000061"', "data")]),
         ("U&\"d!0061\" /* x */ UESCAPE '!'", [(Q, "U&\"d!0061\" /* x */ UESCAPE '!'", "da")]),
+        ("U&'a' /* * */ UESCAPE /* /* */ */ '!'", [(S, "U&'a' /* * */ UESCAPE /* /* */ */ '!'", "")]),
         ("U&'d!0061'uEsCaPe $$!$$x", [(S, "U&'d!0061'uEsCaPe $$!$$", ""), (W, "x", "x")]),
         ("U&'a' uescaped", [(S, "U&'a'", ""), (W, "uescaped", "uescaped")]),
         ("u&'a'&u", [(S, "u&'a'", ""), (OP, "&", "&"), (W, "u", "u")]),
