@@ -72,7 +72,8 @@ class _Decision:
         self._pairs()
         self._stores()
         edits = [e for ref in facts.relations for e in self._replace(ref)]
-        literals, params = self._constants()
+        literals, params, uncast = self._constants()
+        edits += uncast
         return Plan(
             action=facts.action,
             tables=tuple(sorted({*(r.relation for r in facts.relations if r.columns), *self._written_tables(), *(c.relation for c in facts.columns)})),
@@ -320,10 +321,12 @@ class _Decision:
         for first, last in ref.qualified:
             yield Edit(first, last, quote_ident(ref.relation.name))
 
-    def _constants(self) -> tuple[tuple[SealLiteral, ...], tuple[SealParam, ...]]:
+    def _constants(self) -> tuple[tuple[SealLiteral, ...], tuple[SealParam, ...], list[Edit]]:
+        """What is sealed, and edits that take the casts off sealed parameters."""
         numbers = dict(self.facts.parameters)
         literals: list[SealLiteral] = []
         params: dict[int, SealParam] = {}
+        uncast: list[Edit] = []
         sealed_tokens: dict[int, list[int]] = defaultdict(list)
         for constant in self.facts.constants:
             if not self._sealed(constant.column):
@@ -344,6 +347,8 @@ class _Decision:
                     )
                 )
                 continue
+            if constant.first != constant.last:
+                uncast.append(Edit(constant.first, constant.last, f"${number}"))
             made = SealParam(number, column, constant.array, exact=constant.compared)
             sealed_tokens[number].append(constant.token)
             if number in params and not _same_sealing(params[number], made):
@@ -353,7 +358,7 @@ class _Decision:
         for token, number in self.facts.parameters:
             if number in params and token not in sealed_tokens[number]:
                 self._shared_parameter(number, next(c for c in self.facts.constants if c.token in sealed_tokens[number]))
-        return tuple(literals), tuple(params.values())
+        return tuple(literals), tuple(params.values()), uncast
 
     def _casts(self, constant: Constant, column: Column) -> None:
         assert column.type is not None

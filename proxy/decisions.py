@@ -1,0 +1,624 @@
+"""The Gate: from a text to a decision, each statement shape planned once. Implements `proxy.session.gate.Judge`.
+
+The caches are bounded and live as long as one generation of rules and catalog; a text without literals is found by its bytes alone, any
+other by its shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from cachetools import LRUCache
+
+from keys.types import TypeSpecError, parse_type
+from proxy.session.gate import Admit, BadValue, NeedSettings, OffsetMap, Pass, Refuse
+from rules.analyse import AmbiguousNameError, ParseError, analyse
+from rules.classify import Classified, StatementKind, classify, copy_table
+from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
+from rules.encodings import EncodingError, decode_sql, encode_sql
+from rules.lexer import Kind, LexError, lex, literal_value
+from rules.model import Protection, TableName, Verdict, view_name
+from rules.plan import Action, Plan, Reason, Refusal, Touched
+from rules.protect import ProtectionMap
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from proxy.session.gate import Decision, Settings
+    from rules.catalog import Catalog, Relation
+    from rules.lexer import Lexed
+    from rules.model import Column, ColumnName, Principal, Rules
+    from rules.plan import SealLiteral
+
+# Functions and system views of PostgreSQL itself that run a text, read files or show other sessions' texts and values. Privileges keep
+# ordinary logins from what they must not see; for those that privileges can't fence they are refused.
+DANGEROUS_WORDS = frozenset(
+    {
+        *(f"{what}_to_xml{form}" for what in ("query", "table", "cursor", "schema", "database") for form in ("", "schema", "_and_xmlschema")),
+        *("ts_stat", "ts_rewrite", "pg_stats", "pg_statistic", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic_ext_data"),
+        *("pg_stat_activity", "pg_stat_get_activity", "pg_stat_statements", "pg_read_file", "pg_read_binary_file", "pg_ls_dir"),
+        *("lo_import", "lo_export", "lo_get", "dblink", "dblink_exec", "dblink_open", "dblink_fetch", "pg_logical_slot_get_changes"),
+        *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
+    }
+)
+_PRIVILEGED_ROLES = frozenset({"pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files", "pg_execute_server_program"})
+
+
+class CacheObserver(Protocol):
+    """Told of what the caches do, for the metrics."""
+
+    def hit(self) -> None:
+        """A statement's plan was there."""
+
+    def miss(self) -> None:
+        """It had to be made."""
+
+    def parsed(self) -> None:
+        """sqlglot parsed a statement."""
+
+    def entries(self, count: int) -> None:
+        """How many plans there are."""
+
+
+class SilentCache:
+    """A CacheObserver that counts nothing."""
+
+    def hit(self) -> None:
+        """Nothing."""
+
+    def miss(self) -> None:
+        """Nothing."""
+
+    def parsed(self) -> None:
+        """Nothing."""
+
+    def entries(self, count: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """Bounds of the caches: plans, texts, and how long a text may be to be kept by its bytes."""
+
+    plans: int = 4096
+    texts: int = 4096
+    text_bytes: int = 4096
+    shape_chars: int = 65536
+    principals: int = 4096
+
+
+class LiteralSealer(Protocol):
+    """What the gate needs of `proxy.session.values.ValueCodec`."""
+
+    def seal_literal(self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False) -> bytes:
+        """A SQL constant, sealed. Raises BadValue."""
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """One generation: what is judged by, immutable."""
+
+    generation: int
+    protection: ProtectionMap
+    triggers: frozenset[str]
+    unsettling: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """A principal with what privileges can't do about it. `limited`: some protected column is not clear to it."""
+
+    principal: Principal
+    limited: bool
+    unfenced: bool
+    views: frozenset[TableName]
+
+
+class _RefusedError(Exception):
+    """Carries a refusal to `Gate.decide`; never leaves this module."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Gate:
+    """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        catalog: Catalog,
+        sealer: LiteralSealer,
+        *,
+        limits: GateLimits | None = None,
+        observer: CacheObserver | None = None,
+    ) -> None:
+        self._sealer = sealer
+        self._limits = GateLimits() if limits is None else limits
+        self._observer = SilentCache() if observer is None else observer
+        self._generation = 0
+        self.update(rules, catalog)
+
+    def update(self, rules: Rules, catalog: Catalog) -> None:
+        """New rules or a new catalog: everything that was worked out under the old ones is forgotten."""
+        self._generation += 1
+        protection = ProtectionMap(rules, catalog)
+        self._world = _World(
+            self._generation,
+            protection,
+            protection.relation_words | frozenset(protection.functions) | {"pgveil"},
+            _unsettling_functions(catalog) | {"set_config"},
+        )
+        self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
+        self._texts: LRUCache[Hashable, Decision] = LRUCache(self._limits.texts)
+        self._askers: LRUCache[str, _Asker] = LRUCache(self._limits.principals)
+
+    # -- Judge
+
+    @property
+    def generation(self) -> int:
+        """See Judge."""
+        return self._generation
+
+    @property
+    def protection(self) -> ProtectionMap:
+        """The rules over the catalog, as they are in force."""
+        return self._world.protection
+
+    def principal(self, login: str) -> Principal:
+        """See Judge."""
+        return self._asker(login).principal
+
+    def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
+        """See Judge."""
+        return self._world.protection.source_of(table_oid, attnum)
+
+    def column(self, name: ColumnName) -> Column | None:
+        """See Judge."""
+        return self._world.protection.rules.column(name)
+
+    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+        """See Judge."""
+        key = (sql, principal.login, principal.policy.id, settings, extended) if len(sql) <= self._limits.text_bytes else None
+        if key is not None:
+            known = self._texts.get(key)
+            if known is not None:
+                self._observer.hit()
+                return known
+        decision = self._judge(sql, self._asker(principal.login), settings, extended=extended)
+        if key is not None and _lasting(decision):
+            self._texts[key] = decision
+        return decision
+
+    # -- who asks
+
+    def _asker(self, login: str) -> _Asker:
+        known = self._askers.get(login)
+        if known is None:
+            known = self._askers[login] = self._make_asker(login)
+        return known
+
+    def _make_asker(self, login: str) -> _Asker:
+        protection = self._world.protection
+        catalog, rules = protection.catalog, protection.rules
+        principal = rules.principal(login, catalog.memberships(login))
+        verdicts = principal.policy.verdicts
+        masked = [c for c in rules.protected_columns() if c.protection is Protection.MASKED and verdicts[c.name] is not Verdict.CLEAR]
+        relations = [catalog.by_name[c.name.relation] for c in masked if c.name.relation in catalog.by_name]
+        unfenced = bool(masked) and (
+            login in catalog.superusers
+            or not _PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
+            or any(catalog.owns(login, r) for r in relations)
+        )
+        views = frozenset(
+            t for t in rules.protected_tables() if TableName(principal.policy.schema, view_name(t)) in catalog.by_name
+        )
+        limited = any(v is not Verdict.CLEAR for v in verdicts.values())
+        return _Asker(principal, limited, unfenced, views)
+
+    # -- texts
+
+    def _judge(self, sql: bytes, asker: _Asker, settings: Settings, *, extended: bool) -> Decision:
+        world = self._world
+        try:
+            text = decode_sql(sql, settings.client_encoding)
+        except EncodingError:
+            return self._garbled(sql, "22021", "the statement is not valid text in the client's encoding", None)
+        try:
+            lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
+        except LexError as error:
+            return self._garbled(sql, "42601", f"the statement was not understood: {error}", error.position + 1)
+        parts = [classify(lexed, first, last) for first, last in lexed.statements]
+        unsettles = any(p.unsettles for p in parts) or not world.unsettling.isdisjoint(lexed.words)
+        ddl = any(p.kind in _CHANGES_CATALOG for p in parts)
+        if not self._matters(lexed, parts, asker):
+            return Pass(unsettles, ddl, len(parts))
+        if extended and len(parts) > 1:
+            refusal = Refusal(Reason.UNSUPPORTED, "42601", "cannot insert multiple commands into a prepared statement")
+            return Refuse(refusal, self._shape(lexed))
+        try:
+            plans = self._plan_all(lexed, parts, asker, settings)
+        except AmbiguousNameError:
+            if settings.search_path is None:
+                return NeedSettings()
+            raise
+        except _RefusedError as refused:
+            return self._refuse(refused.refusal, lexed)
+        if all(plan is None for plan in plans):
+            return Pass(unsettles, ddl, len(parts))
+        return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)
+
+    def _matters(self, lexed: Lexed, parts: list[Classified], asker: _Asker) -> bool:
+        """Whether the text could reach anything protected. Most texts end here."""
+        world = self._world
+        if not lexed.words.isdisjoint(world.triggers):
+            return True
+        if any(word.startswith("pgveil_") for word in lexed.words):
+            return True
+        if not asker.unfenced:
+            return False
+        return not lexed.words.isdisjoint(DANGEROUS_WORDS) or any(p.kind is StatementKind.DYNAMIC for p in parts)
+
+    def _garbled(self, sql: bytes, sqlstate: str, message: str, position: int | None) -> Decision:
+        """A text that we can't read. The server's own error is the best answer, unless the text could matter after all."""
+        lowered = sql.lower()
+        suspicious = b"u&" in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
+        if not suspicious:
+            return Pass(unsettles=True, ddl=True)
+        refusal = Refusal(Reason.LEXER, sqlstate, message, hint="Check the text's quotes, its encoding and its length.")
+        return Refuse(refusal, "", position)
+
+    def _shape(self, lexed: Lexed) -> str:
+        return lexed.shape[: self._limits.shape_chars]
+
+    def _refuse(self, refusal: Refusal, lexed: Lexed) -> Refuse:
+        position = lexed.tokens[refusal.token].start + 1 if refusal.token is not None else None
+        return Refuse(refusal, self._shape(lexed), position)
+
+    # -- statements
+
+    def _plan_all(self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings) -> list[Plan | None]:
+        plans: list[Plan | None] = []
+        unsettled = False
+        for index, (part, (first, last)) in enumerate(zip(parts, lexed.statements, strict=True)):
+            plan = self._plan(lexed, index, part, (first, last), asker, settings)
+            if plan is not None and unsettled:
+                raise _RefusedError(
+                    Refusal(
+                        Reason.SETTINGS,
+                        UNSUPPORTED,
+                        "a statement before this one changes settings that its meaning depends on",
+                        hint="Send the statements one by one.",
+                        token=first,
+                    )
+                )
+            unsettled |= part.unsettles
+            plans.append(plan)
+        return plans
+
+    def _plan(
+        self, lexed: Lexed, index: int, part: Classified, whole: tuple[int, int], asker: _Asker, settings: Settings
+    ) -> Plan | None:
+        words = frozenset(t.value for t in lexed.tokens[whole[0] : whole[1] + 1] if t.kind in (Kind.WORD, Kind.QUOTED))
+        self._own_objects(lexed, whole)
+        if asker.unfenced:
+            self._unfenced(words, part, whole)
+        key = (lexed.shape, index, asker.principal.policy.id, asker.views, settings.search_path, asker.unfenced)
+        significant = self._plans.get(key)
+        found: object = None
+        if isinstance(significant, tuple):
+            found = self._plans.get((key, _literals(lexed, significant)))
+        if found is not None:
+            self._observer.hit()
+        else:
+            self._observer.miss()
+            significant, found = self._make(lexed, part, whole, words, asker, settings)
+            if len(lexed.shape) <= self._limits.shape_chars:
+                self._plans[key] = significant
+                self._plans[key, _literals(lexed, significant)] = found
+                self._observer.entries(len(self._plans))
+        if isinstance(found, Refusal):
+            raise _RefusedError(found)
+        assert isinstance(found, Plan | _Nothing)
+        return None if isinstance(found, _Nothing) else found
+
+    def _make(
+        self, lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozenset[str], asker: _Asker, settings: Settings
+    ) -> tuple[tuple[int, ...], Plan | Refusal | _Nothing]:
+        """The plan of a statement and the literals that it depends on."""
+        protection = self._world.protection
+        called = self._functions(lexed, part, whole, asker) if part.kind in _CALLS else None
+        if isinstance(called, Refusal):
+            return (), called
+        if words.isdisjoint(protection.relation_words):
+            return (), _touching(Action.OTHER, called, asker, protection) if called else _NOTHING
+        if part.kind in _ANALYSED:
+            return self._analysed(lexed, part, asker, settings, called or frozenset())
+        if part.kind is StatementKind.COPY_TABLE:
+            return (), self._copy(lexed, part, asker, settings)
+        return (), self._utility(part, words, asker, whole[0])
+
+    def _analysed(
+        self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings, called: frozenset[ColumnName]
+    ) -> tuple[tuple[int, ...], Plan | Refusal | _Nothing]:
+        protection = self._world.protection
+        self._observer.parsed()
+        try:
+            facts = analyse(lexed, (part.first, part.last), protection, settings.search_path, protection.suspects)
+        except ParseError as error:
+            return (), Refusal(
+                Reason.UNPARSED,
+                UNSUPPORTED,
+                f"pgveil can't protect this statement: {error}",
+                hint="It names something protected. Write it as SELECT, INSERT, UPDATE or DELETE in plain form.",
+                token=part.first if error.token is None else error.token,
+            )
+        judgement = Judgement(
+            protection.rules, asker.principal.policy, protection.unapplied, asker.views, _canonical_type
+        )
+        plan = decide(facts, judgement)
+        if isinstance(plan, Refusal):
+            return facts.significant, plan
+        if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
+            return facts.significant, _no_limited("CREATE TABLE or VIEW over protected columns", part.first)
+        if part.kind is not StatementKind.QUERY:
+            plan = _without_results(plan, part)
+            if isinstance(plan, Refusal):
+                return facts.significant, plan
+        if not plan.touched and not plan.edits and not called:
+            return facts.significant, _Nothing()
+        return facts.significant, plan
+
+    # -- what is not a query
+
+    def _own_objects(self, lexed: Lexed, whole: tuple[int, int]) -> None:
+        for index in range(whole[0], whole[1]):
+            token = lexed.tokens[index]
+            if token.kind in (Kind.WORD, Kind.QUOTED) and _is_own_schema(token.value) and lexed.tokens[index + 1].value == ".":
+                raise _RefusedError(
+                    Refusal(
+                        Reason.UNSUPPORTED,
+                        DENIED,
+                        "pgveil's own objects can't be named through pgveil",
+                        hint="Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly.",
+                        token=index,
+                    )
+                )
+
+    def _unfenced(self, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
+        if part.kind is StatementKind.DYNAMIC or not words.isdisjoint(DANGEROUS_WORDS):
+            raise _RefusedError(
+                Refusal(
+                    Reason.UNFENCED,
+                    UNSUPPORTED,
+                    "this login owns protected tables or is a superuser, so the server would show it what its role may not see",
+                    hint="Use a login that owns no protected table; `pgveil doctor` lists those that do.",
+                    token=whole[0],
+                )
+            )
+
+    def _functions(
+        self, lexed: Lexed, part: Classified, whole: tuple[int, int], asker: _Asker
+    ) -> frozenset[ColumnName] | Refusal | None:
+        """The protected columns that called functions read; a refusal where the role may not, or would get sealed values."""
+        protection = self._world.protection
+        columns: set[ColumnName] = set()
+        for index in range(whole[0], whole[1]):
+            token = lexed.tokens[index]
+            if token.kind in (Kind.WORD, Kind.QUOTED) and token.value in protection.functions and lexed.tokens[index + 1].value == "(":
+                reads = protection.functions[token.value]
+                bad = sorted(c for c in reads if not self._clear_and_plain(c, asker))
+                if bad:
+                    return Refusal(
+                        Reason.UNSUPPORTED,
+                        UNSUPPORTED,
+                        f'function "{token.value}" can read column "{bad[0]}", which pgveil can\'t protect inside a function',
+                        hint="Query the tables themselves instead of calling the function.",
+                        column=bad[0],
+                        token=index,
+                    )
+                columns |= reads
+        _ = part
+        return frozenset(columns) or None
+
+    def _clear_and_plain(self, name: ColumnName, asker: _Asker) -> bool:
+        column = self.column(name)
+        return column is not None and column.protection is not Protection.SEALED and asker.principal.policy.verdict(name) is Verdict.CLEAR
+
+    def _columns_named(self, words: Iterable[str]) -> frozenset[ColumnName]:
+        protection = self._world.protection
+        wanted = frozenset(words)
+        columns: set[ColumnName] = set()
+        for relation in protection.catalog.relations.values():
+            if relation.name.name in wanted:
+                columns |= self._columns_of(relation)
+        return frozenset(columns)
+
+    def _columns_of(self, relation: Relation) -> frozenset[ColumnName]:
+        protection = self._world.protection
+        lineage = protection.lineage_of(relation)
+        return frozenset(protection.columns_of(relation).values()) | (lineage.inside if lineage is not None else frozenset())
+
+    def _utility(self, part: Classified, words: frozenset[str], asker: _Asker, token: int) -> Plan | Refusal:
+        columns = self._columns_named(words)
+        clear = all(asker.principal.policy.verdict(c) is Verdict.CLEAR for c in columns)
+        if part.kind is StatementKind.HARMLESS or (part.kind is StatementKind.DDL and clear):
+            return _touching(Action.DDL if part.kind is StatementKind.DDL else Action.OTHER, columns, asker, self._world.protection)
+        if part.kind is StatementKind.DDL:
+            return _no_limited("this change to protected tables", token)
+        return Refusal(
+            Reason.UNSUPPORTED,
+            UNSUPPORTED,
+            "pgveil can't protect this statement: it is of a kind that is not analysed",
+            hint="Write it as SELECT, INSERT, UPDATE or DELETE; prepare statements by the protocol instead of PREPARE.",
+            token=token,
+        )
+
+    def _copy(self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings) -> Plan | Refusal | _Nothing:
+        parsed = copy_table(lexed, part.first, part.last)
+        if parsed is None:
+            return Refusal(Reason.COPY, UNSUPPORTED, "this form of COPY was not understood", token=part.first)
+        relation = self._world.protection.resolve(parsed.schema, parsed.name, settings.search_path)
+        if relation is None:
+            return _NOTHING
+        columns = self._columns_of(relation)
+        if parsed.columns is not None:
+            columns = frozenset(c for c in columns if c.column in parsed.columns)
+        for name in sorted(columns):
+            problem = self._copy_problem(name, asker, parsed.name_token, writes=parsed.writes)
+            if problem is not None:
+                return problem
+        if not columns:
+            return _NOTHING
+        plan = _touching(Action.COPY, columns, asker, self._world.protection, written=parsed.writes)
+        return replace(plan, writes=parsed.writes)
+
+    def _copy_problem(self, name: ColumnName, asker: _Asker, token: int, *, writes: bool) -> Refusal | None:
+        column = self.column(name)
+        verdict = asker.principal.policy.verdict(name)
+        if column is None or column.protection is Protection.SEALED:
+            hint = "Use INSERT with parameters." if writes else "Use SELECT, or COPY without the sealed columns."
+            return Refusal(Reason.COPY, UNSUPPORTED, f'COPY can\'t carry sealed column "{name}"', hint=hint, column=name, token=token)
+        if writes or verdict is Verdict.CLEAR:
+            return None
+        hint = "Use COPY (SELECT ... FROM the table) TO: its columns are masked there."
+        return Refusal(Reason.COPY, DENIED, f'column "{name}" is not clear for this login', hint=hint, column=name, token=token)
+
+    # -- the text that runs
+
+    def _admit(self, lexed: Lexed, plans: tuple[Plan | None, ...], settings: Settings, *, unsettles: bool, ddl: bool) -> Decision:
+        splices: list[tuple[int, int, str]] = []
+        try:
+            for plan in plans:
+                if plan is not None:
+                    splices += [_splice(lexed, e.first, e.last, e.text) for e in plan.edits]
+                    splices += [_splice(lexed, s.first, s.last, self._sealed(lexed, s)) for s in plan.literals]
+        except BadValue as bad:
+            refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
+            return Refuse(refusal, self._shape(lexed))
+        except LexError as error:
+            return Refuse(Refusal(Reason.LEXER, "42601", str(error)), self._shape(lexed), error.position + 1)
+        text, offsets = _spliced(lexed.text, sorted(splices))
+        try:
+            raw = encode_sql(text, settings.client_encoding)
+        except EncodingError:
+            return Refuse(Refusal(Reason.LEXER, "22021", "the statement can't be written in the client's encoding"), self._shape(lexed))
+        return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl)
+
+    def _sealed(self, lexed: Lexed, literal: SealLiteral) -> str:
+        token = lexed.tokens[literal.token]
+        if token.kind is Kind.BITSTRING:
+            raise BadValue(Reason.BAD_VALUE, "42804", f"a bit string can't be stored in column {literal.column.name}", literal.column.name)
+        value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
+        sealed = self._sealer.seal_literal(
+            literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
+        )
+        return "'" + sealed.decode("ascii") + "'"
+
+
+class _Nothing:
+    """A statement that names something protected by chance and touches nothing of it."""
+
+    __slots__ = ()
+
+
+_NOTHING = _Nothing()
+_CHANGES_CATALOG = frozenset({StatementKind.DDL, StatementKind.CREATE_AS, StatementKind.DYNAMIC})
+_ANALYSED = frozenset(
+    {StatementKind.QUERY, StatementKind.EXPLAIN, StatementKind.CURSOR, StatementKind.CREATE_AS, StatementKind.COPY_QUERY}
+)
+_CALLS = _ANALYSED | {StatementKind.DYNAMIC, StatementKind.PREPARE}
+
+
+def _is_own_schema(name: str) -> bool:
+    return name == "pgveil" or name.startswith("pgveil_")
+
+
+def _lasting(decision: Decision) -> bool:
+    """Whether the same bytes will always be judged so: not where a literal is sealed with a nonce, or settings were unknown."""
+    if isinstance(decision, Admit):
+        return not any(plan is not None and plan.literals for plan in decision.plans)
+    return isinstance(decision, Pass) or (isinstance(decision, Refuse) and decision.refusal.reason is not Reason.BAD_VALUE)
+
+
+def _literals(lexed: Lexed, indexes: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(lexed.text[lexed.tokens[i].start : lexed.tokens[i].end] for i in indexes)
+
+
+def _canonical_type(spec: str) -> str:
+    try:
+        return parse_type(spec).name
+    except TypeSpecError as error:
+        raise ValueError(spec) from error
+
+
+def _unsettling_functions(catalog: Catalog) -> frozenset[str]:
+    """Functions that could change settings for the rest of the session."""
+    found = set()
+    for function in catalog.functions:
+        source = function.source.lower()
+        if "set_config" in source or "search_path" in source or ("execute" in source and function.language == "plpgsql"):
+            found.add(function.name.name)
+    return frozenset(found)
+
+
+def _touching(
+    action: Action, columns: Iterable[ColumnName] | None, asker: _Asker, protection: ProtectionMap, *, written: bool = False
+) -> Plan:
+    """A plan that changes nothing: the statement is recorded as touching `columns`."""
+    touched = []
+    for name in sorted(columns or ()):
+        column = protection.rules.column(name)
+        assert column is not None
+        touched.append(Touched(name, column.level, asker.principal.policy.verdict(name), read=not written, written=written))
+    tables = tuple(sorted({name.relation for name in columns or ()}))
+    return Plan(action, tables, tuple(touched), writes=action is Action.DDL or written)
+
+
+def _no_limited(what: str, token: int) -> Refusal:
+    return Refusal(
+        Reason.UNFENCED,
+        DENIED,
+        f"{what} is not allowed to a login that sees columns of them masked or not at all",
+        hint="Use a login that sees the table's protected columns clear, or connect to the server directly.",
+        token=token,
+    )
+
+
+def _without_results(plan: Plan, part: Classified) -> Plan | Refusal:
+    """EXPLAIN, COPY, cursors and CREATE AS: no row of theirs can be opened on the way out."""
+    opened = next((r.open for r in plan.results or () if r.open is not None), None)
+    if opened is not None and part.kind in (StatementKind.CURSOR, StatementKind.COPY_QUERY):
+        return Refusal(
+            Reason.COPY if part.kind is StatementKind.COPY_QUERY else Reason.UNSUPPORTED,
+            UNSUPPORTED,
+            f'sealed column "{opened.name}" can\'t be read through {"COPY" if part.kind is StatementKind.COPY_QUERY else "a SQL cursor"}',
+            hint="Use SELECT; a driver's server-side cursor over the extended protocol works as well.",
+            column=opened.name,
+            token=part.first,
+        )
+    action = Action.COPY if part.kind is StatementKind.COPY_QUERY else plan.action
+    return replace(plan, results=None, action=action)
+
+
+def _splice(lexed: Lexed, first: int, last: int, text: str) -> tuple[int, int, str]:
+    start = lexed.tokens[first].start
+    return start, (lexed.tokens[last].end if last >= first else start), text
+
+
+def _spliced(text: str, splices: list[tuple[int, int, str]]) -> tuple[str, OffsetMap]:
+    """The edited text, and the way back from its positions."""
+    pieces: list[str] = []
+    edits: list[tuple[int, int, int, int]] = []
+    at = length = 0
+    for start, end, replacement in splices:
+        assert start >= at, "edits overlap"
+        pieces += (text[at:start], replacement)
+        length += start - at
+        edits.append((length, len(replacement), start, end - start))
+        length += len(replacement)
+        at = end
+    pieces.append(text[at:])
+    return "".join(pieces), OffsetMap(tuple(edits))
