@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import signal
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
@@ -249,31 +247,3 @@ def _shown(address: object, *, unix: bool) -> str:
     if unix or not isinstance(address, tuple):
         return "unix"
     return f"[{address[0]}]:{address[1]}" if ":" in str(address[0]) else f"{address[0]}:{address[1]}"
-
-
-async def run_worker(
-    worker: Worker,
-    services: Services,
-    config: Config,
-    *,
-    inherited: tuple[socket.socket, ...] = (),
-    stop: asyncio.Event,
-) -> None:
-    """Serve until `stop` is set or SIGTERM or SIGINT comes; SIGHUP reloads."""
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(services.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    await worker.start(inherited)
-    await stop.wait()
-    drain = asyncio.create_task(worker.stop(config.limits.drain_seconds))
-    await drain
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(*reloads, return_exceptions=True)

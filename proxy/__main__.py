@@ -1,0 +1,5 @@
+"""`python -m proxy` is `pgveil`."""
+
+from proxy.cli import main
+
+main()

@@ -1,0 +1,146 @@
+"""The `pgveil` command. Other packages add their commands by the entry point group `pgveil.commands` (docs/adr/0002).
+
+Exit codes: 0 ok, 1 the thing checked is not so, 2 usage or bad input, 3 cannot reach or I/O, 70 a bug. A failure is one or a few lines on
+the standard error output, never a traceback: those quote values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from proxy import logs
+from proxy.config import Config, load_config
+from proxy.errors import ConfigError, PgveilError
+
+OK: Final = 0
+NOT_SO: Final = 1
+BAD_INPUT: Final = 2
+UNREACHABLE: Final = 3
+BUG: Final = 70  # sysexits.h, EX_SOFTWARE
+
+PLUGINS: Final = "pgveil.commands"
+# The factory of what a worker serves with; see proxy.services.
+SERVICES: Final = "proxy.assembly:make_services"
+
+
+def make_app() -> typer.Typer:
+    """The application with its own commands and those of the plug-ins."""
+    app = typer.Typer(
+        name="pgveil",
+        help="A PostgreSQL proxy that makes a customer-information policy hold at the database.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_common)
+    app.command("run")(run)
+    app.command("worker", hidden=True)(worker)
+    app.command("check-config")(check_config)
+    for plugin in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
+        _plug_in(app, plugin.name)
+    return app
+
+
+def _plug_in(app: typer.Typer, name: str) -> None:
+    """Let a plug-in register. One that can't be loaded must not take the others with it; it says so when it is missed."""
+    (plugin,) = entry_points(group=PLUGINS, name=name)
+    try:
+        register = plugin.load()
+    except ImportError as error:
+        missing = error.name or "a module"
+        typer.echo(f"pgveil: the {name} commands are not available: {missing} cannot be imported", err=True)
+        return
+    register(app)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        make_app()(standalone_mode=True)
+    except ConfigError as error:
+        _fail(str(error), BAD_INPUT)
+    except PgveilError as error:
+        _fail("\n".join(part for part in (error.message, error.detail, error.hint) if part), UNREACHABLE)
+    except OSError as error:
+        # Its file name, if any, and the system's words; `str` of other exceptions may hold anything.
+        name = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        _fail(f"{name}{error.strerror or type(error).__name__}", UNREACHABLE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last resort; its text may hold values
+        told = logs.describe(error)
+        _fail(f"internal error: {told['type']} at {(told['at'] or ['?'])[-1]}", BUG)
+
+
+def _fail(text: str, code: int) -> None:
+    for line in text.splitlines():
+        typer.echo(f"pgveil: {line}", err=True)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"pgveil {version('pgveil')}")
+        except PackageNotFoundError:
+            typer.echo("pgveil (not installed)")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """A PostgreSQL proxy that makes a customer-information policy hold at the database."""
+
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", dir_okay=False)]
+_DEFAULT_FILE: Final = Path("pgveil.yaml")
+
+
+def run(config: ConfigFile = _DEFAULT_FILE) -> None:
+    """Run the proxy: workers on one port, until SIGTERM or SIGINT."""
+    from proxy.supervisor import Supervisor, worker_command  # noqa: PLC0415
+
+    settings = _settings(config)
+
+    async def supervise() -> int:
+        supervisor = Supervisor(settings, worker_command(config, SERVICES), monotonic=time.monotonic)
+        return await supervisor.run()
+
+    code = asyncio.run(supervise())
+    if code:
+        raise typer.Exit(code)
+
+
+def worker(
+    config: ConfigFile,
+    number: Annotated[int, typer.Option(help="Which of the workers this is.")],
+    port: Annotated[int, typer.Option(help="The port that all of them share.")],
+    factory: Annotated[str, typer.Option(help="What to serve with: module:function.")] = SERVICES,
+    unix_descriptor: Annotated[int | None, typer.Option(help="An inherited listening socket.")] = None,
+) -> None:
+    """One worker; started by `run`."""
+    from proxy.worker_process import WorkerOptions, serve  # noqa: PLC0415
+
+    serve(_settings(config), WorkerOptions(number, port, factory, unix_descriptor))
+
+
+def check_config(config: ConfigFile = _DEFAULT_FILE) -> None:
+    """Read the configuration file and tell what is wrong with it."""
+    load_config(config)
+    typer.echo(f"{config}: ok")
+
+
+def _settings(path: Path) -> Config:
+    settings = load_config(path)
+    logs.configure(level=settings.log.level)
+    return settings
