@@ -58,6 +58,12 @@ def read_column(reader: Reader, name: ColumnName, node: Node) -> Column | None:
         for key, value in (("type", logical), ("mode", mode)):
             if value is None and key not in fields:
                 _missing(reader, node, name, key)
+        if domain is None and "domain" not in fields and not str(name).isprintable():
+            reader.error(
+                node.place,
+                "the column's name cannot name its key domain: it holds a character that cannot be printed",
+                "add `domain:`",
+            )
         if mode is SealMode.DETERMINISTIC and logical is not None and not has_equality(logical):
             reader.error(
                 fields["mode"].place,

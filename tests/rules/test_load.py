@@ -199,6 +199,32 @@ BAD_COLUMNS = [
         "not a value of type date",
         "NULL",
     ),
+    (
+        f"level: core, type: text, mode: randomized, on_damage: placeholder, placeholder: {'x' * 201}",
+        "x" * 201,
+        "more than 200",
+        None,
+    ),
+    (
+        "level: core, type: text, mode: randomized, on_damage: placeholder, placeholder: 5",
+        "5",
+        "must be a string",
+        '"5"',
+    ),
+    (f"level: important, mask: {{kind: pseudonym, scope: {'x' * 64}}}", "x" * 64, "0 to 63 characters", None),
+    (
+        "level: important, type: 'enum m(a, b)', mask: {kind: constant, value: c}",
+        "c}",
+        "not a value of type enum",
+        None,
+    ),
+    ("level: important, type: json, mask: {kind: constant, value: '[NaN]'}", "'[NaN", "not a value of type json", None),
+    (
+        "level: important, type: timestamp, mask: {kind: constant, value: '2000-13-01 00:00:00'}",
+        "'2000",
+        "not a value",
+        None,
+    ),
     ("level: important, mask: phon", "phon", "unknown mask 'phon'", "did you mean `phone`"),
     ("level: important, mask: null", "null", "an empty mask", '"null"'),
     ("level: important, mask: {n: 3}", "{n", "a mask has no `kind`", "kind:"),
@@ -385,6 +411,25 @@ def test_warnings_leave_the_rules_usable(text: str, message: str) -> None:
     (problem,) = warnings(text)
     assert problem.severity is Severity.WARNING
     assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"), [("bool", "true"), ("int4", "-5"), ("text", "5"), ("jsonb", "'[1]'"), ("'text[]'", "'{}'")]
+)
+def test_constants_are_written_plainly(type_: str, value: str) -> None:
+    text = column_text(f"level: important, type: {type_}, mask: {{kind: constant, value: {value}}}")
+    column = load_rules_text(text, "f").column(ColumnName("public", "t", "c"))
+    assert column is not None
+    assert column.mask is not None
+    assert column.type is not None
+    make_mask(column.mask.kind, dict(column.mask.params), parse_type(column.type))
+
+
+def test_a_default_domain_can_be_printed() -> None:
+    text = "version: 1\ntables: {public.t: {columns: {a\u200bb: {level: core, type: text, mode: randomized}}}}\n"
+    (problem,) = errors(text)
+    assert problem.fix == "add `domain:`"
+    assert errors(text.replace("type: text", "type: text, domain: d")) == []
 
 
 def test_a_good_file_may_have_no_warning() -> None:
