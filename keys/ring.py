@@ -413,9 +413,8 @@ def _seal_holds(file: _File, provider: MasterKey) -> bool:
 
 
 def _unwrap(entry: KeyEntry, provider: MasterKey) -> DataKey | None:
-    """The entry's key; None where it does not open, or what opens is no key."""
-    if entry.wrapped is None:
-        return None
+    """A live entry's key; None where it does not open, or what opens is no key."""
+    assert entry.wrapped is not None
     try:
         return DataKey(entry.domain, entry.id, provider.unwrap(entry.wrapped, _associated(entry)))
     except (UnwrapError, ValueError):

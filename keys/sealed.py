@@ -210,9 +210,8 @@ def open_batch(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> l
     opened = open_batch_lenient(keys, sealed)
     # Looking at the distinct types first costs a third of looking at each value.
     if not {bytes, type(None)}.issuperset(map(type, opened)):
-        for index, value in enumerate(opened):
-            if isinstance(value, SealedError):
-                raise OpenError(index, value) from value
+        index, fault = next((i, o) for i, o in enumerate(opened) if isinstance(o, SealedError))
+        raise OpenError(index, fault) from fault
     return cast("list[bytes | None]", opened)
 
 
@@ -443,9 +442,7 @@ def _overhead(mark: bytes) -> int:
 
 
 def _classes(labels: NDArray[Any]) -> list[NDArray[np.intp]]:
-    """The places of each distinct label, ascending."""
-    if len(labels) == 0:
-        return []
+    """The places of each distinct label, ascending; there is at least one label."""
     if (labels == labels[0]).all():
         return [np.arange(len(labels))]
     order = np.argsort(labels, kind="stable")

@@ -88,6 +88,17 @@ def test_init_where_it_cannot(tmp_path: Path, run: Callable[..., Result]) -> Non
     assert run("init").exit_code == 2
 
 
+def test_init_on_a_full_disk(tmp_path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keys.durable.os.write", full)
+    done = run("init", tmp_path / "k")
+    assert done.exit_code == 3
+    assert "No space left" in done.stderr
+    assert list((tmp_path / "k").iterdir()) == []
+
+
 def test_list(made: Path, run: Callable[..., Result]) -> None:
     assert run("list", made).stdout == "No keys yet.\n"
     for domain in ("public.cards.pan", "public.cards.pan", "名前"):

@@ -136,6 +136,37 @@ def test_a_batch_is_what_its_values_are_one_by_one(
     assert opened == [(batch * 3)[i] for i, _ in shuffled]
 
 
+MANY: dict[str, list[bytes | None]] = {
+    "of one length": [b"%019d" % i for i in range(100)],
+    "empty": [b""] * 100,
+    "empty among short ones": [b"", b"x"] * 50,
+    "at most a block": [bytes(i % 17) for i in range(170)],
+    "ends of zeros": [b"x".ljust(1 + i % 40, b"\0") for i in range(200)],
+    "two blocks, of one length each": [bytes(17), bytes(32)] * 50,
+    "many and a few": [*[bytes(19)] * 100, bytes(40), bytes(60)],
+    "long": [bytes(384)] * 40,
+    "too long for a batch": [bytes(385)] * 40,
+    "with NULLs": [None, b"a", b"bb"] * 60,
+    "fewer than a batch": [b"a", None, b"b"],
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_batches_of_every_shape(what: str) -> None:
+    batch = MANY[what]
+    deterministic = seal_batch(KEY, batch, randomized=False, random=never)
+    assert deterministic == [None if v is None else seal(KEY, v, nonce=None) for v in batch]
+    randomized = seal_batch(KEY, batch, randomized=True, random=os.urandom)
+    rotated = seal_batch(OTHER, batch, randomized=False, random=never)
+    keys = {7: KEY, 8: OTHER}
+    for sealed in (deterministic, randomized, rotated, [*deterministic, *randomized, *rotated[:5]]):
+        opened = [None if s is None else open_sealed(keys[key_id_of(s)], s) for s in sealed]
+        assert open_batch(keys, sealed) == opened
+        assert opened == (batch * 3)[: len(sealed)]
+        for text in sealed:
+            assert text is None or PATTERN.fullmatch(text)
+
+
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 500])
 def test_each_randomized_value_has_a_nonce_of_its_own(count: int) -> None:
     sealed = seal_batch(KEY, [b"same"] * count, randomized=True, random=os.urandom)
@@ -154,6 +185,21 @@ def test_a_source_of_randomness_that_runs_dry_is_found() -> None:
         seal_batch(KEY, [b"a", b"b"], randomized=True, random=lambda size: bytes(size - 1))
     with pytest.raises(ValueError, match="16 bytes"):
         seal(KEY, b"a", nonce=bytes(15))
+
+
+def test_padding_at_the_very_end_of_a_batch() -> None:
+    """Where base64 itself would allow it: the value fills its row."""
+    good = seal(KEY, bytes(31), nonce=None)
+    with pytest.raises(OpenError) as caught:
+        open_batch({7: KEY}, [good] * 40 + [good + b"="])
+    assert (caught.value.index, caught.value.kind) == (40, OpenFault.MALFORMED)
+
+
+def test_a_text_longer_than_any_value_s_is_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = seal(KEY, bytes(1000), nonce=None)
+    monkeypatch.setattr(sealed_module, "_MAX_TEXT", len(text) - 5)
+    with pytest.raises(MalformedError):
+        open_sealed(KEY, text)
 
 
 def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +254,8 @@ def test_what_is_not_the_format(what: str, text: bytes, others: int) -> None:
     if what != "lower case":
         assert caught.value.kind is OpenFault.MALFORMED
         assert caught.value.key_id is None
+    # Nothing but such values: then the batch is of its shape.
+    assert all(isinstance(o, SealedError) for o in open_batch_lenient({7: KEY}, [text] * 40))
     opened = open_batch_lenient({7: KEY}, batch)
     assert isinstance(opened.pop(others), SealedError)
     assert opened == [bytes(19)] * (2 * others)
