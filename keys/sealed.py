@@ -15,8 +15,8 @@ SIV and ciphertext are AES-256-SIV's (RFC 5297, 64-byte keys). Its associated da
 four header characters, ``:`` and the key domain's name in UTF-8; then, where there is one, the nonce. So a value that is moved to a column of
 another domain, or whose mark or key id is changed, does not open.
 
-Sizes: 4 + ceil((16 + n) * 4 / 3) characters deterministic, 4 + ceil((32 + n) * 4 / 3) randomized: 51 and 72 for 19 bytes. The length of a
-plaintext is not hidden. Deterministic values of one key show which plaintexts are equal, that being their purpose; nothing else is shown.
+Sizes: 4 + ceil((16 + n) * 4 / 3) characters deterministic, 4 + ceil((32 + n) * 4 / 3) randomized: 51 and 72 for 19 bytes. Both show the
+plaintext's length and the key id. Deterministic values of one key also show which plaintexts are equal, that being their purpose.
 
 Python can't wipe `bytes`: plaintext and key material stay in freed memory until it is used again. `keys.hygiene` keeps them out of core dumps.
 """
