@@ -92,7 +92,9 @@ async def connection(any_pg: Postgres, database: str) -> AsyncIterator[asyncpg.C
     await connection.close()
 
 
-async def test_snapshot_of_a_schema_with_everything(any_pg: Postgres, database: str, connection: asyncpg.Connection) -> None:
+async def test_snapshot_of_a_schema_with_everything(
+    any_pg: Postgres, database: str, connection: asyncpg.Connection
+) -> None:
     await connection.execute(SCHEMA)
     # As an ordinary login, with a search_path that would change how names are written if the queries listened to it.
     reader = await asyncpg.connect(any_pg.dsn(database, "cat_reader"))
@@ -145,7 +147,11 @@ async def test_snapshot_of_a_schema_with_everything(any_pg: Postgres, database: 
     assert [c.name for c in view.columns] == ["id", "who"]
     assert "public.v2" in (catalog.by_name[TableName("public", "m1")].definition or "")
 
-    tree = {str(r.name): [str(catalog.relations[c].name) for c in r.children] for r in catalog.relations.values() if r.children}
+    tree = {
+        str(r.name): [str(catalog.relations[c].name) for c in r.children]
+        for r in catalog.relations.values()
+        if r.children
+    }
     assert tree["public.events"] == ["public.events_2025"]
     assert tree["public.events_2025"] == ["public.events_2025_1"]
     heir = catalog.by_name[TableName("public", "heir")]
@@ -229,6 +235,7 @@ CHANGES = [
     "ALTER ROLE cat_staff RENAME TO cat_crew",
 ]
 
+
 async def test_fingerprint_moves_with_every_change(connection: asyncpg.Connection) -> None:
     await connection.execute(SCHEMA)
     for change in CHANGES:
@@ -238,7 +245,9 @@ async def test_fingerprint_moves_with_every_change(connection: asyncpg.Connectio
         await connection.execute("SET LOCAL search_path = public")
         await connection.execute(change)
         assert await connection.fetchval(FINGERPRINT_QUERY) != old, change
-        assert (await _rows_and_build(connection)).version != version, f"{change} does not change the snapshot: not a case"
+        assert (await _rows_and_build(connection)).version != version, (
+            f"{change} does not change the snapshot: not a case"
+        )
         await transaction.rollback()
         assert await connection.fetchval(FINGERPRINT_QUERY) == old, change
 
@@ -247,7 +256,9 @@ async def _rows_and_build(connection: asyncpg.Connection) -> Catalog:
     return build_catalog({name: await connection.fetch(query) for name, query in CATALOG_QUERIES.items()})
 
 
-async def test_fingerprint_sees_a_change_by_an_older_transaction(any_pg: Postgres, database: str, connection: asyncpg.Connection) -> None:
+async def test_fingerprint_sees_a_change_by_an_older_transaction(
+    any_pg: Postgres, database: str, connection: asyncpg.Connection
+) -> None:
     """A maximum over xmin would miss the second commit: its transaction began first."""
     await connection.execute("CREATE TABLE one (a int); CREATE TABLE two (a int)")
     older = await asyncpg.connect(any_pg.dsn(database))
