@@ -12,99 +12,25 @@ server with encoding UTF8 does it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import IntEnum
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
+from rules.literals import CONTINUED, bits_value, escaped_value, number_value, plain_value, unicode_value
+from rules.tokens import Kind, Lexed, LexError, LexLimits, Token
+
+__all__ = ["Kind", "LexError", "LexLimits", "Lexed", "Token", "lex", "literal_value"]
+
+DEFAULT_LIMITS: Final = LexLimits()
 MAX_IDENTIFIER_BYTES: Final = 63
 MAX_OPERATOR_LENGTH: Final = 63
 MAX_PARAMETER: Final = 2**31 - 1
-MAX_RADIX_DIGITS: Final = 1000  # of 0x, 0o and 0b constants; keeps their conversion to decimal cheap
-
-
-class Kind(IntEnum):
-    """The kinds of significant tokens; white space and comments are none."""
-
-    WORD = 1  # identifier without quotes, or keyword
-    QUOTED = 2  # "...", U&"..." with its UESCAPE clause
-    STRING = 3  # '...', E'...', N'...', U&'...' with its UESCAPE clause, $tag$...$tag$; continued ones are one token
-    BITSTRING = 4  # B'...', X'...'
-    NUMBER = 5
-    PARAM = 6  # $1
-    OP = 7
-    PUNCT = 8  # ( ) [ ] , ; . : :: .. :=
-
-
-class Token(NamedTuple):
-    """One token. `start` and `end` are character offsets, end exclusive.
-
-    `value`: WORD and QUOTED the identifier as the catalog holds it (folded, decoded, truncated to 63 bytes of UTF-8); NUMBER its source
-    text; PARAM its number without leading zeros; OP and PUNCT their text, `!=` as `<>`; STRING and BITSTRING nothing.
-    """
-
-    kind: Kind
-    start: int
-    end: int
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class LexLimits:
-    """Bounds on one text: characters, tokens, and how deep parentheses and brackets nest."""
-
-    max_length: int = 1024 * 1024
-    max_tokens: int = 250_000
-    max_depth: int = 200
-
-
-DEFAULT_LIMITS: Final = LexLimits()
-
-
-class LexError(ValueError):
-    """The text is not PostgreSQL's, or goes beyond a limit. `position` is a 0-based character offset; no part of the text is in it."""
-
-    def __init__(self, message: str, position: int) -> None:
-        super().__init__(message, position)
-        self.message = message
-        self.position = position
-
-    def __str__(self) -> str:
-        return f"{self.message} (at character {self.position + 1})"
-
-
-@dataclass(frozen=True, slots=True)
-class Lexed:
-    """A text and its tokens.
-
-    `shape`: the tokens joined by single spaces with the constants out: STRING is 's' (N'...', which the server types as character, n's'),
-    BITSTRING b's', NUMBER 0. Two texts of one shape have the same kinds of tokens and the same identifiers, token by token, and a shape is
-    its own shape. The constants may still decide what a statement means (ORDER BY 2, 'customers'::regclass).
-    `words`: the values of all WORD and QUOTED tokens; `quoted_words`: those of the QUOTED ones.
-    `literals`: indexes of the STRING, BITSTRING and NUMBER tokens. `statements`: first and last token of each, without the semicolons;
-    empty ones are left out. `backslash_sensitive`: an ordinary constant holds a backslash, so the text means something else when
-    standard_conforming_strings is the other way.
-    """
-
-    text: str
-    tokens: tuple[Token, ...]
-    shape: str
-    words: frozenset[str]
-    quoted_words: frozenset[str]
-    literals: tuple[int, ...]
-    statements: tuple[tuple[int, int], ...]
-    backslash_sensitive: bool
-    standard_conforming_strings: bool
-
 
 # The parts of the regular expression. Everything that repeats is possessive, so that no text makes it slow.
 _HIGH = "\x80-\U0010ffff"  # in a server encoding every byte of a non-ASCII character has its high bit set, and may be in a name
 _GAP = r"(?:[ \t\n\r\f]++|--[^\n\r]*+|/\*[^*/]*+\*/)*+"
-# Between the closing quote of one part of a constant and the body of the next: a line break must be in it, block comments may not.
-_CONTINUED = r"(?:[ \t\f]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f]++|--[^\n\r]*+[\n\r])*+'"
-_PLAIN = rf"'[^']*+(?:'(?:'|{_CONTINUED})[^']*+)*+'"
-_ESCAPED = rf"'[^'\\]*+(?:(?:\\.|'(?:'|{_CONTINUED}))[^'\\]*+)*+'"
-_BITS = rf"[bBxX]'[^']*+(?:'{_CONTINUED}[^']*+)*+'"
+_PLAIN = rf"'[^']*+(?:'(?:'|{CONTINUED})[^']*+)*+'"
+_ESCAPED = rf"'[^'\\]*+(?:(?:\\.|'(?:'|{CONTINUED}))[^'\\]*+)*+'"
+_BITS = rf"[bBxX]'[^']*+(?:'{CONTINUED}[^']*+)*+'"
 _DOLLAR = rf"\$((?:[A-Za-z_{_HIGH}][A-Za-z0-9_{_HIGH}]*+)?+)\$.*?\$\2\$"
 _QUOTED = r'"[^"]*+(?:""[^"]*+)*+"'
 _NAME = rf"(?![eEbBxXnN]'|[uU]&[\"'])[A-Za-z_{_HIGH}][A-Za-z0-9_${_HIGH}]*+"
@@ -143,18 +69,12 @@ def _tokens_pattern(plain: str, unicode_forms: str) -> re.Pattern[str]:
 
 _CONFORMING: Final = _tokens_pattern(_PLAIN, f"{_PLAIN}|{_QUOTED}")
 _BACKSLASHES: Final = _tokens_pattern(_ESCAPED, _QUOTED)
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _GAP_RE: Final = re.compile(_GAP)
 _COMMENT_MARK: Final = re.compile(r"/\*|\*/")
 _UESCAPE_RE: Final = re.compile(rf"[uU][eE][sS][cC][aA][pP][eE](?![A-Za-z0-9_${_HIGH}])")
 _UNICODE_RE: Final = re.compile(rf"[uU]&(?:{_PLAIN}|{_QUOTED})")
-_QUOTE_RE: Final = re.compile(rf"'(?:'|{_CONTINUED})")
-_ESCAPE_RE: Final = re.compile(
-    rf"\\(?:([0-7]{{1,3}})|x([0-9A-Fa-f]{{1,2}})|u([0-9A-Fa-f]{{4}})|U([0-9A-Fa-f]{{8}})|(.))|'(?:'|{_CONTINUED})",
-    re.DOTALL,
-)
 _SIGN_KEEPERS: Final = frozenset("~!@#^&|`?%")  # an operator with one of these may end in + or -
-_CHARACTER_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ASCII_FOLD: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _NOT_UESCAPE: Final = frozenset("0123456789abcdefABCDEF+'\" \t\n\r\f\v")
 
@@ -318,7 +238,7 @@ class _Scan:
             raise LexError("zero-length delimited identifier", start)
         tail = _uescape_tail(self.text, end, self.pattern, self.scs)
         body = self.text[start + 3 : end - 1].replace('""', '"')
-        self._identifier(_decode_unicode(body, tail[1], start), start, tail[0])
+        self._identifier(unicode_value(body, tail[1], start), start, tail[0])
         return tail[0]
 
     def _nest(self, value: str, start: int) -> None:
@@ -491,9 +411,11 @@ def literal_value(lexed: Lexed, index: int) -> str:
     if token.kind is Kind.STRING:
         return _string_value(lexed.text, token.start, token.end, lexed.standard_conforming_strings)
     if token.kind is Kind.BITSTRING:
-        return _bits_value(lexed.text, token.start, token.end)
+        return bits_value(
+            lexed.text[token.start + 2 : token.end - 1], hexadecimal=lexed.text[token.start] in "xX", start=token.start
+        )
     if token.kind is Kind.NUMBER:
-        return _number_value(token.value, token.start)
+        return number_value(token.value, token.start)
     raise LexError("the token is not a constant", token.start)
 
 
@@ -503,132 +425,17 @@ def _string_value(text: str, start: int, end: int, scs: bool) -> str:
         skip = text.index("$", start + 1) + 1 - start
         return text[start + skip : end - skip]
     if lead in "uU":
-        return _unicode_value(text, start, end, scs)
+        return _unicode_constant(text, start, end, scs)
     quote = start if lead == "'" else start + 1
     body = text[quote + 1 : end - 1]
     if lead in "eE" or not scs:
-        return _decode_escapes(body, start)
-    return _join_quotes(body)
+        return escaped_value(body, start)
+    return plain_value(body)
 
 
-def _unicode_value(text: str, start: int, end: int, scs: bool) -> str:
+def _unicode_constant(text: str, start: int, end: int, scs: bool) -> str:
     match = _UNICODE_RE.match(text, start)
     assert match is not None
     body_end = match.end()
     escape = "\\" if body_end == end else _uescape_tail(text, body_end, _CONFORMING if scs else _BACKSLASHES, scs)[1]
-    return _decode_unicode(_join_quotes(text[start + 3 : body_end - 1]), escape, start)
-
-
-def _join_quotes(body: str) -> str:
-    """Undo doubled quotes, and join the parts of a continued constant."""
-    return _QUOTE_RE.sub(_one_quote, body) if "'" in body else body
-
-
-def _one_quote(match: re.Match[str]) -> str:
-    return "'" if match.group() == "''" else ""
-
-
-def _bits_value(text: str, start: int, end: int) -> str:
-    digits = _join_quotes(text[start + 2 : end - 1])
-    hexadecimal = text[start] in "xX"
-    if not set(digits) <= set("0123456789abcdefABCDEF" if hexadecimal else "01"):
-        raise LexError("invalid digit in a bit string constant", start)
-    return "".join(f"{int(d, 16):04b}" for d in digits) if hexadecimal else digits
-
-
-def _number_value(source: str, start: int) -> str:
-    digits = source.replace("_", "")
-    if len(digits) < 2 or digits[1] not in "xXoObB":
-        return digits
-    if len(digits) > MAX_RADIX_DIGITS:
-        raise LexError(f"integer constant with more than {MAX_RADIX_DIGITS} digits", start)
-    return str(int(digits, 0))
-
-
-def _decode_escapes(body: str, start: int) -> str:
-    """The value of an escape string's body. Its bytes must make valid UTF-8 in the end, whatever escapes they came from."""
-    if "\\" not in body:
-        return _join_quotes(body)
-    out = bytearray()
-    at = 0
-    high = 0  # the first half of a surrogate pair, when its other half is due
-    for match in _ESCAPE_RE.finditer(body):
-        if match.start() > at:
-            _no_half_pair(high, start)
-            out += body[at : match.start()].encode()
-        at = match.end()
-        octal, two, four, eight, char = match.groups()
-        if four is not None or eight is not None:
-            code, high = _pair(int(four or eight, 16), high, start)
-            out += chr(code).encode() if code else b""
-            continue
-        _no_half_pair(high, start)
-        if octal is not None:
-            out.append(int(octal, 8) & 0xFF)
-        elif two is not None:
-            out.append(int(two, 16))
-        elif char is not None:
-            out += _escaped_character(char, start).encode()
-        else:
-            out += _one_quote(match).encode()
-    _no_half_pair(high, start)
-    out += body[at:].encode()
-    return _valid_utf8(bytes(out), start)
-
-
-def _escaped_character(char: str, start: int) -> str:
-    if char in "uU":
-        raise LexError("invalid Unicode escape", start)
-    if char == "v":
-        raise LexError("the escape \\v means different things to different versions of PostgreSQL", start)
-    return _CHARACTER_ESCAPES.get(char, char)
-
-
-def _valid_utf8(raw: bytes, start: int) -> str:
-    # Raised outside of the handler: a UnicodeDecodeError holds the value, and must not travel along as context.
-    try:
-        value = raw.decode()
-    except UnicodeDecodeError:
-        value = "\0"
-    if "\0" in value:
-        raise LexError('invalid byte sequence for encoding "UTF8" in a string constant', start)
-    return value
-
-
-def _no_half_pair(high: int, start: int) -> None:
-    if high:
-        raise LexError("invalid Unicode surrogate pair", start)
-
-
-def _pair(code: int, high: int, start: int) -> tuple[int, int]:
-    """One UTF-16 or UTF-32 unit behind the half pair `high` (or 0): the finished code point or 0, and the half pair that is now open."""
-    if not 0 < code <= 0x10FFFF:
-        raise LexError("invalid Unicode escape value", start)
-    second = 0xDC00 <= code <= 0xDFFF
-    if second != bool(high):
-        raise LexError("invalid Unicode surrogate pair", start)
-    if second:
-        return 0x10000 + ((high & 0x3FF) << 10) + (code & 0x3FF), 0
-    return (0, code) if 0xD800 <= code <= 0xDBFF else (code, 0)
-
-
-def _decode_unicode(body: str, escape: str, start: int) -> str:
-    """The value of a U& constant or identifier whose doubled quotes are undone."""
-    if escape not in body:
-        return body
-    mark = re.escape(escape)
-    units = re.compile(rf"{mark}(?:({mark})|([0-9A-Fa-f]{{4}})|\+([0-9A-Fa-f]{{6}}))|([^{mark}]+)|(.)", re.DOTALL)
-    out: list[str] = []
-    high = 0
-    for match in units.finditer(body):
-        doubled, four, six, rest, bad = match.groups()
-        if bad is not None:
-            raise LexError("invalid Unicode escape", start)
-        if four is not None or six is not None:
-            code, high = _pair(int(four or six, 16), high, start)
-            out.append(chr(code) if code else "")
-            continue
-        _no_half_pair(high, start)
-        out.append(rest if doubled is None else doubled)
-    _no_half_pair(high, start)
-    return "".join(out)
+    return unicode_value(plain_value(text[start + 3 : body_end - 1]), escape, start)
