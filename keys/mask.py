@@ -186,7 +186,12 @@ class Mask:
 
 
 def make_mask(
-    kind: str, params: Mapping[str, object], type_: LogicalType, *, pseudonym_key: bytes | None = None, schema: str = "pgveil"
+    kind: str,
+    params: Mapping[str, object],
+    type_: LogicalType,
+    *,
+    pseudonym_key: bytes | None = None,
+    schema: str = "pgveil",
 ) -> Mask:
     """The mask of that kind for columns of `type_`. `schema` is where `install_sql` put its functions.
 
@@ -198,7 +203,9 @@ def make_mask(
     values = _parameters(found, params)
     family = ANY if type_.array or type_.labels is not None else _FAMILIES.get(type_.oid, ANY)
     if ANY not in found.families and family not in found.families:
-        raise MaskError(f"mask {kind} does not apply to type {type_.name}; it applies to: {', '.join(sorted(found.families))}")
+        raise MaskError(
+            f"mask {kind} does not apply to type {type_.name}; it applies to: {', '.join(sorted(found.families))}"
+        )
     context = Context(type_, family == TEXT, quote_ident(schema), quote_ident(private_schema(schema)), pseudonym_key)
     apply, sql = FORMS[kind](context, values)
     return Mask(kind, type_, apply, sql)

@@ -179,7 +179,11 @@ def _float_range(context: Context, size: int, width: int) -> Forms:
             value = math.copysign(math.inf, value)
         if not math.isfinite(value):
             return shortest(value, size)
-        low = float(math.floor(value / width)) * width
+        if -width <= value < width:
+            # Next to zero the division would underflow, which the server makes an error.
+            low = -float(width) if value < 0 else 0.0
+        else:
+            low = float(math.floor(value / width)) * width
         return shortest(low if size == 8 else single(low), size)
 
     return apply, lambda column: f"{context.schema}.mask_range(CAST({column} AS pg_catalog.float8), {width}, {huge!r})"
@@ -196,7 +200,10 @@ def _constant(context: Context, values: Values) -> Forms:
         raise MaskError(f"mask constant, parameter 'value': not of type {context.type.name}: {reason}")
     shown = canonical
     literal = quote_constant(encode(context.type, canonical, 0, settings=CANONICAL_SETTINGS).decode())
-    return lambda _canonical: shown, lambda column: f"CASE WHEN {column} IS NOT NULL THEN {literal}::{type_sql(context.type)} END"
+    return (
+        lambda _canonical: shown,
+        lambda column: f"CASE WHEN {column} IS NOT NULL THEN {literal}::{type_sql(context.type)} END",
+    )
 
 
 def _null(_context: Context, _values: Values) -> Forms:
@@ -206,7 +213,9 @@ def _null(_context: Context, _values: Values) -> Forms:
 def _pseudonym(context: Context, values: Values) -> Forms:
     limit = context.limit
     if limit is not None and limit < PSEUDONYM_SHORTEST:
-        raise MaskError(f"mask pseudonym needs room for {PSEUDONYM_SHORTEST} characters; {context.type.name} has {limit}")
+        raise MaskError(
+            f"mask pseudonym needs room for {PSEUDONYM_SHORTEST} characters; {context.type.name} has {limit}"
+        )
     key = context.key
     if key is not None and len(key) < MIN_KEY_BYTES:
         raise MaskError(f"mask pseudonym needs a key of at least {MIN_KEY_BYTES} bytes")

@@ -117,7 +117,9 @@ def _digits() -> tuple[str, ...]:
     CASE WHEN head {{=}} 0 THEN '' ELSE pg."substring"(v {{C}}, {first}) END,
     CASE WHEN tail {{=}} 0 THEN '' ELSE pg."substring"(v {{C}}, {last}) END)"""
     middle = 'pg."substring"(v, pg.length(a) {+} 1, pg.length(v) {-} pg.length(a) {-} pg.length(z))'
-    joined = f"{_replace('a', t.END_HIDDEN)} {{||}} {_replace(middle, t.MIDDLE_HIDDEN)} {{||}} {_replace('z', t.END_HIDDEN)}"
+    joined = (
+        f"{_replace('a', t.END_HIDDEN)} {{||}} {_replace(middle, t.MIDDLE_HIDDEN)} {{||}} {_replace('z', t.END_HIDDEN)}"
+    )
     count = f"pg.length(pg.regexp_replace(v {{C}}, {_re('[^0-9]')}, '', 'g'))"
     phone = f"""CASE
     WHEN {count} {{>=}} {t.PHONE_LONG} THEN @S@.mask_digits(v, 3, 4)
@@ -144,14 +146,14 @@ def _email() -> str:
 
 def _years() -> tuple[str, ...]:
     text = f'CASE WHEN v {{C}} {{~}} {_re(t.YEAR)} THEN pg."left"(v, 4) ELSE @S@.mask_stars(v) END'
-    # 4713 BC began before the server's calendar does.
+    # 4714 BC began before the server's calendar does.
     date = """CASE
     WHEN NOT pg.isfinite(v) THEN v
-    WHEN v {<} '4712-01-01 BC'::pg_catalog.date THEN '-infinity'::pg_catalog.date
+    WHEN v {<} '4713-01-01 BC'::pg_catalog.date THEN '-infinity'::pg_catalog.date
     ELSE pg.make_date(pg."extract"('year', v)::pg_catalog.int4, 1, 1) END"""
     stamp = """CASE
     WHEN NOT pg.isfinite(v) THEN v
-    WHEN v {<} '4712-01-01 00:00:00 BC'::pg_catalog.timestamp THEN '-infinity'::pg_catalog.timestamp
+    WHEN v {<} '4713-01-01 00:00:00 BC'::pg_catalog.timestamp THEN '-infinity'::pg_catalog.timestamp
     ELSE pg.date_trunc('year', v) END"""
     zoned = "pg.timezone('UTC', @S@.mask_year(pg.timezone('UTC', v)))"
     return (
@@ -169,10 +171,13 @@ def _ranges() -> tuple[str, ...]:
     )
     special = " OR ".join(f"v {{=}} '{name}'::pg_catalog.numeric" for name in ("NaN", "Infinity", "-Infinity"))
     number = f"CASE WHEN {special} THEN v ELSE GREATEST({floor}, lowest) END"
+    # Next to zero the division would underflow, which the server makes an error.
     real = """CASE
     WHEN v {=} 'NaN'::pg_catalog.float8 THEN v
     WHEN v {>=} huge THEN 'Infinity'::pg_catalog.float8
     WHEN v {<=} ({-} huge) THEN '-Infinity'::pg_catalog.float8
+    WHEN v {>=} 0::pg_catalog.float8 AND v {<} width THEN 0::pg_catalog.float8
+    WHEN v {<} 0::pg_catalog.float8 AND v {>=} ({-} width) THEN {-} width
     ELSE pg.floor(v {/} width) {*} width {+} 0::pg_catalog.float8 END"""
     low = "@S@.mask_range(v::pg_catalog.numeric, width, NULL)"
     text = f"""CASE

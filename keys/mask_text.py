@@ -118,8 +118,7 @@ SEPARATORS = " ().+-"
 MIDDLE_HIDDEN = "[^ ().+-]"
 END_HIDDEN = "[^0-9 ().+-]"
 YEAR = (
-    "^[12][0-9]{3}(?:[-/.][0-9]{1,2}[-/.][0-9]{1,2}(?:[ T].*)?|\\u5e74.*|"
-    "(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]))$"
+    "^[12][0-9]{3}(?:[-/.][0-9]{1,2}[-/.][0-9]{1,2}(?:[ T].*)?|\\u5e74.*|(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]))$"
 )
 NUMBER = "^ *-?[0-9]{1,15}(?:[.][0-9]{1,30})? *$"
 MAX_KEPT = 32  # a bound on keep_* that keeps the server's patterns small
@@ -175,7 +174,9 @@ def digits(text: str, head: int, tail: int) -> str:
     first = places[head - 1] + 1 if head else 0
     last = places[len(places) - tail] if tail else len(text)
     return (
-        _END_HIDDEN.sub("*", text[:first]) + _MIDDLE_HIDDEN.sub("*", text[first:last]) + _END_HIDDEN.sub("*", text[last:])
+        _END_HIDDEN.sub("*", text[:first])
+        + _MIDDLE_HIDDEN.sub("*", text[first:last])
+        + _END_HIDDEN.sub("*", text[last:])
     )
 
 

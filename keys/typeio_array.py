@@ -210,7 +210,9 @@ def _load_sizes(data: bytes, dimensions: int) -> tuple[tuple[int, ...], int]:
         if size < 0:
             raise WireValueError("54000", "array size exceeds the maximum allowed")
         if lower != 1 and size:
-            raise WireValueError("0A000", "arrays with other lower bounds than 1 are not supported in protected columns")
+            raise WireValueError(
+                "0A000", "arrays with other lower bounds than 1 are not supported in protected columns"
+            )
         sizes.append(size)
         total *= size
     if total > MAX_ELEMENTS:

@@ -11,10 +11,11 @@ import struct
 from typing import TYPE_CHECKING
 
 from keys.typeio_base import ScalarCodec, UnrepresentableError, WireValueError, client_text, need_length
-from keys.typeio_datetime import DateCodec, TimestampCodec, from_utc, stamp_micros, to_utc
+from keys.typeio_datetime import DateCodec, TimestampCodec, stamp_micros
 from keys.typeio_json import JsonbCodec, JsonCodec
 from keys.typeio_number import FloatCodec, IntegerCodec, Number, NumericCodec, load_number, parse_number, single
 from keys.typeio_text import TextCodec, UuidCodec
+from keys.typeio_zone import DAY, from_utc, to_utc
 
 if TYPE_CHECKING:
     from keys.typeio_base import LogicalType, OutputSettings
@@ -25,7 +26,6 @@ _FLOATS = {700: FloatCodec(4, "real"), 701: FloatCodec(8, "double precision")}
 _NUMBERS = frozenset({21, 23, 20, 1700, 700, 701})
 _DATES = frozenset({1082, 1114, 1184})
 _JSON = frozenset({114, 3802})
-_DAY = 86_400_000_000
 
 
 def castable(type_: LogicalType, oid: int) -> bool:
@@ -56,7 +56,9 @@ def cast(
     if oid in _DATES:
         return _date_to(type_, codec, _date(oid, data, settings, binary=binary), oid, settings, exact=exact)
     source: ScalarCodec = {2950: UuidCodec(), 114: JsonCodec(), 3802: JsonbCodec()}.get(oid, TextCodec())
-    plain = source.load(data, exact=False) if binary else source.parse(client_text(data, settings), settings, exact=False)
+    plain = (
+        source.load(data, exact=False) if binary else source.parse(client_text(data, settings), settings, exact=False)
+    )
     if oid == 1042:
         plain = plain.rstrip(b" ")
     return codec.parse(plain.decode(), settings, exact=exact)
@@ -68,7 +70,11 @@ def _number(oid: int, data: bytes, settings: OutputSettings | None, *, binary: b
         return load_number(data) if binary else parse_number(client_text(data, settings))
     if oid in _INTEGERS:
         source = _INTEGERS[oid]
-        plain = source.load(data, exact=False) if binary else source.parse(client_text(data, settings), settings, exact=False)
+        plain = (
+            source.load(data, exact=False)
+            if binary
+            else source.parse(client_text(data, settings), settings, exact=False)
+        )
         return parse_number(plain.decode())
     if binary:
         need_length(data, 4 if oid == 700 else 8)
@@ -89,7 +95,9 @@ def _number_to(type_: LogicalType, codec: ScalarCodec, oid: int, number: Number 
         plain = number if isinstance(number, str) else number.text().decode()
         return codec.parse(plain, None, exact=exact)
     if isinstance(number, str) or number.fraction.strip("0"):
-        raise _lossy(f"a number that is not whole can't be taken for a protected column of type {type_.name}", exact=exact)
+        raise _lossy(
+            f"a number that is not whole can't be taken for a protected column of type {type_.name}", exact=exact
+        )
     value = int(number.text().partition(b".")[0]) if len(number.whole) <= 19 else None
     if value is None or not codec.holds(value):
         raise (UnrepresentableError if exact else WireValueError)("22003", f"{type_.name} out of range")
@@ -114,7 +122,9 @@ def _to_float(codec: FloatCodec, number: Number | str | float, *, exact: bool) -
 
 def _date(oid: int, data: bytes, settings: OutputSettings | None, *, binary: bool) -> bytes:
     source: ScalarCodec = DateCodec() if oid == 1082 else TimestampCodec(oid == 1184)
-    return source.load(data, exact=False) if binary else source.parse(client_text(data, settings), settings, exact=False)
+    return (
+        source.load(data, exact=False) if binary else source.parse(client_text(data, settings), settings, exact=False)
+    )
 
 
 def _date_to(
@@ -126,9 +136,11 @@ def _date_to(
     if oid == 1184:
         micros = from_utc(micros, settings)
     if isinstance(codec, DateCodec):
-        if micros % _DAY:
-            raise _lossy("a timestamp with a time of day can't be taken for a protected column of type date", exact=exact)
-        return codec.canonical(micros // _DAY)
+        if micros % DAY:
+            raise _lossy(
+                "a timestamp with a time of day can't be taken for a protected column of type date", exact=exact
+            )
+        return codec.canonical(micros // DAY)
     if not isinstance(codec, TimestampCodec):
         raise WireValueError("42804", f"column is of type {type_.name} but the parameter is declared as another type")
     return codec.canonical(to_utc(micros, settings) if codec.tz else micros, exact=exact)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from datetime import date, timezone
 from typing import ClassVar
-from zoneinfo import ZoneInfo
 
 from keys.typeio_base import (
     BLANKS,
@@ -22,13 +21,11 @@ from keys.typeio_base import (
     WireValueError,
     need_length,
 )
+from keys.typeio_zone import CYCLE, DAY, EPOCH, abbreviation, civil, find_zone, is_utc, to_micros, to_utc, zone_offset
 
-_DAY = 86_400_000_000  # microseconds
-_EPOCH = date(2000, 1, 1).toordinal()
-_CYCLE = 146_097  # days in 400 years
-_MIN_DAYS = -2_451_545  # 4713-11-24 BC, Julian day 0
+_MIN_DAYS = -2_451_545  # 4714-11-24 BC, Julian day 0
 _MAX_DAYS = 2_145_031_948  # 5874897-12-31
-_MIN_MICROS = _MIN_DAYS * _DAY
+_MIN_MICROS = _MIN_DAYS * DAY
 _MAX_MICROS = 9_223_371_331_200_000_000  # 294277-01-01, not included
 _MAX_ZONE = 16 * 3600  # seconds, not included
 _INFINITE = {"infinity": "infinity", "+infinity": "infinity", "-infinity": "-infinity"}
@@ -39,7 +36,9 @@ _ZONE = r"(?: *(?P<zone>Z|UTC|GMT|[+-]\d{1,2}(?::?\d{2}(?::?\d{2})?)?))?"
 _DATE = r"(?:(?P<year>\d{4,7})-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<ymd>\d{8}))"
 _FLAGS = re.ASCII | re.IGNORECASE
 _STAMP = re.compile(rf"{_DATE}(?:(?:T| +)(?:{_TIME}|{_COMPACT_TIME}){_ZONE})?(?P<era> +(?:BC|AD))?", _FLAGS)
-_CLOCK = re.compile(rf"(?:{_TIME}|(?P<chour>\d{{2}})(?P<cminute>\d{{2}})(?P<csecond>\d{{2}})(?P<cfrac>\.\d*)?){_ZONE}", _FLAGS)
+_CLOCK = re.compile(
+    rf"(?:{_TIME}|(?P<chour>\d{{2}})(?P<cminute>\d{{2}})(?P<csecond>\d{{2}})(?P<cfrac>\.\d*)?){_ZONE}", _FLAGS
+)
 
 _WORD = re.compile(
     r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:uary|ruary|ch|il|ust|ember|tember|ober)?"
@@ -58,14 +57,7 @@ def _days(year: int, month: int, day: int) -> int | None:
         ordinal = date(rest + 400, month, day).toordinal()
     except ValueError:
         return None
-    return ordinal + (cycle - 1) * _CYCLE - _EPOCH
-
-
-def _civil(days: int) -> tuple[int, int, int]:
-    """Year (0 is 1 BC), month and day of a day number."""
-    cycle, rest = divmod(days + _EPOCH - 1, _CYCLE)
-    found = date.fromordinal(rest + 1)
-    return found.year + 400 * cycle, found.month, found.day
+    return ordinal + (cycle - 1) * CYCLE - EPOCH
 
 
 def _field_range() -> WireValueError:
@@ -78,7 +70,9 @@ def _not_understood(text: str, label: str) -> WireValueError:
     known = all(_WORD.fullmatch(t) or t.isdigit() or t.isspace() or t in "/.,:+-" for t in tokens if t)
     meant = any(t.isdigit() or t in _CLOCK_WORDS for t in tokens)
     if tokens and known and meant and text.isascii():
-        return WireValueError("0A000", f"protected columns of type {label} take dates and times in ISO form only (2024-12-31 23:59:59+00)")
+        return WireValueError(
+            "0A000", f"protected columns of type {label} take dates and times in ISO form only (2024-12-31 23:59:59+00)"
+        )
     return WireValueError("22007", f"invalid input syntax for type {label}")
 
 
@@ -92,7 +86,7 @@ def _clock(found: re.Match[str]) -> int:
     # The server multiplies a double and rounds it to even; so must we, to store the same microsecond.
     micros = round(float("0" + (groups[prefix + "frac"] or ".0") + "0") * 1_000_000)
     total = ((hour * 60 + minute) * 60 + second) * 1_000_000 + micros
-    if minute > 59 or second > 60 or total > _DAY or hour > 24:
+    if minute > 59 or second > 60 or total > DAY or hour > 24:
         raise _field_range()
     return total
 
@@ -139,7 +133,7 @@ def _date_days(found: re.Match[str]) -> int:
 
 def _date_fields(days: int) -> tuple[str, str, str, str]:
     """Year (four digits at least), month, day and the era's suffix, as printed."""
-    year, month, day = _civil(days)
+    year, month, day = civil(days)
     era = "" if year > 0 else " BC"
     return f"{year if year > 0 else 1 - year:04d}", f"{month:02d}", f"{day:02d}", era
 
@@ -164,58 +158,6 @@ def _round_micros(value: int, precision: int | None, *, exact: bool) -> int:
     return rounded
 
 
-_POSIX_ZONE = re.compile(r"(?:<[+-]?[\w:]+>|[A-Za-z]{3,})([+-]?)(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?", re.ASCII)
-
-
-def find_zone(name: str) -> tzinfo:
-    """The zone that a TimeZone setting names: UTC, a fixed offset as SET TIME ZONE makes it, or a name of the tz database.
-
-    Raises WireValueError 0A000 for another.
-    """
-    if name.upper() in {"UTC", "GMT", "ETC/UTC", "ETC/GMT", "Z", "ZULU", "ETC/ZULU", "UCT", "ETC/UCT", "UNIVERSAL", "ETC/UNIVERSAL"}:
-        return UTC
-    posix = _POSIX_ZONE.fullmatch(name)
-    if posix is not None:
-        sign, hours, minutes, seconds = posix.groups(default="0")
-        west = timedelta(hours=int(hours), minutes=int(minutes), seconds=int(seconds))
-        return timezone(west if sign == "-" else -west)
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        pass
-    raise WireValueError("0A000", "protected timestamps can't be shown in this TimeZone setting; use a name of the tz database")
-
-
-def _offset(zone: tzinfo, micros: int) -> timedelta:
-    """A zone's offset from UTC at a UTC instant. 0A000 outside the years that the tz library knows."""
-    if isinstance(zone, timezone):
-        return zone.utcoffset(None)
-    days, rest = divmod(micros, _DAY)
-    year = _civil(days)[0]
-    if not 2 <= year <= 9998:
-        raise WireValueError("0A000", "protected timestamps outside the years 2 to 9998 can be shown in UTC or a fixed offset only")
-    moment = datetime.fromordinal(days + _EPOCH).replace(tzinfo=UTC) + timedelta(microseconds=rest)
-    found = moment.astimezone(zone).utcoffset()
-    assert found is not None
-    return found
-
-
-def _local_offset(zone: tzinfo, micros: int) -> timedelta:
-    """A zone's offset at a local time. In a gap the offset before it holds, in an overlap the one after it, as on the server."""
-    if isinstance(zone, timezone):
-        return zone.utcoffset(None)
-    days, rest = divmod(micros, _DAY)
-    if not 2 <= _civil(days)[0] <= 9998:
-        raise WireValueError("0A000", "protected timestamps outside the years 2 to 9998 need their offset written")
-    local = datetime.fromordinal(days + _EPOCH) + timedelta(microseconds=rest)
-    both = [local.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)]
-    return min(o for o in both if o is not None)
-
-
-def _micros(delta: timedelta) -> int:
-    return round(delta / timedelta(microseconds=1))
-
-
 def _style(settings: OutputSettings) -> tuple[str, bool]:
     """DateStyle's output style in capitals, and whether the day goes before the month."""
     style, _, order = settings.date_style.upper().partition(",")
@@ -237,13 +179,13 @@ def _styled_date(days: int, settings: OutputSettings) -> tuple[str, str]:
     return mark.join((day, month, year) if day_first else (month, day, year)), era
 
 
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def _styled_stamp(micros: int, settings: OutputSettings, zone: str) -> str:
     """A local timestamp under DateStyle; `zone` is what follows the time."""
-    days, rest = divmod(micros, _DAY)
+    days, rest = divmod(micros, DAY)
     style, day_first = _style(settings)
     if style != "POSTGRES":
         text, era = _styled_date(days, settings)
@@ -251,7 +193,7 @@ def _styled_stamp(micros: int, settings: OutputSettings, zone: str) -> str:
     year, month, day, era = _date_fields(days)
     name = _MONTHS[int(month) - 1]
     # 2000-01-01 was a Saturday.
-    return f"{_DAYS[(days + 5) % 7]} {f'{day} {name}' if day_first else f'{name} {day}'} {_time_text(rest)} {year}{zone}{era}"
+    return f"{DAYS[(days + 5) % 7]} {f'{day} {name}' if day_first else f'{name} {day}'} {_time_text(rest)} {year}{zone}{era}"
 
 
 class DateCodec(ScalarCodec):
@@ -331,7 +273,7 @@ class TimeCodec(ScalarCodec):
 
     def canonical(self, micros: int, *, exact: bool) -> bytes:
         """Canonical bytes of microseconds since midnight."""
-        if not 0 <= micros <= _DAY:
+        if not 0 <= micros <= DAY:
             raise WireValueError("22008", "time out of range")
         return _time_text(_round_micros(micros, self.precision, exact=exact)).encode()
 
@@ -364,13 +306,15 @@ class TimeTzCodec(ScalarCodec):
         else:
             zone = None if settings is None else find_zone(settings.timezone)
             if not isinstance(zone, timezone):
-                raise WireValueError("0A000", f"protected columns of type {self.label} need the offset written (12:00:00+08)")
-            east = _micros(zone.utcoffset(None)) // 1_000_000
+                raise WireValueError(
+                    "0A000", f"protected columns of type {self.label} need the offset written (12:00:00+08)"
+                )
+            east = to_micros(zone.utcoffset(None)) // 1_000_000
         return self.canonical(_clock(found), east, exact=exact)
 
     def canonical(self, micros: int, east: int, *, exact: bool) -> bytes:
         """Canonical bytes of microseconds since midnight and an offset in seconds."""
-        if not 0 <= micros <= _DAY:
+        if not 0 <= micros <= DAY:
             raise WireValueError("22008", "time out of range")
         if abs(east) >= _MAX_ZONE:
             raise WireValueError("22009", "time zone displacement out of range")
@@ -409,7 +353,7 @@ class TimestampCodec(ScalarCodec):
         found = _STAMP.fullmatch(word)
         if found is None:
             raise _not_understood(word, self.name)
-        micros = self._in_range(_date_days(found) * _DAY + _clock(found))
+        micros = self._in_range(_date_days(found) * DAY + _clock(found))
         if found["zone"] is not None:
             east = _zone_seconds(found["zone"])
             micros -= east * 1_000_000 if self.tz else 0
@@ -419,7 +363,7 @@ class TimestampCodec(ScalarCodec):
 
     def _in_range(self, micros: int) -> int:
         # A day's margin: an offset may bring a local time back into range.
-        if not _MIN_MICROS - _DAY <= micros < _MAX_MICROS + _DAY:
+        if not _MIN_MICROS - DAY <= micros < _MAX_MICROS + DAY:
             raise WireValueError("22008", "timestamp out of range")
         return micros
 
@@ -452,57 +396,32 @@ class TimestampCodec(ScalarCodec):
         if not self.tz:
             return _styled_stamp(micros, settings, "").encode()
         zone = find_zone(settings.timezone)
-        offset = _offset(zone, micros)
-        suffix = _zone_text(_micros(offset) // 1_000_000)
+        offset = zone_offset(zone, micros)
+        suffix = _zone_text(to_micros(offset) // 1_000_000)
         if _style(settings)[0] != "ISO":
-            suffix = " " + _abbreviation(zone, micros, settings)
-        return _styled_stamp(micros + _micros(offset), settings, suffix).encode()
+            suffix = " " + abbreviation(zone, micros, settings)
+        return _styled_stamp(micros + to_micros(offset), settings, suffix).encode()
 
     def shows_canonical(self, settings: OutputSettings) -> bool:
         """Canonical form is DateStyle ISO in UTC."""
         iso = _style(settings)[0] == "ISO"
-        return iso and (not self.tz or find_zone(settings.timezone) is UTC)
-
-
-def _abbreviation(zone: tzinfo, micros: int, settings: OutputSettings) -> str:
-    """What the server prints after the time where DateStyle is not ISO: the zone's abbreviation at that instant."""
-    if zone is UTC:
-        return settings.timezone.upper().removeprefix("ETC/") if settings.timezone.upper() in {"GMT", "ETC/GMT"} else "UTC"
-    if isinstance(zone, timezone):
-        raise WireValueError("0A000", "protected timestamps in a fixed-offset TimeZone need DateStyle ISO")
-    days, rest = divmod(micros, _DAY)
-    moment = datetime.fromordinal(days + _EPOCH).replace(tzinfo=UTC) + timedelta(microseconds=rest)
-    return moment.astimezone(zone).tzname() or ""
-
-
-def to_utc(micros: int, settings: OutputSettings | None) -> int:
-    """A local timestamp of the session's zone in UTC. 0A000 where the zone is not known."""
-    if settings is None:
-        raise WireValueError("0A000", "protected columns of type timestamp with time zone need the offset written (+00)")
-    return micros - _micros(_local_offset(find_zone(settings.timezone), micros))
-
-
-def from_utc(micros: int, settings: OutputSettings | None) -> int:
-    """A UTC instant as a local timestamp of the session's zone. 0A000 where the zone is not known."""
-    if settings is None:
-        raise WireValueError("0A000", "the session's TimeZone is needed to make a timestamp of a timestamp with time zone")
-    return micros + _micros(_offset(find_zone(settings.timezone), micros))
+        return iso and (not self.tz or is_utc(settings.timezone))
 
 
 def stamp_micros(canonical: bytes) -> int:
     """The microseconds of a canonical finite timestamp (with time zone: of its UTC form) or date."""
     found = _STAMP.fullmatch(canonical.decode())
     assert found is not None
-    return _date_days(found) * _DAY + _clock(found)
+    return _date_days(found) * DAY + _clock(found)
 
 
 def year_start(codec: DateCodec | TimestampCodec, canonical: bytes) -> bytes:
     """The first instant of the value's year (with time zone: in UTC); -infinity where the calendar starts later. Infinities stay."""
     if canonical.endswith(b"infinity"):
         return canonical
-    days = stamp_micros(canonical) // _DAY
-    first = _days(_civil(days)[0], 1, 1)
+    days = stamp_micros(canonical) // DAY
+    first = _days(civil(days)[0], 1, 1)
     assert first is not None
     if first < _MIN_DAYS:
         return b"-infinity"
-    return codec.canonical(first) if isinstance(codec, DateCodec) else codec.canonical(first * _DAY, exact=False)
+    return codec.canonical(first) if isinstance(codec, DateCodec) else codec.canonical(first * DAY, exact=False)

@@ -34,7 +34,9 @@ def _number(text: str) -> _Number:
 def _scan(text: str) -> Any:
     """The document as Python values, numbers as `_Number`. Raises WireValueError."""
     if _depth(text) > MAX_DEPTH:
-        raise WireValueError("54001", f"json nested deeper than {MAX_DEPTH} levels is not supported in protected columns")
+        raise WireValueError(
+            "54001", f"json nested deeper than {MAX_DEPTH} levels is not supported in protected columns"
+        )
     try:
         return json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_refuse_constant)
     except WireValueError as error:
@@ -69,7 +71,9 @@ class JsonCodec(ScalarCodec):
         """Any JSON document. Escapes are not looked into, so that what the server keeps is kept."""
         del settings, exact
         if _depth(text) > MAX_DEPTH:
-            raise WireValueError("54001", f"json nested deeper than {MAX_DEPTH} levels is not supported in protected columns")
+            raise WireValueError(
+                "54001", f"json nested deeper than {MAX_DEPTH} levels is not supported in protected columns"
+            )
         good = True
         try:
             json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)

@@ -142,7 +142,9 @@ def decode(
     Raises WireValueError, never with the value.
     """
     if type_.array:
-        return _array_literal(type_, decode_array(type_, data, format, declared_oid=declared_oid, settings=settings, exact=exact))
+        return _array_literal(
+            type_, decode_array(type_, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
+        )
     return _decode_scalar(type_, data, format, declared_oid, settings, exact=exact)
 
 
@@ -157,7 +159,9 @@ def _decode_scalar(
 ) -> bytes:
     if declared_oid not in UNKNOWN_OIDS and declared_oid != type_.oid:
         if not castable(type_, declared_oid):
-            raise WireValueError("42804", f"column is of type {type_.name} but the parameter is declared as another type")
+            raise WireValueError(
+                "42804", f"column is of type {type_.name} but the parameter is declared as another type"
+            )
         return cast(type_, codec(type_), declared_oid, data, binary=format == BINARY, settings=settings, exact=exact)
     if format == BINARY:
         if settings is not None and not data.isascii() and type_.oid in _WORDED_TYPES:
@@ -225,7 +229,13 @@ def _literal_bytes(text: str) -> bytes:
     return text.encode()
 
 
-def encode(type_: LogicalType, canonical: bytes, format: int, *, settings: OutputSettings = CANONICAL_SETTINGS) -> bytes:  # noqa: A002
+def encode(
+    type_: LogicalType,
+    canonical: bytes,
+    format: int,  # noqa: A002
+    *,
+    settings: OutputSettings = CANONICAL_SETTINGS,
+) -> bytes:
     """Canonical bytes in the form that the client asked for, as the server would send them under `settings`.
 
     Raises WireValueError 0A000 where a setting can't be honoured.
@@ -246,7 +256,9 @@ def encoder(
     guarded = format == TEXT or type_.oid in _WORDED_TYPES or type_.labels is not None
     plain = not guarded or _encoding_is_utf8(settings)
     if format == BINARY:
-        change: Callable[[bytes], bytes] | None = None if type_.oid in _BYTES_TYPES or type_.labels is not None else scalar.dump
+        change: Callable[[bytes], bytes] | None = (
+            None if type_.oid in _BYTES_TYPES or type_.labels is not None else scalar.dump
+        )
     else:
         change = None if scalar.shows_canonical(settings) else (lambda canonical: scalar.show(canonical, settings))
     return change if plain else _guard(change, settings)

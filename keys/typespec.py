@@ -66,14 +66,18 @@ KNOWN = (
 )
 MAX_SPEC = 100_000  # characters; an enum with very many labels is the longest
 _MAX_CHARS = 10_485_760
-_PRECISION = frozenset({"time without time zone", "time with time zone", "timestamp without time zone", "timestamp with time zone"})
+_PRECISION = frozenset(
+    {"time without time zone", "time with time zone", "timestamp without time zone", "timestamp with time zone"}
+)
 
 _SPEC = re.compile(
     r"(?:pg_catalog\s*\.\s*)?(?P<name>[a-z][a-z0-9]*(?: (?:varying|precision))?)\s*(?:\((?P<args>[^()]*)\))?(?P<zone> ?(?:with|without) time zone)?"
 )
 _ARRAY = re.compile(r"\s*(?:\[\s*\d*\s*\]|\barray)$")
 _IDENT = r'(?:[A-Za-z_\u0080-\uffff][\w$]*|"(?:[^"]|"")+")'
-_ENUM = re.compile(rf"enum\s+(?P<name>{_IDENT}(?:\s*\.\s*{_IDENT})?)\s*(?:\((?P<labels>.*)\))?", re.IGNORECASE | re.DOTALL)
+_ENUM = re.compile(
+    rf"enum\s+(?P<name>{_IDENT}(?:\s*\.\s*{_IDENT})?)\s*(?:\((?P<labels>.*)\))?", re.IGNORECASE | re.DOTALL
+)
 _LABEL = re.compile(r"\s*(?:'(?P<quoted>(?:[^']|'')*)'|(?P<bare>[^,'()]+))\s*(?:,|$)", re.DOTALL)
 
 
@@ -99,7 +103,9 @@ def array_of(element: LogicalType) -> LogicalType:
     return LogicalType(f"{element.name}[]", oid, -1, element.typmod, array=True, element=element)
 
 
-def with_enum(type_: LogicalType, *, oid: int, array_oid: int = 0, labels: tuple[str, ...] | None = None) -> LogicalType:
+def with_enum(
+    type_: LogicalType, *, oid: int, array_oid: int = 0, labels: tuple[str, ...] | None = None
+) -> LogicalType:
     """An enum (or array of one) completed from the database's catalog. `labels` None keeps those of the spelling."""
     if type_.element is not None:
         element = with_enum(type_.element, oid=oid, labels=labels)
@@ -195,7 +201,9 @@ def _enum(text: str) -> LogicalType:
     while rest is not None and position < len(rest):
         label = _LABEL.match(rest, position)
         if label is None:
-            raise TypeSpecError(f"enum {name}: labels are separated by commas; one with a comma, quote or parenthesis is quoted 'so'")
+            raise TypeSpecError(
+                f"enum {name}: labels are separated by commas; one with a comma, quote or parenthesis is quoted 'so'"
+            )
         labels.append(label["bare"].strip() if label["quoted"] is None else label["quoted"].replace("''", "'"))
         position = label.end()
     if len(set(labels)) != len(labels) or not all(0 < len(label.encode()) <= 63 for label in labels):

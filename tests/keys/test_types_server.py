@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,6 +20,7 @@ from keys.types import (
     decode,
     encode,
     parse_type,
+    with_enum,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +56,9 @@ class Oracle:
 
     def _make(self, type_: LogicalType) -> str:
         name = f"pg_temp.judge_{len(self.made)}"
-        send = self.connection.execute("SELECT typsend::text FROM pg_type WHERE oid = %s::regtype", [type_.name]).fetchone()
+        send = self.connection.execute(
+            "SELECT typsend::text FROM pg_type WHERE oid = %s::regtype", [type_.name]
+        ).fetchone()
         assert send is not None
         self.connection.execute(f"""
             CREATE FUNCTION {name}(inputs text[]) RETURNS TABLE (state text, message text, shown text, sent bytea)
@@ -84,12 +88,13 @@ def oracle(any_pg: Postgres) -> Iterator[Oracle]:
 # What only PostgreSQL 16 and newer take.
 NEW_SYNTAX = ("0x", "0X", "0o", "0b", "-0x", "_")
 
-NUMBERS = ["0", "1", "-1", "+7", "  42 ", "\t5\n", "007", "-0", "", " ", "+", "-", "--1", "1 2", "abc", "1a", "٣", "1\u00a0", "0x1F", "-0x1f", "0o17", "0b101", "0x", "0xG", "0x_1F", "1_000", "_100", "100_", "1__0"]  # fmt: skip
-DATES = ["2024-01-08", "2024-1-8", "20240108", "1999-12-31", "2000-02-29", "1900-02-29", "2023-02-29", "2024-13-01", "2024-00-10", "2024-01-32", "2024-01-00", "0000-01-01", "0001-01-01", "0001-01-01 BC", "0044-03-15 BC", "4713-11-24 BC", "4713-11-23 BC", "4714-01-01 BC", "9999-12-31", "10000-01-01", "5874897-12-31", "5874898-01-01", "infinity", "-infinity", "INFINITY", "", " ", "abc", "hello world", "2024-01-08x", "2024-01-01 AD", " 2024-01-08 ", "2024-01-01T10:00:00", "2024-01-01 10:00:00+08", "2024-01-01 25:00:00"]  # fmt: skip
-CLOCKS = ["00:00", "00:00:00", "23:59:59", "23:59:60", "24:00:00", "24:00:01", "25:00", "12:60", "12:30:61", "1:02:03", "12:00:00.5", "12:00:00.1234567", "12:00:00.0000005", "12:00:00.0000015", "23:59:59.9999999", "23:59:59.999999", "120000", "123456.789", "", "abc", "12:00:00+08", "12:00:00-05:30", "12:00:00Z", "12:00:00 +08:00:01", "12:00:00+16", "12:00:00+15:59:59", "12:00:00+0530", "12:00:00+8"]  # fmt: skip
-STAMPS = ["2024-01-08 10:11:12", "2024-01-08T10:11:12Z", "2024-01-08 10:11:12.123456789", "2024-01-08 10:11:12.0000005", "1999-12-31 23:59:59.9999995", "1999-01-01 00:00:00.5005", "2024-01-08", "20240108T101112", "20240108 101112", "2024-01-08 24:00:00", "2024-02-30 10:00", "2024-01-08 10:11+08", "2024-01-08 10:11:12-07:30", "2024-01-08 10:11:12 +00", "2024-01-08 10:11:12 UTC", "0044-03-15 12:00:00 BC", "0044-03-15 12:00:00+00 BC", "4713-11-24 00:00:00 BC", "4713-11-23 23:59:59 BC", "294276-12-31 23:59:59.999999", "294277-01-01 00:00:00", "infinity", "-infinity", "", "abc", "2024-01-08 10:11:12+16", "2024-13-08 10:11:12", "2024-01-08 25:00", "1969-12-31 23:59:59.999999", "0001-01-01 00:00:00", "2024-06-01 23:59:60"]  # fmt: skip
-FLOATS = ["0", "-0", "1", "0.1", "1e23", "1e22", "9.5e-5", "1e-5", "0.0001", "123456789012345", "1234567890123456", "1e15", "1e14", "100000", "1000000", "999999", "1e-310", "5e-324", "2e-324", "1e-400", "1e400", "-1e400", "1.7976931348623157e308", "3.4028235e38", "3.4028236e38", "3.5e38", "1e-45", "1e-46", "NaN", "nan", "Infinity", "-inf", "+Infinity", "inf", "infinit", "", " ", "abc", " 1.5 ", "1.", ".5", ".", "e5", "1e", "1_0", "0x1p3", "0x1F", "8.589973e9", "9007199254740993", "16777217", "1.00000017881393432617187499", "1.00000017881393432617187500", "1.00000017881393432617187501", "0e999", "-nan", "5.684341886080802e-14", "4.35e-322"]  # fmt: skip
-DECIMALS = [*NUMBERS, "1.0", "1.00", "1.5", "-1.005", "1.005", "1.015", "123.456", ".5", "5.", ".", "1e5", "1e-5", "1.5e3", "1E+2", "e5", "1e", "1e99999999999", "-0.0", "0.000", "NaN", "nan", "Infinity", "-inf", "+inf", "-nan", "+nan", "9999999999.99", "9999999999.994", "9999999999.995", "-9999999999.995", "10000000000", "99", "994.9", "995", "1_0.0_1", "1_0e1_0", "1._5", "1_.5", "0.05", "0.004", "0.005", "1e131071", "1e131072", "1e-16383", "1e-16384", "12345678901234567890.123456789"]  # fmt: skip
+# fmt: off
+NUMBERS = ["0", "1", "-1", "+7", "  42 ", "\t5\n", "007", "-0", "", " ", "+", "-", "--1", "1 2", "abc", "1a", "٣", "1\u00a0", "0x1F", "-0x1f", "0o17", "0b101", "0x", "0xG", "0x_1F", "1_000", "_100", "100_", "1__0"]
+DATES = ["2024-01-08", "2024-1-8", "20240108", "1999-12-31", "2000-02-29", "1900-02-29", "2023-02-29", "2024-13-01", "2024-00-10", "2024-01-32", "2024-01-00", "0000-01-01", "0001-01-01", "0001-01-01 BC", "0044-03-15 BC", "4713-11-24 BC", "4713-11-23 BC", "4714-01-01 BC", "4714-11-24 BC", "4714-11-23 BC", "9999-12-31", "10000-01-01", "5874897-12-31", "5874898-01-01", "infinity", "-infinity", "INFINITY", "", " ", "abc", "hello world", "2024-01-08x", "2024-01-01 AD", " 2024-01-08 ", "2024-01-01T10:00:00", "2024-01-01 10:00:00+08", "2024-01-01 25:00:00"]
+CLOCKS = ["00:00", "00:00:00", "23:59:59", "23:59:60", "24:00:00", "24:00:01", "25:00", "12:60", "12:30:61", "1:02:03", "12:00:00.5", "12:00:00.1234567", "12:00:00.0000005", "12:00:00.0000015", "23:59:59.9999999", "23:59:59.999999", "120000", "123456.789", "", "abc", "12:00:00+08", "12:00:00-05:30", "12:00:00Z", "12:00:00 +08:00:01", "12:00:00+16", "12:00:00+15:59:59", "12:00:00+0530", "12:00:00+8"]
+STAMPS = ["2024-01-08 10:11:12", "2024-01-08T10:11:12Z", "2024-01-08 10:11:12.123456789", "2024-01-08 10:11:12.0000005", "1999-12-31 23:59:59.9999995", "1999-01-01 00:00:00.5005", "2024-01-08", "20240108T101112", "20240108 101112", "2024-01-08 24:00:00", "2024-02-30 10:00", "2024-01-08 10:11+08", "2024-01-08 10:11:12-07:30", "2024-01-08 10:11:12 +00", "2024-01-08 10:11:12 UTC", "0044-03-15 12:00:00 BC", "0044-03-15 12:00:00+00 BC", "4714-11-24 00:00:00 BC", "4714-11-23 23:59:59 BC", "4714-11-24 00:00:00+01 BC", "4714-11-23 23:59:59-01 BC", "294276-12-31 23:59:59+02", "294277-01-01 00:00:00+02", "4713-11-23 23:59:59 BC", "294276-12-31 23:59:59.999999", "294277-01-01 00:00:00", "infinity", "-infinity", "", "abc", "2024-01-08 10:11:12+16", "2024-13-08 10:11:12", "2024-01-08 25:00", "1969-12-31 23:59:59.999999", "0001-01-01 00:00:00", "2024-06-01 23:59:60"]
+FLOATS = ["0", "-0", "1", "0.1", "1e23", "1e22", "9.5e-5", "1e-5", "0.0001", "123456789012345", "1234567890123456", "1e15", "1e14", "100000", "1000000", "999999", "1e-310", "5e-324", "2e-324", "1e-400", "1e400", "-1e400", "1.7976931348623157e308", "3.4028235e38", "3.4028236e38", "3.5e38", "1e-45", "1e-46", "NaN", "nan", "Infinity", "-inf", "+Infinity", "inf", "infinit", "", " ", "abc", " 1.5 ", "1.", ".5", ".", "e5", "1e", "1_0", "0x1p3", "0x1F", "8.589973e9", "9007199254740993", "16777217", "1.00000017881393432617187499", "1.00000017881393432617187500", "1.00000017881393432617187501", "0e999", "-nan", "5.684341886080802e-14", "4.35e-322"]
+DECIMALS = [*NUMBERS, "1.0", "1.00", "1.5", "-1.005", "1.005", "1.015", "123.456", ".5", "5.", ".", "1e5", "1e-5", "1.5e3", "1E+2", "e5", "1e", "1e99999999999", "-0.0", "0.000", "NaN", "nan", "Infinity", "-inf", "+inf", "-nan", "+nan", "9999999999.99", "9999999999.994", "9999999999.995", "-9999999999.995", "10000000000", "99", "994.9", "995", "1_0.0_1", "1_0e1_0", "1._5", "1_.5", "0.05", "0.004", "0.005", "1e131071", "1e131072", "1e-16383", "1e-16384", "12345678901234567890.123456789"]
 
 TABLE: dict[str, list[str]] = {
     "text": ["", " ", "abc", "日本 語", "a\nb", "e\u0301", "x" * 1000],
@@ -105,7 +110,7 @@ TABLE: dict[str, list[str]] = {
     "numeric(3,-2)": ["1", "49", "50", "150", "-150", "99949", "99950", "1e5"],
     "real": FLOATS,
     "double precision": FLOATS,
-    "boolean": "t f true FALSE tr tru fa fals yes y no n on off of o 1 0 2 10 01 yess ＴＲＵＥ".split() + ["", " t ", "\tfalse\n", "t f"],
+    "boolean": ["t", "f", "true", "FALSE", "tr", "tru", "fa", "fals", "yes", "y", "no", "n", "on", "off", "of", "o", "1", "0", "2", "10", "01", "yess", "ＴＲＵＥ", "", " t ", "\tfalse\n", "t f"],
     "date": DATES,
     "time": CLOCKS,
     "time(2)": CLOCKS,
@@ -116,11 +121,11 @@ TABLE: dict[str, list[str]] = {
     "timestamp(0)": STAMPS,
     "timestamptz": STAMPS,
     "timestamptz(2)": STAMPS,
-    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "{a0eebc99-9c0b4ef8-bb6d6bb9-bd380a11}", "a0ee-bc99-9c0b-4ef8-bb6d-6bb9-bd38-0a11", "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1", "", "x", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11 ", "a0e-ebc999c0b4ef8bb6d6bb9bd380a11"],  # fmt: skip
-    "bytea": ["", "abc", "\\x", "\\xDEADbeef", "\\xde ad\nbe", "\\xd ead", "\\xdea", "\\xzz", "a\\\\b", "a\\001\\377", "a\\8", "a\\400", "\\", "é", "\\X00", "a\\0"],  # fmt: skip
-    "json": ['{"a": 1}', " [1, 2 ] ", '"x"', "null", "true", "nul", "", " ", "{", '{"a":1,"a":2}', "[1,]", "01", "-", "1.", "1e5", "NaN", "Infinity", '"\\u0000"', '"\\ud800"', '"\\x"', '"\\u12"', '"a\nb"', "'a'", "[" * 50 + "]" * 50, "1 2", "\ufeff1", '{"a":}', "{1:2}", "-0", "[1.50e1]", "\u00a01"],  # fmt: skip
-    "jsonb": ['{"a": 1}', " [1, 2 ] ", '"x"', "null", "true", "nul", "", "{", '{"b":1,"a":2,"aa":3,"":4,"é":5,"zz":6}', '{"a":1,"a":2}', '{"a":{"b":1},"a":{"c":2}}', "[]", "{}", "[[],{}]", "1.50", "1e5", "1.5e1", "1.50e-3", "-0", "-0.0", "0e10", "1e-3", "1e131072", '"\\u0000"', '"\\ud800"', '"\\ud83d\\ude00"', '"\\u00e9\\n\\t\\b\\f\\r\\"\\\\\\/\\u0001\\u001f\\u007f"', '"a\nb"', "01", "NaN", '{"k":null,"j":[true,false]}', "12345678901234567890.12345678901234567890", '"\ufeff"', '{"\\u0000":1}'],  # fmt: skip
-    "text[]": ["{}", "{a}", "{a,b}", '{"a b",c}', "{ a , b c ,d }", "{NULL,null,\"NULL\"}", '{"a\\"b","c\\\\d"}', "{a\\,b}", "{{a,b},{c,d}}", "{{a,b},{c}}", "{{a},b}", "{a,{b}}", "{", "}", "", "a", "{a", "{a}}", "{a,}", "{,a}", "{a}x", "x{a}", '{"a}', '{a"b"}', '{"a"b}', "{{}}", "{{},{}}", "{{{{{{a}}}}}}", "{{{{{{{a}}}}}}}", "{  }", '{""}', "{é,日本}", "{a\\ }", "{\\N\\U\\L\\L}", " {a} ", "{a\nb}", '{"\n"}', "{a,,b}", "{{a}{b}}", "{\\}", "{{},{a}}", "{{a},{}}"],  # fmt: skip
+    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "{a0eebc99-9c0b4ef8-bb6d6bb9-bd380a11}", "a0ee-bc99-9c0b-4ef8-bb6d-6bb9-bd38-0a11", "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1", "", "x", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11 ", "a0e-ebc999c0b4ef8bb6d6bb9bd380a11"],
+    "bytea": ["", "abc", "\\x", "\\xDEADbeef", "\\xde ad\nbe", "\\xd ead", "\\xdea", "\\xzz", "a\\\\b", "a\\001\\377", "a\\8", "a\\400", "\\", "é", "\\X00", "a\\0"],
+    "json": ['{"a": 1}', " [1, 2 ] ", '"x"', "null", "true", "nul", "", " ", "{", '{"a":1,"a":2}', "[1,]", "01", "-", "1.", "1e5", "NaN", "Infinity", '"\\u0000"', '"\\ud800"', '"\\x"', '"\\u12"', '"a\nb"', "'a'", "[" * 50 + "]" * 50, "1 2", "\ufeff1", '{"a":}', "{1:2}", "-0", "[1.50e1]", "\u00a01"],
+    "jsonb": ['{"a": 1}', " [1, 2 ] ", '"x"', "null", "true", "nul", "", "{", '{"b":1,"a":2,"aa":3,"":4,"é":5,"zz":6}', '{"a":1,"a":2}', '{"a":{"b":1},"a":{"c":2}}', "[]", "{}", "[[],{}]", "1.50", "1e5", "1.5e1", "1.50e-3", "-0", "-0.0", "0e10", "1e-3", "1e131072", '"\\u0000"', '"\\ud800"', '"\\ud83d\\ude00"', '"\\u00e9\\n\\t\\b\\f\\r\\"\\\\\\/\\u0001\\u001f\\u007f"', '"a\nb"', "01", "NaN", '{"k":null,"j":[true,false]}', "12345678901234567890.12345678901234567890", '"\ufeff"', '{"\\u0000":1}'],
+    "text[]": ["{}", "{a}", "{a,b}", '{"a b",c}', "{ a , b c ,d }", '{NULL,null,"NULL"}', '{"a\\"b","c\\\\d"}', "{a\\,b}", "{{a,b},{c,d}}", "{{a,b},{c}}", "{{a},b}", "{a,{b}}", "{", "}", "", "a", "{a", "{a}}", "{a,}", "{,a}", "{a}x", "x{a}", '{"a}', '{a"b"}', '{"a"b}', "{{}}", "{{},{}}", "{{{{{{a}}}}}}", "{{{{{{{a}}}}}}}", "{  }", '{""}', "{é,日本}", "{a\\ }", "{\\N\\U\\L\\L}", " {a} ", "{a\nb}", '{"\n"}', "{a,,b}", "{{a}{b}}", "{\\}", "{{},{a}}", "{{a},{}}"],
     "integer[]": ["{1,2,3}", "{1,x}", "{ 1 , NULL }", "{{1,2},{3,4}}", "{99999999999}", '{"1"}', "{1 2}", "{}"],
     "numeric(6,2)[]": ["{1,2.345,NULL}", "{99999}", "{NaN}"],
     "varchar(3)[]": ["{abc,de}", "{abcd}", '{"abc "}', "{NULL}"],
@@ -131,17 +136,18 @@ TABLE: dict[str, list[str]] = {
     "jsonb[]": ['{"{\\"a\\": 1}",NULL,"[1,  2]"}'],
     "enum public.mood(sad, so so, 'it''s')": ["sad", "so so", "it's", "Sad", "", "sad "],
     "enum public.mood(sad, so so, 'it''s')[]": ['{sad,"so so",NULL}', "{x}"],
-}  # fmt: skip
+}
 
 # Good on the server, refused by us with 0A000, because only it can tell (its clock, tables, DateStyle, session zone).
 NOT_ISO = {
-    "date": ["Jan 8, 1999", "January 8 1999", "1/8/1999", "08-Jan-1999", "today", "tomorrow", "yesterday", "now", "epoch", "J2451187", "1999.008", "8.1.1999"],  # fmt: skip
+    "date": ["Jan 8, 1999", "January 8 1999", "1/8/1999", "08-Jan-1999", "today", "tomorrow", "yesterday", "now", "epoch", "J2451187", "1999.008", "8.1.1999"],
     "time": ["04:05 PM", "now", "allballs", "04:05:06 PST"],
     "timetz": ["12:00:00", "04:05:06 PST", "2024-01-01 04:05:06 America/New_York"],
     "timestamp": ["Wed Dec 17 07:37:16 1997", "12/17/1997 07:37:16", "now", "epoch", "2024-01-01 04:05:06 PST"],
     "timestamptz": ["Wed Dec 17 07:37:16 1997 PST", "2024-01-01 04:05:06 America/New_York", "today", "2024-01-08 10:11:12 PDT"],
     "text[]": ["[0:1]={a,b}", "[1:2]={a,b}"],
 }
+# fmt: on
 
 
 def ours(type_: LogicalType, text: str, settings_: OutputSettings | None = None) -> tuple[str, str, bytes]:
@@ -161,7 +167,7 @@ def same_text(type_: LogicalType, mine: bytes, theirs: bytes) -> bool:
 
 
 def check(oracle: Oracle, type_: LogicalType, inputs: Sequence[str], settings_: OutputSettings | None) -> None:
-    wrong = []
+    wrong: list[tuple[object, ...]] = []
     for text, judged in zip(inputs, oracle.judge(type_, inputs), strict=True):
         state, message, canonical = ours(type_, text, settings_)
         if state != judged.state:
@@ -186,7 +192,11 @@ def check(oracle: Oracle, type_: LogicalType, inputs: Sequence[str], settings_: 
 @pytest.mark.parametrize("spec", TABLE)
 def test_table(oracle: Oracle, spec: str) -> None:
     type_ = with_oids(oracle, parse_type(spec))
-    inputs = [t for t in TABLE[spec] if oracle.version > 15 or type_.scalar.oid not in {21, 23, 20, 1700} or not any(n in t for n in NEW_SYNTAX)]
+    inputs = [
+        t
+        for t in TABLE[spec]
+        if oracle.version > 15 or type_.scalar.oid not in {21, 23, 20, 1700} or not any(n in t for n in NEW_SYNTAX)
+    ]
     if type_.array and oracle.version < 17:
         inputs = [t for t in inputs if "{}" not in t or t == "{}"]  # 17 and later take empty sub-arrays
     if type_.oid == 1266:
@@ -196,8 +206,6 @@ def test_table(oracle: Oracle, spec: str) -> None:
 
 
 def with_oids(oracle: Oracle, type_: LogicalType) -> LogicalType:
-    from keys.types import with_enum
-
     if type_.scalar.labels is None:
         return type_
     row = oracle.connection.execute("SELECT oid::int8, typarray::int8 FROM pg_type WHERE typname = 'mood'").fetchone()
@@ -231,7 +239,14 @@ def test_message_words(oracle: Oracle) -> None:
 SHOWN_UNDER = [
     OutputSettings(date_style=f"{style}, {order}", timezone=zone)
     for style in ("ISO", "SQL", "Postgres", "German")
-    for order, zone in (("MDY", "UTC"), ("DMY", "Asia/Shanghai"), ("YMD", "America/New_York"), ("DMY", "Asia/Kolkata"), ("MDY", "Australia/Lord_Howe"), ("MDY", "GMT"))
+    for order, zone in (
+        ("MDY", "UTC"),
+        ("DMY", "Asia/Shanghai"),
+        ("YMD", "America/New_York"),
+        ("DMY", "Asia/Kolkata"),
+        ("MDY", "Australia/Lord_Howe"),
+        ("MDY", "GMT"),
+    )
 ] + [OutputSettings(timezone="<+08>-08"), OutputSettings(timezone="<-03:30>+03:30"), OutputSettings(timezone="EST5")]
 MOMENTS = ["1999-12-31 23:59:59.5", "2024-07-01 00:00:00", "2024-03-10 07:30:00", "2024-11-03 05:59:59", "1970-01-01 00:00:00", "2037-06-01 12:00:00", "2099-06-01 12:00:00", "1890-06-01 12:00:00", "infinity"]  # fmt: skip
 
@@ -239,7 +254,10 @@ MOMENTS = ["1999-12-31 23:59:59.5", "2024-07-01 00:00:00", "2024-03-10 07:30:00"
 @pytest.mark.parametrize("session", SHOWN_UNDER, ids=lambda s: f"{s.date_style} {s.timezone}")
 def test_shown_under_settings(oracle: Oracle, session: OutputSettings) -> None:
     connection = oracle.connection
-    connection.execute("SELECT set_config('datestyle', %s, false), set_config('timezone', %s, false)", [session.date_style, session.timezone])
+    connection.execute(
+        "SELECT set_config('datestyle', %s, false), set_config('timezone', %s, false)",
+        [session.date_style, session.timezone],
+    )
     try:
         zoned, local, day = parse_type("timestamptz"), parse_type("timestamp"), parse_type("date")
         for moment in MOMENTS:
@@ -250,7 +268,9 @@ def test_shown_under_settings(oracle: Oracle, session: OutputSettings) -> None:
                 continue
             assert encode(zoned, decode(zoned, at.encode(), 0), 0, settings=session).decode() == row[0]
         for moment in [*MOMENTS, "0044-03-15 01:02:03 BC", "12024-01-02 03:04:05"]:
-            row = connection.execute("SELECT format('%%s', %s::text::timestamp), format('%%s', %s::text::timestamp::date)", [moment] * 2).fetchone()
+            row = connection.execute(
+                "SELECT format('%%s', %s::text::timestamp), format('%%s', %s::text::timestamp::date)", [moment] * 2
+            ).fetchone()
             assert row is not None
             canonical = decode(local, moment.encode(), 0)
             assert encode(local, canonical, 0, settings=session).decode() == row[0]
@@ -259,7 +279,9 @@ def test_shown_under_settings(oracle: Oracle, session: OutputSettings) -> None:
         connection.execute("SET datestyle = 'ISO, MDY'; SET timezone = 'UTC'")
 
 
-@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Shanghai", "Europe/London", "Australia/Lord_Howe", "<+08>-08"])
+@pytest.mark.parametrize(
+    "zone", ["America/New_York", "Asia/Shanghai", "Europe/London", "Australia/Lord_Howe", "<+08>-08"]
+)
 def test_local_input_in_the_sessions_zone(oracle: Oracle, zone: str) -> None:
     """Gaps and overlaps included."""
     session = OutputSettings(timezone=zone)
@@ -267,9 +289,13 @@ def test_local_input_in_the_sessions_zone(oracle: Oracle, zone: str) -> None:
     oracle.connection.execute("SELECT set_config('timezone', %s, false)", [zone])
     try:
         for text in inputs:
-            row = oracle.connection.execute("SELECT format('%%s', %s::text::timestamptz AT TIME ZONE 'UTC')", [text]).fetchone()
+            row = oracle.connection.execute(
+                "SELECT format('%%s', %s::text::timestamptz AT TIME ZONE 'UTC')", [text]
+            ).fetchone()
             assert row is not None
-            assert decode(parse_type("timestamptz"), text.encode(), 0, settings=session).decode() == row[0] + "+00", text
+            assert decode(parse_type("timestamptz"), text.encode(), 0, settings=session).decode() == row[0] + "+00", (
+                text
+            )
     finally:
         oracle.connection.execute("SET timezone = 'UTC'")
 
@@ -315,7 +341,19 @@ def test_row_description(oracle: Oracle) -> None:
 
 def test_equal_values_have_equal_bytes(oracle: Oracle) -> None:
     """The server's = and ours, for every pair of good inputs of a type that has one."""
-    for spec in ("numeric", "numeric(12,2)", "double precision", "char(5)", "date", "timetz", "timestamptz", "uuid", "boolean", "bytea", "text[]"):
+    for spec in (
+        "numeric",
+        "numeric(12,2)",
+        "double precision",
+        "char(5)",
+        "date",
+        "timetz",
+        "timestamptz",
+        "uuid",
+        "boolean",
+        "bytea",
+        "text[]",
+    ):
         type_ = parse_type(spec)
         good = [t for t in TABLE[spec] if ours(type_, t)[0] == "00000" and len(t) < 200]
         good = [t for t in good if oracle.judge(type_, [t])[0].state == "00000"]
@@ -358,7 +396,9 @@ def test_declared_types_are_assigned_as_the_server_does(oracle: Oracle) -> None:
             assert same_text(to, encode(to, canonical, 0), row[0].encode()), (source, target, form, canonical, row)
 
 
-BATCH = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+BATCH = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def _batch(values: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
@@ -367,8 +407,16 @@ def _batch(values: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
 
 DIGIT_TEXT = st.text("0123456789.eE+- ", min_size=1, max_size=12)
 YEARS = st.integers(1, 9999)
-PARTS = st.tuples(YEARS, st.integers(0, 13), st.integers(0, 32), st.integers(0, 25), st.integers(0, 61), st.integers(0, 61), st.integers(0, 10**9))
-STAMP_TEXT = PARTS.map(lambda p: "%04d-%02d-%02d %02d:%02d:%02d.%09d" % p)
+PARTS = st.tuples(
+    YEARS,
+    st.integers(0, 13),
+    st.integers(0, 32),
+    st.integers(0, 25),
+    st.integers(0, 61),
+    st.integers(0, 61),
+    st.integers(0, 10**9),
+)
+STAMP_TEXT = PARTS.map(lambda p: "{:04d}-{:02d}-{:02d} {:02d}:{:02d}:{:02d}.{:09d}".format(*p))
 GOOD_STAMP_TEXT = st.datetimes().map(str)
 
 
@@ -380,7 +428,11 @@ def test_any_number(oracle: Oracle, spec: str, texts: list[str]) -> None:
     check(oracle, parse_type(spec), [t for t in texts if oracle.version > 15 or " " not in t.strip()], None)
 
 
-@given(values=_batch(st.floats().map(repr) | st.floats(width=32).map(repr) | DIGIT_TEXT | st.integers(-(2**63), 2**63).map(str)))
+@given(
+    values=_batch(
+        st.floats().map(repr) | st.floats(width=32).map(repr) | DIGIT_TEXT | st.integers(-(2**63), 2**63).map(str)
+    )
+)
 @BATCH
 @pytest.mark.parametrize("spec", ["real", "double precision"])
 def test_any_float(oracle: Oracle, spec: str, values: list[str]) -> None:
@@ -414,7 +466,12 @@ WIDE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @BATCH
 @pytest.mark.parametrize("spec", ["varchar(4)", "char(4)", "bytea", "text[]", "json", "jsonb", "uuid", "boolean"])
 def test_any_text(oracle: Oracle, spec: str, texts: list[str]) -> None:
-    check(oracle, parse_type(spec), [t for t in texts if not t.lstrip(" \t\n\v\f\r").startswith("[") or "[]" not in spec], None)
+    check(
+        oracle,
+        parse_type(spec),
+        [t for t in texts if not t.lstrip(" \t\n\v\f\r").startswith("[") or "[]" not in spec],
+        None,
+    )
 
 
 JSON = st.recursive(
@@ -427,8 +484,6 @@ JSON = st.recursive(
 @given(documents=st.lists(JSON, min_size=5, max_size=20), ascii_only=st.booleans())
 @BATCH
 def test_any_json(oracle: Oracle, documents: list[Any], ascii_only: bool) -> None:
-    import json
-
     check(oracle, parse_type("jsonb"), [json.dumps(d, ensure_ascii=ascii_only) for d in documents], None)
 
 
@@ -437,7 +492,9 @@ def test_any_json(oracle: Oracle, documents: list[Any], ascii_only: bool) -> Non
 def test_any_array(oracle: Oracle, values: list[str | None], columns: int) -> None:
     """Printed by the server from a value, read by us, and back in both forms."""
     shape: Any = values if columns == 1 else [list(values) for _ in range(columns if values else 0)]
-    row = oracle.connection.execute("SELECT format('%%s', %s::text[]), array_send(%s::text[])", [shape, shape]).fetchone()
+    row = oracle.connection.execute(
+        "SELECT format('%%s', %s::text[]), array_send(%s::text[])", [shape, shape]
+    ).fetchone()
     assert row is not None
     type_ = parse_type("text[]")
     canonical = decode(type_, row[0].encode(), 0)
