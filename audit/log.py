@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from audit.storage import Storage
 
 SEGMENT_BYTES: Final = 64 << 20
-"""A segment is read whole when a crash is recovered from, so it must fit memory at ease."""
+"""The newest segment is read and written anew at each start, so it must fit memory at ease."""
 MAX_SEGMENT_BYTES: Final = 1 << 30
 MAX_QUEUE: Final = 8192
 """Records in memory that are not durable yet: a few seconds of a busy worker."""
@@ -45,6 +45,8 @@ MAX_RECORD_BYTES: Final = 256 << 10
 """Room for a statement over some thousand columns."""
 BACKOFF: Final = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each attempt to go on after a failed write; the last one repeats."""
+CLOSING_ATTEMPTS: Final = 3
+"""Attempts to go on, one right after the other, before `close` leaves what it cannot write."""
 LOCK_ATTEMPTS: Final = 10
 """A verifier that asks whether the writer lives holds the lock for an instant; that must not stop a start."""
 
@@ -404,8 +406,9 @@ class AuditLog:
         first = batch[0].seq
         given_up = 0
         attempt = 0
-        while True:
-            last_try = self._closing
+        closing_attempts = 0
+        while closing_attempts < CLOSING_ATTEMPTS:
+            closing_attempts += self._closing
             await self._pause(attempt)
             attempt += 1
             try:
@@ -417,10 +420,9 @@ class AuditLog:
                 await self._write(batch, newest + 1)
             except OSError as again:
                 self._fail(_tell(again))
-                if last_try:
-                    return False
             else:
                 return True
+        return False
 
     async def _pause(self, attempt: int) -> None:
         seconds = self._options.backoff[min(attempt, len(self._options.backoff) - 1)]

@@ -219,9 +219,10 @@ class _Join:
     def _settle(self, found: Found) -> None:
         found.settled = True
         event = found.record.body.event
-        if isinstance(event, StatementStarted):
-            statements = self._waiting[event.connection]
-            statements.pop(event.statement_id, None)
+        assert isinstance(event, StatementStarted)
+        statements = self._waiting.get(event.connection, {})
+        if statements.get(event.statement_id) is found:
+            del statements[event.statement_id]
             if not statements:
                 del self._waiting[event.connection]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audit.errors import AuditDamaged
-from audit.event import LogClosed, LogRecovered
-from audit.record import GENESIS, MAX_LINE_BYTES, Decoder, Malformed
+from audit.event import LogRecovered
+from audit.record import GENESIS, Decoder, Malformed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,9 +82,6 @@ def recover(storage: Storage, directory: Path, writer: str) -> Recovered:
         return Recovered(Head(writer), 0, None)
     number = numbers[-1]
     path = directory / segment_name(number)
-    head = _closing_head(storage.read(path, -MAX_LINE_BYTES), writer)
-    if head is not None:
-        return Recovered(head, number, None)
     head = _rewrite(storage, path, writer)
     side = path.with_suffix(".torn")
     torn = None
@@ -104,19 +101,6 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
     return data[filled.rfind(b"\n", 0, max(0, end - 1)) + 1 : end], data[end:]
 
 
-def _closing_head(tail: bytes, writer: str) -> Head | None:
-    """The head of a chain that was closed in order, from the end of its newest segment; None where it was not."""
-    line, rest = _split(tail)
-    if rest:
-        return None
-    try:
-        record = Decoder().decode(line)
-    except Malformed:
-        return None
-    closed = isinstance(record.body.event, LogClosed) and record.body.writer == writer
-    return Head(writer, record.body.seq, record.hash) if closed else None
-
-
 def _head(line: bytes, writer: str, path: Path) -> Head:
     """The head that a segment's last complete line stands for."""
     try:
@@ -131,7 +115,8 @@ def _head(line: bytes, writer: str, path: Path) -> Head:
 def _rewrite(storage: Storage, path: Path, writer: str) -> Head:
     """Put a fresh copy of a segment's complete lines in its place, and its incomplete end, if any, beside it.
 
-    The process that wrote it died, perhaps after a failed fsync: only what is written anew is known to be durable (rule 2).
+    The process that wrote it may have died before an fsync or after a failed one, whatever its last record says: only what is
+    written anew is known to be durable (rule 2).
     """
     data = storage.read(path)
     line, rest = _split(data)

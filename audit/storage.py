@@ -24,8 +24,8 @@ class Storage(Protocol):
     def names(self, directory: Path) -> list[str]:
         """The names in a directory."""
 
-    def read(self, path: Path, start: int = 0) -> bytes:
-        """A file's content from byte `start`; from the end backwards where `start` is negative (at most the whole file)."""
+    def read(self, path: Path) -> bytes:
+        """A file's content."""
 
     def create(self, path: Path) -> int:
         """A new file (0600), open for appending. FileExistsError where there is one of that name."""
@@ -72,11 +72,8 @@ class OsStorage:
     def names(self, directory: Path) -> list[str]:
         return [entry.name for entry in directory.iterdir()]
 
-    def read(self, path: Path, start: int = 0) -> bytes:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size + start) if start < 0 else start)
-            return file.read()
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
 
     def create(self, path: Path) -> int:
         return os.open(path, _FLAGS, 0o600)
