@@ -70,7 +70,7 @@ def _functions() -> tuple[str, ...]:
         *_keep(),
         _name(),
         *_digits(),
-        _email(),
+        *_email(),
         *_years(),
         *_ranges(),
     )
@@ -111,6 +111,7 @@ def _name() -> str:
 
 
 def _digits() -> tuple[str, ...]:
+    """Numbers without separators, which most are, need one pattern only."""
     first = f"{_re('^(?:[^0-9]*[0-9]){')} {{||}} head::pg_catalog.text {{||}} '}}'"
     last = f"{_re('(?:[0-9][^0-9]*){')} {{||}} tail::pg_catalog.text {{||}} '}}$'"
     parts = f"""@S@.mask_digits_parts(v,
@@ -121,11 +122,17 @@ def _digits() -> tuple[str, ...]:
         f"{_replace('a', t.END_HIDDEN)} {{||}} {_replace(middle, t.MIDDLE_HIDDEN)} {{||}} {_replace('z', t.END_HIDDEN)}"
     )
     count = f"pg.length(pg.regexp_replace(v {{C}}, {_re('[^0-9]')}, '', 'g'))"
+    bare = "pg.repeat('*', pg.length(v) {-} @shown@) {||} pg.\"right\"(v, 4)"
+    bare_phone, bare_card = bare.replace("@shown@", "7"), bare.replace("@shown@", "4")
     phone = f"""CASE
+    WHEN v {{C}} {{~}} {_re(f"^[0-9]{{{t.PHONE_LONG},}}$")} THEN pg."left"(v, 3) {{||}} {bare_phone}
     WHEN {count} {{>=}} {t.PHONE_LONG} THEN @S@.mask_digits(v, 3, 4)
     WHEN {count} {{>=}} {t.PHONE_SHORT} THEN @S@.mask_digits(v, 0, 4)
     ELSE @S@.mask_digits(v, 0, 0) END"""
-    card = f"CASE WHEN {count} {{>=}} {t.CARD_SHORTEST} THEN @S@.mask_digits(v, 0, 4) ELSE @S@.mask_digits(v, 0, 0) END"
+    card = f"""CASE
+    WHEN v {{C}} {{~}} {_re(f"^[0-9]{{{t.CARD_SHORTEST},}}$")} THEN {bare_card}
+    WHEN {count} {{>=}} {t.CARD_SHORTEST} THEN @S@.mask_digits(v, 0, 4)
+    ELSE @S@.mask_digits(v, 0, 0) END"""
     text = "v pg_catalog.text"
     return (
         _function("mask_digits_parts", f"{text}, a pg_catalog.text, z pg_catalog.text", "text", joined),
@@ -135,13 +142,20 @@ def _digits() -> tuple[str, ...]:
     )
 
 
-def _email() -> str:
-    local = f'pg."substring"(v {{C}}, {_re("^(.*)@[^@]*$")})'
+def _email() -> tuple[str, ...]:
+    """`n` is the length of the domain with its @, 0 without one."""
+    local = 'pg."left"(v, pg.length(v) {-} n)'
     body = f"""CASE
-    WHEN v {{C}} {{~}} {_re(t.EMAIL)}
-    THEN @S@.mask_keep({local}, 1, 0, 0) {{||}} pg."substring"(v {{C}}, {_re(t.EMAIL_DOMAIN)})
-    ELSE @S@.mask_stars(v) END"""
-    return _function("mask_email", "v pg_catalog.text", "text", body)
+    WHEN NOT (n {{<}} pg.length(v) AND pg."right"(v, n) {{C}} {{~}} {_re(t.EMAIL_DOMAIN)}) THEN @S@.mask_stars(v)
+    WHEN pg.octet_length(v) {{=}} pg.length(v) OR v {{C}} {{!~}} {_re(t.ANY_MARK)}
+    THEN CASE WHEN pg.length(v) {{=}} (n {{+}} 1) THEN '*'
+        ELSE pg."left"(v, 1) {{||}} pg.repeat('*', pg.length(v) {{-}} n {{-}} 1) END {{||}} pg."right"(v, n)
+    ELSE @S@.mask_keep_marked({local}, @S@.mask_stars({local}), 1, 0, 0) {{||}} pg."right"(v, n) END"""
+    text = "v pg_catalog.text"
+    return (
+        _function("mask_email_at", f"{text}, n pg_catalog.int4", "text", body),
+        _function("mask_email", text, "text", "@S@.mask_email_at(v, pg.strpos(pg.reverse(v) {C}, '@'))"),
+    )
 
 
 def _years() -> tuple[str, ...]:

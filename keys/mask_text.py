@@ -112,8 +112,7 @@ BASE = f"[^{MARKS}][{MARKS}]*"  # the same where it can't be the first of the va
 SPACES = " \\u00a0\\u3000"
 NAME_REST = f"(?<=[^{SPACES}])[^{SPACES}{MARKS}][{MARKS}]*"  # every seen character of a word but its first
 NAME_ALONE = f"(?<![^{SPACES}])[^{SPACES}][{MARKS}]*(?![^{SPACES}])"  # a word of one seen character
-EMAIL = "^.+@(?:[A-Za-z0-9-]+[.])+[A-Za-z][A-Za-z0-9-]*$"
-EMAIL_DOMAIN = "@[^@]*$"
+EMAIL_DOMAIN = "^@(?:[A-Za-z0-9-]+[.])+[A-Za-z][A-Za-z0-9-]*$"  # from the last @ on
 SEPARATORS = " ().+-"
 MIDDLE_HIDDEN = "[^ ().+-]"
 END_HIDDEN = "[^0-9 ().+-]"
@@ -135,7 +134,7 @@ def _python(pattern: str) -> re.Pattern[str]:
 
 _SEEN = _python(SEEN)
 _NAME_REST, _NAME_ALONE = _python(NAME_REST), _python(NAME_ALONE)
-_EMAIL, _EMAIL_DOMAIN = _python(EMAIL), _python(EMAIL_DOMAIN)
+_EMAIL_DOMAIN = _python(EMAIL_DOMAIN)
 _MIDDLE_HIDDEN, _END_HIDDEN = _python(MIDDLE_HIDDEN), _python(END_HIDDEN)
 _YEAR, _NUMBER = _python(YEAR), _python(NUMBER)
 _DIGIT = re.compile("[0-9]")
@@ -162,10 +161,10 @@ def name(text: str) -> str:
 
 def email(text: str) -> str:
     """The first character before the last @, stars, and the domain; all stars for what is no address."""
-    domain = _EMAIL_DOMAIN.search(text)
-    if domain is None or _EMAIL.match(text) is None:
+    at = text.rfind("@")
+    if at <= 0 or _EMAIL_DOMAIN.match(text[at:]) is None:
         return stars(text)
-    return keep(text[: domain.start()], 1, 0) + domain[0]
+    return keep(text[:at], 1, 0) + text[at:]
 
 
 def digits(text: str, head: int, tail: int) -> str:
