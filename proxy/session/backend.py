@@ -415,11 +415,12 @@ class Backend:
         ready = state.pipeline.ready_of_head()
         synced = ready is not None
         self._audit_failure(head, refusal)
-        if (synced and head.others) or any(_may_commit(e) for e in later):
+        own = [e for e in later if head.portal is not None and e.portal is head.portal]
+        if (synced and head.others) or any(_may_commit(e) and e not in own for e in later):
             detail = " ".join(filter(None, (trouble.detail, _OTHERS)))
             state.fatal_report(trouble.sqlstate, trouble.message, detail, trouble.hint)
             return
-        changed = synced and state.pipeline.status == b"I" and _may_commit(head)
+        changed = synced and state.pipeline.status == b"I" and any(_may_commit(e) for e in (head, *own))
         note = "What the statement changed, if anything, may have been committed." if changed else None
         state.to_client.append(trouble.response(note))
         state.observer.error(trouble.sqlstate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from keys.mask import MaskError, make_mask
 from keys.ring import UnknownDomainError
@@ -32,13 +32,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from keys.mask import Mask
-    from keys.ring import KeyRing
+    from keys.sealed import DataKey
     from keys.types import LogicalType, OutputSettings
     from rules.model import Column, ColumnName
 
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
 _NEVER: Final = b"\0pgveil:unrepresentable:"
 _TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
+
+
+class Keys(Protocol):
+    """What is needed of `keys.ring.KeyRing`."""
+
+    def newest(self, domain: str) -> DataKey:
+        """The key to seal with. Raises UnknownDomainError."""
+
+    def keys(self, domain: str) -> Mapping[int, DataKey]:
+        """Every live key by id. Raises UnknownDomainError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class ValueCodec:
 
     def __init__(
         self,
-        ring: KeyRing,
+        ring: Keys,
         *,
         random: Callable[[int], bytes],
         enums: Mapping[str, EnumType] | None = None,
