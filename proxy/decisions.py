@@ -18,7 +18,7 @@ from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import Kind, LexError, lex, literal_value
-from rules.model import Protection, TableName, Verdict, view_name
+from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap
 
@@ -102,6 +102,7 @@ class _World:
     generation: int
     protection: ProtectionMap
     triggers: frozenset[str]
+    names: frozenset[str]
     unsettling: frozenset[str]
 
 
@@ -149,6 +150,7 @@ class Gate:
             self._generation,
             protection,
             protection.relation_words | frozenset(protection.functions) | {"pgveil"},
+            frozenset(_names(catalog)),
             _unsettling_functions(catalog) | {"set_config"},
         )
         self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
@@ -271,7 +273,11 @@ class Gate:
         return Refuse(refusal, "", position)
 
     def _shape(self, lexed: Lexed) -> str:
-        return lexed.shape[: self._limits.shape_chars]
+        """The normalised text for the audit log. What stands in double quotes and names nothing could be a value in the wrong quotes."""
+        shape = lexed.shape
+        for word in lexed.quoted_words - self._world.names:
+            shape = shape.replace(quote_ident(word), '"?"')
+        return shape[: self._limits.shape_chars]
 
     def _refuse(self, refusal: Refusal, lexed: Lexed) -> Refuse:
         position = lexed.tokens[refusal.token].start + 1 if refusal.token is not None else None
@@ -445,7 +451,8 @@ class Gate:
         columns = self._columns_named(words)
         clear = all(asker.principal.policy.verdict(c) is Verdict.CLEAR for c in columns)
         if part.kind is StatementKind.HARMLESS or (part.kind is StatementKind.DDL and clear):
-            return _touching(Action.DDL if part.kind is StatementKind.DDL else Action.OTHER, columns, asker, self._world.protection)
+            action = Action.DDL if part.kind is StatementKind.DDL else Action.OTHER
+            return _touching(action, columns, asker, self._world.protection, written=not words.isdisjoint({"truncate", "drop"}))
         if part.kind is StatementKind.DDL:
             return _no_limited("this change to protected tables", token)
         return Refusal(
@@ -552,6 +559,15 @@ def _canonical_type(spec: str) -> str:
         return parse_type(spec).name
     except TypeSpecError as error:
         raise ValueError(spec) from error
+
+
+def _names(catalog: Catalog) -> Iterable[str]:
+    """Every name of the catalog that a statement could quote."""
+    yield from catalog.schemas
+    for relation in catalog.relations.values():
+        yield relation.name.name
+        yield from (column.name for column in relation.columns)
+    yield from (function.name.name for function in catalog.functions)
 
 
 def _unsettling_functions(catalog: Catalog) -> frozenset[str]:

@@ -265,6 +265,8 @@ class _Decision:
 
     def _copy(self, copy: Pair) -> None:
         """`copy.left` gets a value of `copy.right`."""
+        if copy.left == copy.right:
+            return  # SET c = c, SET c = EXCLUDED.c: nobody learns anything
         into, source = self._sealed(copy.left), self._sealed(copy.right)
         if into and source and self._joinable_domains(copy) and not self._limited(copy.right):
             return

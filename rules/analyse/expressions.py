@@ -9,6 +9,7 @@ from sqlglot import exp
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import ColumnUse, Constant, Pair, Use
 from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
+from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -179,6 +180,11 @@ class Expressions:
             return False
         if extent.negative and array:
             return False
+        # A type's modifier in a cast decides whether the cast can be left out.
+        tokens = self.record.tree.lexed.tokens
+        self.record.significant |= {
+            i for i in range(extent.first, extent.last + 1) if i != extent.token and tokens[i].kind is Kind.NUMBER
+        }
         self.record.constants.append(
             Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts), compared)
         )

@@ -82,7 +82,7 @@ class RelationRef:
 class Stored:
     """A protected column that gets a new value. `source`: what kind of value.
 
-    `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `other`.
+    `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `destroyed` (DELETE), `other`.
     """
 
     column: ColumnName

@@ -127,6 +127,9 @@ class Writes:
         for item in node.args.get("using") or []:
             scope.star += self.queries._item(item, scope)  # noqa: SLF001 - the walkers are one machine in several files
         self.expressions.condition(node.args.get("where"), scope)
+        # A deleted row's values are gone: an operation on each of its protected columns.
+        for name in sorted(self._protected(target)):
+            self.record.stored.append(Stored(name, "destroyed", self.record.tree.first))
         return self._returning(node, target, scope)
 
     def _other_relations(self, node: exp.Update, scope: Scope) -> None:

@@ -1,0 +1,159 @@
+"""What pgveil knows of each database: its catalog, read by pgveil's own login and kept up to date, and the gate that judges by it.
+
+I/O: one asyncpg connection a database. A gate is made when the first client of a database comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import structlog
+
+from proxy.decisions import Gate
+from proxy.errors import ServerUnreachable
+from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, build_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.decisions import CacheObserver, LiteralSealer
+    from rules.catalog import Catalog
+    from rules.model import Rules
+
+MAX_DATABASES = 64  # a gate holds a catalog and a plan cache: tens of megabytes for a large schema
+_ATTEMPTS = 3
+_QUERY_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+
+
+class CatalogUnavailable(ServerUnreachable):  # noqa: N818 - named as its parent
+    """pgveil's own login could not read the catalog, so nothing can be judged."""
+
+
+async def read_catalog(connection: asyncpg.Connection[Any]) -> tuple[str, Catalog]:
+    """The fingerprint and the catalog, of one moment. Raises CatalogUnavailable when it keeps changing."""
+    for _ in range(_ATTEMPTS):
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            fingerprint = str(await connection.fetchval(FINGERPRINT_QUERY))
+            rows = {name: await connection.fetch(sql) for name, sql in CATALOG_QUERIES.items()}
+        try:
+            return fingerprint, build_catalog(rows)
+        except CatalogError:
+            continue
+    raise CatalogUnavailable("the database's catalog keeps changing while pgveil reads it", hint="Try again after the DDL.")
+
+
+@dataclass(slots=True)
+class _Database:
+    """One database: its gate, the connection that watches its catalog, and what the last reading showed."""
+
+    name: str
+    gate: Gate | None = None
+    catalog: Catalog | None = None
+    fingerprint: str = ""
+    connection: asyncpg.Connection[Any] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Databases:
+    """The gates of all databases that clients of this worker use.
+
+    `changed(database)` is called in the event loop after a gate's catalog was replaced.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        rules: Rules,
+        sealer: LiteralSealer,
+        *,
+        observer: CacheObserver,
+        changed: Callable[[str, Catalog], None],
+    ) -> None:
+        self._dsn = dsn
+        self._rules = rules
+        self._sealer = sealer
+        self._observer = observer
+        self._changed = changed
+        self._databases: dict[str, _Database] = {}
+        self._log = structlog.get_logger("catalog")
+
+    async def gate(self, name: str) -> Gate:
+        """The gate of a database, its catalog as it is now. Raises CatalogUnavailable."""
+        database = self._databases.get(name)
+        if database is None:
+            if len(self._databases) >= MAX_DATABASES:
+                raise CatalogUnavailable("pgveil's limit of databases is reached", hint="Run another pgveil for the rest.")
+            database = self._databases[name] = _Database(name)
+        if database.gate is None:
+            await self._refresh(database)
+        assert database.gate is not None
+        return database.gate
+
+    async def refresh(self, name: str) -> None:
+        """Read a database's catalog again if its fingerprint has changed. Raises CatalogUnavailable."""
+        database = self._databases.get(name)
+        if database is not None:
+            await self._refresh(database)
+
+    async def poll(self, seconds: float) -> None:
+        """Follow DDL made past this worker: look at every database's fingerprint each `seconds`, for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            for name in list(self._databases):
+                try:
+                    await self.refresh(name)
+                except CatalogUnavailable:
+                    self._log.warning("catalog.unreachable", database=name)
+
+    def replace_rules(self, rules: Rules) -> None:
+        """Judge by other rules from now on."""
+        self._rules = rules
+        for database in self._databases.values():
+            if database.gate is not None and database.catalog is not None:
+                database.gate.update(rules, database.catalog)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for database in self._databases.values():
+            if database.connection is not None:
+                database.connection.terminate()
+                database.connection = None
+
+    async def _refresh(self, database: _Database) -> None:
+        async with database.lock:
+            try:
+                await self._read(database)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                if database.connection is not None:
+                    database.connection.terminate()
+                    database.connection = None
+                raise CatalogUnavailable(
+                    "pgveil can't read the database's catalog", hint="See pgveil's log; check `catalog.dsn` in its configuration."
+                ) from error
+
+    async def _read(self, database: _Database) -> None:
+        connection = database.connection
+        if connection is None or connection.is_closed():
+            connection = database.connection = await asyncpg.connect(
+                self._dsn,
+                database=database.name,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_QUERY_SECONDS,
+                server_settings={"application_name": "pgveil catalog"},
+            )
+        if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
+            return
+        fingerprint, catalog = await read_catalog(connection)
+        changed = database.catalog is None or catalog.version != database.catalog.version
+        database.fingerprint, database.catalog = fingerprint, catalog
+        if database.gate is None:
+            database.gate = Gate(self._rules, catalog, self._sealer, observer=self._observer)
+        elif changed:
+            database.gate.update(self._rules, catalog)
+        if changed:
+            self._log.info("catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations))
+            self._changed(database.name, catalog)

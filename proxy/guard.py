@@ -1,0 +1,345 @@
+"""A worker's services in earnest: rules, keys, audit log, catalogs and metrics, and a Session for each client that logs in.
+
+Everything that the design calls passed in (clocks, randomness) comes in here, at the edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from audit.errors import AuditError, AuditUnavailable
+from audit.event import CatalogLoaded, KeyUsed, LoggedOut, LoginFailed, LoginSucceeded, RulesLoaded
+from audit.log import AuditLog
+from keys.providers.file import FileMasterKey, KeyFileError
+from keys.ring import KeyRing, RingError
+from proxy.databases import CatalogUnavailable, Databases
+from proxy.errors import ConfigError
+from proxy.session.session import Session
+from proxy.session.trail import Identity
+from proxy.session.values import ValueCodec
+from proxy.session.witness import DescriptionCache
+from rules.load import RulesError, load_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from audit.event import Event
+    from proxy.config import Config
+    from proxy.metrics import MetricSink
+    from proxy.session.link import SessionContext, SessionLike
+    from rules.catalog import Catalog
+    from rules.model import Rules
+
+POLL_SECONDS = 1.0  # how long DDL past this worker may go unnoticed; the second witness covers the gap
+PSEUDONYM_DOMAIN = "pgveil:pseudonym"
+MASTER_KEY = "master.key"
+
+
+class _CacheMeter:
+    """Reports the gate's caches to the metrics."""
+
+    def __init__(self, metrics: MetricSink) -> None:
+        self._metrics = metrics
+
+    def hit(self) -> None:
+        """See CacheObserver."""
+        self._metrics.plan_cache(hit=True)
+
+    def miss(self) -> None:
+        """See CacheObserver."""
+        self._metrics.plan_cache(hit=False)
+
+    def parsed(self) -> None:
+        """See CacheObserver."""
+        self._metrics.parsed()
+
+    def entries(self, count: int) -> None:
+        """See CacheObserver."""
+        self._metrics.plan_cache_entries(count)
+
+
+class _Recorder:
+    """The audit log as one session sees it; while a record of the session's is not durable, the session is among the waiting."""
+
+    def __init__(self, log: AuditLog, waiting: set[_Recorder], wake: Callable[[int], None], fail: Callable[[], None]) -> None:
+        self._log = log
+        self._waiting = waiting
+        self.last = 0
+        self.wake = wake
+        self.fail = fail
+
+    @property
+    def durable(self) -> int:
+        """See Recorder."""
+        return self._log.durable
+
+    def append(self, event: Event) -> int:
+        """See Recorder."""
+        self.last = self._log.append(event)
+        self._waiting.add(self)
+        return self.last
+
+
+@dataclass(slots=True)
+class _Client:
+    """A session and what was known of it at its start."""
+
+    context: SessionContext
+    connection: str
+    session: GuardedSession
+    recorder: _Recorder
+    since: float
+
+
+class GuardedSession(Session):
+    """A Session that says so when the catalog must be read again."""
+
+    __slots__ = ("on_stale",)
+
+    on_stale: Callable[[], None]
+
+    def server_received(self, data: bytes) -> None:
+        """See Session."""
+        super().server_received(data)
+        if self.catalog_stale:
+            self.on_stale()
+
+
+class Guard:
+    """Implements `proxy.services.Services`."""
+
+    def __init__(self, config: Config, number: int, metrics: MetricSink) -> None:
+        self.metrics = metrics
+        self._config = config
+        self._writer = f"w{number:02d}"
+        self._waiting: set[_Recorder] = set()
+        self._clients: dict[int, _Client] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
+        self._poller: asyncio.Task[None] | None = None
+        self._cache = DescriptionCache()
+        self._log = structlog.get_logger("guard")
+        self._rules: Rules
+        self._audit: AuditLog
+        self._databases: Databases
+        self._codec: ValueCodec
+
+    # -- Services
+
+    async def start(self) -> None:
+        """See Services. Rules, keys, audit log, in this order; nothing is served without each of them."""
+        rules = self._load_rules()
+        ring = self._open_ring()
+        self._audit = await self._open_audit()
+        self._audit.on_durable(self._durable)
+        self._audit.on_failure(self._audit_lost)
+        self._codec = ValueCodec(ring, random=secrets.token_bytes, pseudonym_key=_pseudonym_key(ring))
+        self._rules = rules
+        self._databases = Databases(
+            self._dsn(), rules, self._codec, observer=_CacheMeter(self.metrics), changed=self._catalog_changed
+        )
+        self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
+        self._poller = asyncio.create_task(self._databases.poll(POLL_SECONDS))
+        self.metrics.audit_healthy(healthy=True)
+        self.metrics.catalog_loaded(loaded=True)
+
+    async def connect_session(self, context: SessionContext) -> SessionLike:
+        """See Services."""
+        gate = await self._databases.gate(context.database)
+        connection = f"{self._writer}-{context.number}-{secrets.token_hex(4)}"
+        principal = gate.principal(context.login)
+        application = context.parameters.get(b"application_name", b"").decode(errors="replace")
+        identity = Identity(context.login, context.database, context.client_address, application, connection)
+        recorder = _Recorder(self._audit, self._waiting, lambda seq: self._wake(context.number, seq), lambda: self._fail(context.number))
+        session = GuardedSession(
+            judge=gate,
+            codec=self._codec,
+            identity=identity,
+            recorder=recorder,
+            clock=time.monotonic,
+            observer=self.metrics,
+            cache=self._cache,
+        )
+        session.on_stale = lambda: self._stale(context.database)
+        self._clients[context.number] = _Client(context, connection, session, recorder, time.monotonic())
+        self._audit.note(
+            LoginSucceeded(
+                connection=connection,
+                login=context.login,
+                roles=principal.roles,
+                policy_class=principal.policy.id,
+                database=context.database,
+                client=context.client_address,
+                application=application,
+                tls="TLS" if context.client_tls else None,
+            )
+        )
+        return session
+
+    def session_ended(self, context: SessionContext) -> None:
+        """See Services."""
+        client = self._clients.pop(context.number, None)
+        if client is None:
+            return
+        self._waiting.discard(client.recorder)
+        duration = int((time.monotonic() - client.since) * 1e6)
+        self._audit.note(LoggedOut(connection=client.connection, login=context.login, duration_us=duration))
+
+    def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
+        """See Services."""
+        self.metrics.login_failed()
+        self._audit.note(
+            LoginFailed(
+                connection=f"{self._writer}-{context.number}",
+                login=context.login,
+                database=context.database,
+                client=context.client_address,
+                application=context.parameters.get(b"application_name", b"").decode(errors="replace"),
+                sqlstate=sqlstate,
+                tls="TLS" if context.client_tls else None,
+            )
+        )
+
+    async def reload(self) -> None:
+        """See Services. New rules hold for every session from its next statement on; bad ones change nothing."""
+        try:
+            rules = self._load_rules()
+        except ConfigError:
+            self._log.exception("rules.refused")
+            return
+        previous, self._rules = self._rules, rules
+        self._databases.replace_rules(rules)
+        self._audit.note(
+            RulesLoaded(
+                version=rules.version,
+                source=str(self._config.rules),
+                changed=_differences(previous, rules),
+                previous=previous.version,
+            )
+        )
+
+    async def stop(self) -> None:
+        """See Services."""
+        if self._poller is not None:
+            self._poller.cancel()
+        for task in (*self._refreshing.values(), *((self._poller,) if self._poller is not None else ())):
+            task.cancel()
+            try:
+                await task
+            except (asyncio.CancelledError, CatalogUnavailable):
+                continue
+        await self._databases.close()
+        await self._audit.close()
+
+    # -- parts
+
+    def _load_rules(self) -> Rules:
+        try:
+            return load_rules(self._config.rules)
+        except RulesError as error:
+            raise ConfigError(f"the rules can't be used:\n{error}") from error
+
+    def _open_ring(self) -> KeyRing:
+        directory = self._config.keys
+        try:
+            return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_KEY), on_use=self._key_used)
+        except (RingError, KeyFileError, OSError) as error:
+            raise ConfigError(f"the keys can't be used: {error}\nMake a key directory with: pgveil keys init {directory}") from error
+
+    async def _open_audit(self) -> AuditLog:
+        self._config.audit.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return await AuditLog.open(
+                self._config.audit,
+                writer=self._writer,
+                clock=lambda: datetime.now(UTC),
+                observe_fsync=self._synced,
+            )
+        except AuditError as error:
+            raise ConfigError(f"the audit log can't be used: {error}") from error
+
+    def _dsn(self) -> str:
+        login = self._config.catalog
+        if login.dsn is not None:
+            return login.dsn
+        if login.dsn_file is None:
+            raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in")
+        return login.dsn_file.read_text().strip()
+
+    def _key_used(self, label: str) -> None:
+        domain, _, key = label.rpartition(" version ")
+        self._audit.note(KeyUsed(domain=domain, key_id=key))
+
+    def _synced(self, seconds: float, records: int) -> None:
+        self.metrics.audit_synced(records, seconds)
+        self.metrics.audit_queue(self._audit.queue_length)
+
+    # -- what wakes sessions
+
+    def _durable(self, seq: int) -> None:
+        self.metrics.audit_healthy(healthy=True)
+        for recorder in [r for r in self._waiting if r.last <= seq]:
+            self._waiting.discard(recorder)
+            recorder.wake(seq)
+        for recorder in list(self._waiting):
+            recorder.wake(seq)
+
+    def _audit_lost(self, error: AuditUnavailable) -> None:
+        self.metrics.audit_healthy(healthy=False)
+        self._log.error("audit.unavailable", exc_info=error)
+        for client in list(self._clients.values()):
+            client.recorder.fail()
+        self._waiting.clear()
+
+    def _wake(self, number: int, seq: int) -> None:
+        client = self._clients.get(number)
+        if client is not None:
+            client.session.audit_durable(seq)
+            client.context.pump()
+
+    def _fail(self, number: int) -> None:
+        client = self._clients.get(number)
+        if client is not None:
+            client.session.audit_failed()
+            client.context.pump()
+
+    def _stale(self, database: str) -> None:
+        if database not in self._refreshing:
+            task = asyncio.create_task(self._read_again(database))
+            self._refreshing[database] = task
+            task.add_done_callback(lambda _: self._refreshing.pop(database, None))
+
+    async def _read_again(self, database: str) -> None:
+        try:
+            await self._databases.refresh(database)
+        except CatalogUnavailable as error:
+            self._log.error("catalog.unreachable", database=database, exc_info=error)
+            await asyncio.sleep(POLL_SECONDS)
+            asyncio.get_running_loop().call_soon(self._stale, database)
+            return
+        for client in list(self._clients.values()):
+            if client.context.database == database and client.session.catalog_stale:
+                client.session.catalog_refreshed()
+                client.context.pump()
+
+    def _catalog_changed(self, database: str, catalog: Catalog) -> None:
+        self._audit.note(CatalogLoaded(database=database, version=catalog.version, relations=len(catalog.relations)))
+
+
+def _pseudonym_key(ring: KeyRing) -> bytes | None:
+    return ring.newest(PSEUDONYM_DOMAIN).material if PSEUDONYM_DOMAIN in ring.domains() else None
+
+
+def _differences(before: Rules, after: Rules) -> tuple[str, ...]:
+    """Names of the columns and roles that are not the same in both."""
+    names: set[str] = set()
+    for one, other in ((before, after), (after, before)):
+        names |= {str(c.name) for c in one.protected_columns() if other.column(c.name) != c}
+        names |= {name for name, role in one.roles.items() if other.roles.get(name) != role}
+    return tuple(sorted(names))
