@@ -86,6 +86,7 @@ FIELDS: Final[Mapping[str, Callable[[object], bool]]] = {
     "queue": _number,
     "reason": _WORD,
     "records": _number,
+    "relations": _number,
     "role": _short,
     "rules_version": _WORD,
     "seconds": _number,
