@@ -370,12 +370,17 @@ def single(value: float) -> float:
         return float(np.float32(value))
 
 
+def _next_single(value: float, towards: float) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.nextafter(np.float32(value), np.float32(towards)))
+
+
 def _nearest_single(value: float, text: str) -> float:
     """strtof: rounding the text once. Going through a double rounds twice, which matters only half-way between two singles."""
     near = single(value)
     if near == value or not math.isfinite(near):
         return near
-    other = float(np.nextafter(np.float32(near), np.float32(math.copysign(math.inf, value - near))))
+    other = _next_single(near, math.copysign(math.inf, value - near))
     if not math.isfinite(other) or abs(value - near) != abs(other - value):
         return near
     exact, middle = Decimal(text), Decimal(value)
@@ -424,7 +429,7 @@ def _shortest_digits(value: float, size: int) -> tuple[str, int]:
     else:
         one = np.float32(value)
         digits, exponent = _split(np.format_float_scientific(one, unique=True, trim="-"))
-        low, high = float(np.nextafter(one, np.float32(0))), float(np.nextafter(one, np.float32(np.inf)))
+        low, high = _next_single(value, 0.0), _next_single(value, math.inf)
     exact = Fraction(value)
     floor = (exact + Fraction(low)) / 2
     ceiling = (exact + Fraction(high)) / 2 if math.isfinite(high) else exact + (exact - floor)
