@@ -7,6 +7,7 @@ the standard error output, never a traceback: those quote values.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -87,11 +88,15 @@ def _fail(text: str, code: int) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        try:
-            typer.echo(f"pgveil {version('pgveil')}")
-        except PackageNotFoundError:
-            typer.echo("pgveil (not installed)")
+        typer.echo(f"pgveil {_own_version()}")
         raise typer.Exit
+
+
+def _own_version() -> str:
+    try:
+        return version("pgveil")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _common(
@@ -108,15 +113,24 @@ _DEFAULT_FILE: Final = Path("pgveil.yaml")
 
 def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     """Run the proxy: workers on one port, until SIGTERM or SIGINT."""
+    from proxy.monitoring import Monitoring  # noqa: PLC0415
     from proxy.supervisor import Supervisor, worker_command  # noqa: PLC0415
 
     settings = _settings(config)
+    workers = settings.workers or os.cpu_count() or 1
+    page = None
+    if settings.metrics.port is not None:
+        page = Monitoring(settings.metrics, workers=workers, version=_own_version(), now=time.time)
 
     async def supervise() -> int:
-        supervisor = Supervisor(settings, worker_command(config, SERVICES), monotonic=time.monotonic)
+        supervisor = Supervisor(settings, worker_command(config, SERVICES), watcher=page, monotonic=time.monotonic)
         return await supervisor.run()
 
-    code = asyncio.run(supervise())
+    try:
+        code = asyncio.run(supervise())
+    finally:
+        if page is not None:
+            page.close()
     if code:
         raise typer.Exit(code)
 

@@ -25,7 +25,7 @@ from proxy.relay import Leg, LegClosed, Relay
 from proxy.session.handshake import Authentication, BeginTls, Greeting, Login, Send
 from proxy.session.link import SessionContext
 from proxy.tls import same_channel
-from proxy.wire.messages import CancelRequest
+from proxy.wire.messages import CancelRequest, ErrorFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +73,7 @@ class Connection:
         self._encrypted = encrypted
         self._admitted = False
         self._relay: Relay | None = None
+        self._in_session: SessionContext | None = None
         self._log = structlog.get_logger("connection").bind(connection=number, address=address)
 
     async def run(self) -> None:
@@ -173,17 +174,25 @@ class Connection:
             raise TooManyConnections("sorry, too many clients already: pgveil's limit is reached")
         self._admitted = True
         metrics = self._around.services.metrics
-        authentication = await self._authenticate(login)
-        if authentication is None:
-            metrics.login_failed()
-            return None
         context = self._context(login)
+        try:
+            authentication = await self._authenticate(login)
+        except PgveilError as error:
+            self._around.services.login_failed(context, error.sqlstate)
+            raise
+        except (LegClosed, TimeoutError, asyncio.CancelledError):
+            self._around.services.login_failed(context, None)
+            raise
+        if isinstance(authentication, ErrorFields):
+            self._around.services.login_failed(context, authentication.sqlstate)
+            return None
         try:
             session = await self._around.services.connect_session(context)
         except PgveilError as error:
             self._turn_away(Turned.NOT_READY, error)
             return None
         assert self._server is not None
+        self._in_session = context
         metrics.connection_opened()
         self._relay = Relay(self._client, self._server, session, metrics)
         self._client.write(authentication.to_client)
@@ -191,8 +200,8 @@ class Connection:
         self._log.debug("connection.established", login=login.user, database=login.database)
         return self._relay
 
-    async def _authenticate(self, login: Login) -> Authentication | None:
-        """Reach the server and let it judge the client. None: it has refused, and the client has been told."""
+    async def _authenticate(self, login: Login) -> Authentication | ErrorFields:
+        """Reach the server and let it judge the client. ErrorFields: it has refused so, and the client has been told."""
         unreachable = ServerUnreachable("the PostgreSQL server could not be reached")
         for route in self._around.upstream.routes():
             try:
@@ -209,7 +218,7 @@ class Connection:
                 self._server.close()
                 continue
             self._client.write(authentication.to_client)
-            return None
+            return authentication.rejected
         raise unreachable
 
     async def _talk(self, login: Login, server: Leg) -> Authentication:
@@ -273,7 +282,8 @@ class Connection:
         finally:
             for leg in legs:
                 leg.abort()
-            if self._relay is not None:
+            if self._in_session is not None:
+                self._around.services.session_ended(self._in_session)
                 self._around.services.metrics.connection_closed()
             if self._admitted:
                 self._around.release()

@@ -29,7 +29,7 @@ _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 
 
-class CatalogUnavailable(ServerUnreachable):  # noqa: N818 - named as its parent
+class CatalogUnavailable(ServerUnreachable):
     """pgveil's own login could not read the catalog, so nothing can be judged."""
 
 
@@ -61,7 +61,8 @@ class _Database:
 class Databases:
     """The gates of all databases that clients of this worker use.
 
-    `changed(database)` is called in the event loop after a gate's catalog was replaced.
+    `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `answered(whether)` after every attempt
+    to ask the server.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Databases:
         *,
         observer: CacheObserver,
         changed: Callable[[str, Catalog], None],
+        answered: Callable[[bool], None],
     ) -> None:
         self._dsn = dsn
         self._rules = rules
         self._sealer = sealer
         self._observer = observer
         self._changed = changed
+        self._answered = answered
         self._databases: dict[str, _Database] = {}
         self._log = structlog.get_logger("catalog")
 
@@ -93,6 +96,10 @@ class Databases:
         assert database.gate is not None
         return database.gate
 
+    def expect(self, name: str) -> None:
+        """Let `poll` read a database's catalog before its first client comes, and again until that works."""
+        self._databases.setdefault(name, _Database(name))
+
     async def refresh(self, name: str) -> None:
         """Read a database's catalog again if its fingerprint has changed. Raises CatalogUnavailable."""
         database = self._databases.get(name)
@@ -102,12 +109,12 @@ class Databases:
     async def poll(self, seconds: float) -> None:
         """Follow DDL made past this worker: look at every database's fingerprint each `seconds`, for ever."""
         while True:
-            await asyncio.sleep(seconds)
             for name in list(self._databases):
                 try:
                     await self.refresh(name)
                 except CatalogUnavailable:
                     self._log.warning("catalog.unreachable", database=name)
+            await asyncio.sleep(seconds)
 
     def replace_rules(self, rules: Rules) -> None:
         """Judge by other rules from now on."""
@@ -127,7 +134,9 @@ class Databases:
         async with database.lock:
             try:
                 await self._read(database)
+                self._answered(True)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                self._answered(False)
                 if database.connection is not None:
                     database.connection.terminate()
                     database.connection = None

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -142,12 +143,13 @@ class Guard:
         self._codec = ValueCodec(ring, random=secrets.token_bytes, pseudonym_key=_pseudonym_key(ring))
         self._rules = rules
         self._databases = Databases(
-            self._dsn(), rules, self._codec, observer=_CacheMeter(self.metrics), changed=self._catalog_changed
+            self._dsn(), rules, self._codec, observer=_CacheMeter(self.metrics), changed=self._catalog_changed, answered=self._server_answered
         )
+        self._databases.expect(_database_of(self._dsn()))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
         self._poller = asyncio.create_task(self._databases.poll(POLL_SECONDS))
         self.metrics.audit_healthy(healthy=True)
-        self.metrics.catalog_loaded(loaded=True)
+        self.metrics.catalog_loaded(loaded=False)
 
     async def connect_session(self, context: SessionContext) -> SessionLike:
         """See Services."""
@@ -328,8 +330,19 @@ class Guard:
                 client.session.catalog_refreshed()
                 client.context.pump()
 
+    def _server_answered(self, whether: bool) -> None:
+        self.metrics.catalog_loaded(loaded=whether)
+        if whether:
+            self.metrics.server_reached(time.time())
+
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
         self._audit.note(CatalogLoaded(database=database, version=catalog.version, relations=len(catalog.relations)))
+
+
+def _database_of(dsn: str) -> str:
+    """The database that a connection URL names; PostgreSQL's own when it names none."""
+    parts = urlsplit(dsn)
+    return unquote(parts.path.lstrip("/")) or parts.username or "postgres"
 
 
 def _pseudonym_key(ring: KeyRing) -> bytes | None:

@@ -28,6 +28,12 @@ class Services(Protocol):
     async def connect_session(self, context: SessionContext) -> SessionLike:
         """The session of a client that has just logged in. A PgveilError raised here is what the client gets instead."""
 
+    def session_ended(self, context: SessionContext) -> None:
+        """The client whose session `connect_session` made has gone."""
+
+    def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
+        """The server, or pgveil, did not let a client in; None: it went away by itself."""
+
     async def reload(self) -> None:
         """Read rules and configuration again (SIGHUP). What is wrong is logged, and the old ones stay."""
 
@@ -52,6 +58,13 @@ class Unprotected:
     async def connect_session(self, context: SessionContext) -> SessionLike:  # noqa: ARG002 - all are alike
         """A session that changes nothing."""
         return PassThroughSession()
+
+    def session_ended(self, context: SessionContext) -> None:
+        """Nothing to forget."""
+
+    def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:  # noqa: ARG002 - nobody asks why
+        """Count it."""
+        self.metrics.login_failed()
 
     async def reload(self) -> None:
         """Nothing to read."""
