@@ -182,8 +182,12 @@ class Worker:
         try:
             direct = not unix and self._tls is not None and await self._begins_with_tls(sock)
             leg = await self._leg(sock, direct=direct)
-        except (OSError, LookupError):  # ssl.SSLError is an OSError
+        except OSError:  # ssl.SSLError is an OSError
             self._services.metrics.connection_refused(Turned.TLS)
+            sock.close()
+            return
+        except Exception:  # noqa: BLE001 - the others go on
+            self._log.exception("connection.failed")
             sock.close()
             return
         except BaseException:
@@ -215,11 +219,13 @@ class Worker:
         """The client's leg. Direct TLS without its ALPN could be a web page's request led here, so it is refused (PostgreSQL 55.2.10)."""
         loop = asyncio.get_running_loop()
         limits = self._config.limits
+        leg = self._new_leg()
         if not direct or self._tls is None:
-            _, leg = await loop.connect_accepted_socket(self._new_leg, sock)
+            await loop.connect_accepted_socket(lambda: leg, sock)
             return leg
-        _, leg = await loop.connect_accepted_socket(
-            self._new_leg,
+        # Both loops give back the transport of a TLS connection, but not both our protocol.
+        await loop.connect_accepted_socket(
+            lambda: leg,
             sock,
             ssl=self._tls.context,
             ssl_handshake_timeout=limits.authentication_seconds,
