@@ -12,7 +12,7 @@ from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocate
 from proxy.session.state import AUDIT_DOWN
 from proxy.session.statements import Portal, PreparedStatement
 from proxy.wire import messages
-from rules.plan import Action, Reason, Refusal
+from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
     from proxy.session.judging import Judging, Steps
@@ -199,8 +199,6 @@ class Extended:
         codec = state.codec
         values = list(bind.values)
         formats = list(bind.formats) * (len(values) if len(bind.formats) == 1 else 1) or [0] * len(values)
-        # What only compares finds no row for a value that the column cannot hold; what stores must fail.
-        exact = plan.action in (Action.SELECT, Action.DELETE)
         for param in plan.params:
             place = param.number - 1
             if place >= len(values):
@@ -209,7 +207,13 @@ class Extended:
             declared = statement.types[place] if place < len(statement.types) else 0
             if value is not None:
                 values[place] = codec.seal_param(
-                    param.column, value, formats[place], declared, state.tracker.output, array=param.array, exact=exact
+                    param.column,
+                    value,
+                    formats[place],
+                    declared,
+                    state.tracker.output,
+                    array=param.array,
+                    exact=param.exact,
                 )
             formats[place] = 0
         state.observer.sealed(len(plan.params))

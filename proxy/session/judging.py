@@ -10,12 +10,14 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from audit.errors import AuditUnavailable
+from proxy.errors import ProtocolError
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
-from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.replies import PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
 from proxy.session.statements import PreparedStatement, Run
 from proxy.wire import messages
+from rules.model import SealMode
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ _FAILING: Final = {
     # No function has OID 0.
     Kind.FUNCTION_CALL: messages.message(messages.Front.FUNCTION_CALL, pack("!IHHH", 0, 0, 0, 0)),
 }
+
+
+def _same(new: Admit, old: Admit) -> bool:
+    """Whether two decisions on one text do the same. A constant under a nonce is sealed otherwise each time, and means the same."""
+    if new.plans != old.plans:
+        return False
+    nonces = any(s.column.mode is SealMode.RANDOMIZED for plan in new.plans if plan is not None for s in plan.literals)
+    return new.text == old.text or nonces
 
 
 class Judging:
@@ -85,7 +95,7 @@ class Judging:
         if isinstance(new, Refuse):
             return new.refusal
         if isinstance(new, Admit):
-            if not isinstance(old, Admit) or new.text != old.text or new.plans != old.plans:
+            if not isinstance(old, Admit) or not _same(new, old):
                 return PLAN_CHANGED
         elif isinstance(old, Admit):
             return PLAN_CHANGED
@@ -118,7 +128,7 @@ class Judging:
                 if pipeline.idle:
                     state.tracker.doubt = state.ddl_in_flight = False
                 else:
-                    yield lambda: pipeline.idle or state.ignores()
+                    yield self._drained
             elif state.tracker.doubt:
                 yield from self._probe()
                 if state.tracker.doubt and not state.ignores():
@@ -128,6 +138,14 @@ class Judging:
                 return True
         return True
 
+    def _drained(self) -> bool:
+        """Whether everything sent is answered. Raises ProtocolError where the server waits for COPY data of the client that waits here."""
+        pipeline = self._state.pipeline
+        head = pipeline.head
+        if head is not None and head.flow is Flow.COPY_IN:
+            raise ProtocolError("unexpected message during COPY from stdin")
+        return pipeline.idle or self._state.ignores()
+
     def _probe(self) -> Steps:
         """Ask the server for the settings, without touching the client's unnamed statement and portal."""
         state = self._state
@@ -136,8 +154,8 @@ class Judging:
             return
         between = not pipeline.unsynced
         if between:
-            yield lambda: pipeline.idle
-            if pipeline.status == b"E":
+            yield self._drained
+            if pipeline.status == b"E" or state.ignores():
                 return
         # A probe of an earlier batch may have been cut off behind its Parse; closing what does not exist is no error.
         asked = (

@@ -82,18 +82,19 @@ class DescriptionCache:
 
 
 def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, logical: Logical) -> Finding:
-    """Check a RowDescription (whole message) against a plan; None: nothing protected may be in it.
+    """Check a RowDescription (whole message) against a plan. Without one, nothing protected may be in it, nor where
+    a plan has no results (EXPLAIN, whose rows are text of the server's).
 
     `logical` gives the type under which the client sees a column.
     """
     fields = parse_row_description(raw[5:])
-    if plan is None:
+    if plan is None or plan.results is None:
         for field in fields:
             source = _source(judge, field)
             if source is not None:
                 return disagreement(source)
         return Shown(raw, tuple(f.format for f in fields), ())
-    if plan.results is None or len(plan.results) != len(fields):
+    if len(plan.results) != len(fields):
         return disagreement(None)
     shown = []
     openings = []

@@ -57,7 +57,7 @@ SCORE = column("score", "int4", on_damage=OnDamage.PLACEHOLDER, placeholder="-1"
 NOTE = column("note", "text", mode=SealMode.RANDOMIZED)
 PHONE = replace(column("phone", "text"), protection=Protection.MASKED, mode=None)
 COLUMNS = {c.name: c for c in (CARD, BORN, SCORE, NOTE, PHONE)}
-POLICY = PolicyClass("0123456789ab", {name: Verdict.CLEAR for name in COLUMNS})
+POLICY = PolicyClass("0123456789ab", dict.fromkeys(COLUMNS, Verdict.CLEAR))
 
 
 def opened(of: Column, verdict: Verdict = Verdict.CLEAR) -> ResultColumn:
@@ -263,13 +263,15 @@ class Proxy:
     def do(self, action: Callable[[Session], None]) -> None:
         """Run `action` on each live session within the loop, and move what it set free."""
 
+        done = threading.Event()
+
         def run() -> None:
             for session, pump in list(self.live):
                 action(session)
                 pump()
+            done.set()
 
-        done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (run(), done.set()))
+        self._loop.call_soon_threadsafe(run)
         assert done.wait(10)
 
     def stop(self) -> None:
