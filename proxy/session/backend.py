@@ -78,7 +78,10 @@ class Backend:
                 self.held = True
                 return moved
             self.held = False
-            wanted = _ROWS if head is not None and self._reads_rows(head) else _NO_BATCH
+            if head is None or (head.run is None and head.note is None):
+                wanted = _NO_BATCH
+            else:
+                wanted = _ROWS if self._reads_rows(head) else _NO_BATCH
             if framer.batch is not wanted:
                 framer.batch = wanted
             event = framer.next_event()

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from proxy.session.statements import Portal, PreparedStatement, Run
 
 
-class Kind(Enum):
-    """What the server was sent."""
+class Kind(IntEnum):
+    """What the server was sent. (Numbers, as they are hashed for each message: a plain Enum's hash is a Python function.)"""
 
-    STARTUP = "startup"
-    PARSE = "parse"
-    BIND = "bind"
-    CLOSE = "close"
-    DESCRIBE_STATEMENT = "describe statement"
-    DESCRIBE_PORTAL = "describe portal"
-    EXECUTE = "execute"
-    QUERY = "query"
-    FUNCTION_CALL = "function call"
-    SYNC = "sync"
-    COPY_END = "copy end"
+    STARTUP = 0
+    PARSE = 1
+    BIND = 2
+    CLOSE = 3
+    DESCRIBE_STATEMENT = 4
+    DESCRIBE_PORTAL = 5
+    EXECUTE = 6
+    QUERY = 7
+    FUNCTION_CALL = 8
+    SYNC = 9
+    COPY_END = 10
 
 
 class Route(Enum):
@@ -156,9 +156,13 @@ class Pipeline:
     def head(self) -> Expectation | None:
         """What the next answer belongs to."""
         entries = self._entries
-        while entries and entries[0].kind is Kind.COPY_END:
-            entries.popleft()  # data ended that the server never asked for: it drops both
-        return entries[0] if entries else None
+        if not entries:
+            return None
+        first = entries[0]
+        if first.kind is not Kind.COPY_END:
+            return first
+        entries.popleft()  # data ended that the server never asked for: it drops both
+        return self.head
 
     @property
     def idle(self) -> bool:
@@ -203,7 +207,7 @@ class Pipeline:
         head = self.head
         step = None if head is None else TRANSITIONS[head.kind].get(answer)
         if step is None:
-            waited = "nothing" if head is None else f"the answer to a {head.kind.value}"
+            waited = "nothing" if head is None else f"the answer to a {head.kind.name.lower().replace('_', ' ')}"
             raise ProtocolError(f"the server sent a message of type {chr(answer)!r} while {waited} was expected")
         return step
 

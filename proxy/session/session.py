@@ -115,14 +115,17 @@ class Session:
     def client_received(self, data: bytes) -> None:
         """Bytes came from the client."""
         self._frontend.feed(data)
-        self._run()
+        self._run(self._frontend)
         if self._frontend.waiting and self._frontend.buffered > self._state.limits.held_client:
             self._state.fatal(LimitError("too much was sent while pgveil had to wait"))
 
     def server_received(self, data: bytes) -> None:
         """Bytes came from the server."""
+        waited = self._frontend.waiting
         self._backend.feed(data)
-        self._run()
+        self._run(self._backend)
+        if waited:
+            self._run(self._frontend)
         if self._backend.held and self._backend.buffered > self._state.limits.held_server:
             self._state.fatal(LimitError("the server sent too much while pgveil had to wait"))
 
@@ -162,15 +165,12 @@ class Session:
         self._state.catalog_stale = False
         self._run()
 
-    def _run(self) -> None:
-        """Let both directions go as far as they can: each may be what the other waits for."""
-        state = self._state
+    def _run(self, *sides: Backend | Frontend) -> None:
+        """Let a direction go as far as it can. The server's never waits for the client's; the other way round it does."""
         try:
-            while state.closing is None:
-                moved = self._backend.pump()
-                if not (self._frontend.pump() or moved):
-                    return
+            for side in sides or (self._backend, self._frontend):
+                side.pump()
         except ProtocolError as error:
-            state.fatal(error)
+            self._state.fatal(error)
         except BadValue as bad:
-            state.fatal_report(bad.sqlstate, bad.message, bad.detail)
+            self._state.fatal_report(bad.sqlstate, bad.message, bad.detail)
