@@ -12,13 +12,16 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from proxy import logs
-from proxy.config import Config, load_config
+from proxy.config import Config, load_config, reference
 from proxy.errors import ConfigError, PgveilError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OK: Final = 0
 NOT_SO: Final = 1
@@ -42,8 +45,8 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_common)
     app.command("run")(run)
-    app.command("worker", hidden=True)(worker)
     app.command("check-config")(check_config)
+    app.command("config-reference")(config_reference)
     for plugin in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
         _plug_in(app, plugin.name)
     return app
@@ -63,8 +66,13 @@ def _plug_in(app: typer.Typer, name: str) -> None:
 
 def main() -> None:
     """The console script."""
+    guarded(lambda: make_app()(standalone_mode=True))
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Run a command; end the process as the module's docstring says where it fails."""
     try:
-        make_app()(standalone_mode=True)
+        command()
     except ConfigError as error:
         _fail(str(error), BAD_INPUT)
     except PgveilError as error:
@@ -116,7 +124,7 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     from proxy.monitoring import Monitoring  # noqa: PLC0415
     from proxy.supervisor import Supervisor, worker_command  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings = read_settings(config)
     workers = settings.workers or os.cpu_count() or 1
     page = None
     if settings.metrics.port is not None:
@@ -135,26 +143,19 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
         raise typer.Exit(code)
 
 
-def worker(
-    config: ConfigFile,
-    number: Annotated[int, typer.Option(help="Which of the workers this is.")],
-    port: Annotated[int, typer.Option(help="The port that all of them share.")],
-    factory: Annotated[str, typer.Option(help="What to serve with: module:function.")] = SERVICES,
-    unix_descriptor: Annotated[int | None, typer.Option(help="An inherited listening socket.")] = None,
-) -> None:
-    """One worker; started by `run`."""
-    from proxy.worker_process import WorkerOptions, serve  # noqa: PLC0415
-
-    serve(_settings(config), WorkerOptions(number, port, factory, unix_descriptor))
-
-
 def check_config(config: ConfigFile = _DEFAULT_FILE) -> None:
     """Read the configuration file and tell what is wrong with it."""
     load_config(config)
     typer.echo(f"{config}: ok")
 
 
-def _settings(path: Path) -> Config:
+def config_reference() -> None:
+    """Print the documentation of every setting (docs/configuration.md)."""
+    typer.echo(reference(), nl=False)
+
+
+def read_settings(path: Path) -> Config:
+    """The configuration, with this process's log set up as it says. Raises ConfigError."""
     settings = load_config(path)
     logs.configure(level=settings.log.level)
     return settings

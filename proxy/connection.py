@@ -13,6 +13,7 @@ import structlog
 
 from proxy.errors import (
     AuthenticationRefused,
+    HostUnreachable,
     PgveilError,
     ProtocolError,
     ServerLost,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.cancels import Bucket
-    from proxy.config import Config
+    from proxy.config import Address, Config
     from proxy.services import Services
     from proxy.tls import ClientSide
     from proxy.upstream import Route, Upstream
@@ -203,12 +204,17 @@ class Connection:
     async def _authenticate(self, login: Login) -> Authentication | ErrorFields:
         """Reach the server and let it judge the client. ErrorFields: it has refused so, and the client has been told."""
         unreachable = ServerUnreachable("the PostgreSQL server could not be reached")
+        silent: Address | None = None
         for route in self._around.upstream.routes():
+            if route.address == silent:
+                continue
             try:
                 self._server = await self._around.upstream.open(route)
             except ServerUnreachable as error:
                 self._log.info("server.unreachable", host=str(route.address), tls=route.encryption.value)
                 unreachable = error
+                if isinstance(error, HostUnreachable):
+                    silent = route.address
                 continue
             self._around.services.metrics.server_reached(self._around.now())
             authentication = await self._talk(login, self._server)

@@ -103,6 +103,10 @@ class ServerUnreachable(PgveilError):  # noqa: N818
     sqlstate = "08001"
 
 
+class HostUnreachable(ServerUnreachable):
+    """The host itself did not answer: asking it in another way (sslmode) is of no use."""
+
+
 class ServerLost(PgveilError):  # noqa: N818
     """The connection to the PostgreSQL server ended while the client still used it."""
 

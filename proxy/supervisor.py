@@ -237,10 +237,10 @@ class Supervisor:
 
 
 def worker_command(config: Path, factory: str) -> Callable[[int, int, int | None], list[str]]:
-    """The command line of `pgveil worker` for a configuration file and a services factory ("module:function")."""
+    """The command line of a worker for a configuration file and a services factory ("module:function")."""
 
     def command(number: int, port: int, descriptor: int | None) -> list[str]:
-        line = [sys.executable, "-m", "proxy", "worker", "--config", str(config), "--number", str(number)]
+        line = [sys.executable, "-m", "proxy.worker_process", "--config", str(config), "--number", str(number)]
         line += ["--port", str(port), "--factory", factory]
         return line if descriptor is None else [*line, "--unix-descriptor", str(descriptor)]
 

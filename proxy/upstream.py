@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import ProtocolError, ServerUnreachable
+from proxy.errors import HostUnreachable, ProtocolError, ServerUnreachable
 from proxy.relay import Leg, LegClosed
 from proxy.tls import Encryption, ladder
 from proxy.wire.messages import SSL_REQUEST_PACKET
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator
 
     from proxy.config import Address, Server
@@ -48,7 +48,10 @@ class Upstream:
                 yield Route(address, encryption, number == len(attempts))
 
     async def open(self, route: Route) -> Leg:
-        """A connection that is ready for the startup packet. Raises ServerUnreachable; its text names no address."""
+        """A connection that is ready for the startup packet.
+
+        Raises HostUnreachable, or ServerUnreachable where another route to the same host may help; their texts name no address.
+        """
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
                 leg = await self._connect(route.address)
@@ -60,19 +63,24 @@ class Upstream:
                     raise
                 return leg
         except TimeoutError:
-            raise ServerUnreachable("the PostgreSQL server did not answer in time") from None
+            raise HostUnreachable("the PostgreSQL server did not answer in time") from None
         except LegClosed:
             raise ServerUnreachable("the PostgreSQL server closed the connection at once") from None
         except OSError as error:
-            raise ServerUnreachable("the PostgreSQL server could not be reached", detail=_detail(error)) from error
+            raise ServerUnreachable("TLS with the PostgreSQL server failed", detail=_detail(error)) from error
 
     async def _connect(self, address: Address) -> Leg:
         loop = asyncio.get_running_loop()
         path = address.unix_path
-        if path is not None:
-            _, leg = await loop.create_unix_connection(self._new_leg, path)
-        else:
-            _, leg = await loop.create_connection(self._new_leg, address.host, address.port)
+        try:
+            if path is not None:
+                _, leg = await loop.create_unix_connection(self._new_leg, path)
+            else:
+                _, leg = await loop.create_connection(self._new_leg, address.host, address.port)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise HostUnreachable("the PostgreSQL server could not be reached") from error
         return leg
 
     async def _encrypt(self, leg: Leg, route: Route) -> None:
@@ -104,7 +112,10 @@ class Upstream:
             if route.address != address:
                 continue
             with contextlib.suppress(ServerUnreachable, ProtocolError, TimeoutError, LegClosed):
-                leg = await self.open(route)
+                try:
+                    leg = await self.open(route)
+                except HostUnreachable:
+                    return
                 try:
                     async with asyncio.timeout(_CANCEL_SECONDS):
                         leg.write([request.build()])
@@ -117,8 +128,6 @@ class Upstream:
 
 def _detail(error: OSError) -> str | None:
     """Why, in the words of the TLS library, for what its user can repair; nothing of the network behind the proxy."""
-    import ssl  # noqa: PLC0415 - the type is needed here only
-
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verification failed: {error.verify_message}"
-    return "the TLS handshake failed" if isinstance(error, ssl.SSLError) else None
+    return None

@@ -9,10 +9,13 @@ import socket
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, cast
 
 import structlog
+import typer
 
+from proxy.cli import guarded, read_settings
 from proxy.errors import ConfigError
 from proxy.server import Worker
 
@@ -100,3 +103,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _command(
+    config: Annotated[Path, typer.Option()],
+    number: Annotated[int, typer.Option()],
+    port: Annotated[int, typer.Option()],
+    factory: Annotated[str, typer.Option()],
+    unix_descriptor: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """One worker, as `pgveil run` starts it."""
+    serve(read_settings(config), WorkerOptions(number, port, factory, unix_descriptor))
+
+
+if __name__ == "__main__":
+    guarded(lambda: typer.run(_command))
