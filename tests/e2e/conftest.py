@@ -1,0 +1,26 @@
+"""The world that end-to-end tests share, one for each version of the server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from world import World, make_world, stop_world  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lifecycle.demo.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def world(any_pg: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """pgveil before a server of each version, with the bank in it."""
+    made = make_world(any_pg, tmp_path_factory.mktemp(f"world{any_pg.version}"))
+    yield made
+    stop_world(made)

@@ -1,0 +1,217 @@
+"""A whole pgveil for the tests: a server with the demonstration bank, rules applied, `pgveil run` in front, and a tap on every byte.
+
+The tap stands between the tests' clients and pgveil and keeps what each login was sent, so that the canary test can look for protected
+values in all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from keys.providers.file import FileMasterKey
+from keys.ring import KeyRing
+from lifecycle.apply import execute, make_plan
+from lifecycle.demo.bank import Bank, generate, roles_sql, rules_yaml
+from lifecycle.demo.load import load
+from lifecycle.demo.postgres import Postgres, free_port
+from rules.load import load_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CUSTOMERS = 300
+READY_SECONDS = 30
+
+
+class Tap:
+    """Forwards connections to `target` and remembers, by login, every byte that the server's side sent. TLS is not looked into."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.sent: dict[str, bytearray] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._closed = True
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            client.close()
+            return
+        for leg in (client, server):
+            leg.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        login = [""]
+        threading.Thread(target=self._forward, args=(client, server, login, True), daemon=True).start()
+        self._forward(server, client, login, False)
+
+    def _forward(self, source: socket.socket, target: socket.socket, login: list[str], up: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if up and not login[0] and b"user\0" in data:
+                    login[0] = data.split(b"user\0", 1)[1].split(b"\0", 1)[0].decode()
+                if not up:
+                    with self._lock:
+                        self.sent.setdefault(login[0], bytearray()).extend(data)
+                target.sendall(data)
+        except OSError:
+            pass
+        for leg, how in ((target, socket.SHUT_WR), (source, socket.SHUT_RD)):
+            try:
+                leg.shutdown(how)
+            except OSError:
+                continue
+
+
+@dataclass
+class World:
+    """Everything that stands. Ports: `pg` the server itself, `tap.port` pgveil as the tests reach it."""
+
+    pg: Postgres
+    home: Path
+    database: str
+    bank: Bank
+    port: int
+    metrics_port: int
+    tap: Tap
+    process: subprocess.Popen[bytes]
+    logins: dict[str, str] = field(default_factory=dict)
+
+    def dsn(self, login: str, *, direct: bool = False, database: str | None = None) -> str:
+        """A connection URL: through pgveil, or straight to the server."""
+        port = self.pg.port if direct else self.tap.port
+        return f"postgresql://{login}@127.0.0.1:{port}/{database or self.database}"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log's directory."""
+        return self.home / "audit"
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every audit record, in file order."""
+        for path in sorted(self.audit.rglob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                yield json.loads(line)
+
+
+def write_config(home: Path, pg: Postgres, database: str, port: int, metrics_port: int, **more: str) -> Path:
+    """A configuration file in `home`; `more` are further top-level YAML lines by key."""
+    path = home / "pgveil.yaml"
+    extra = "".join(f"{key}: {value}\n" for key, value in more.items())
+    path.write_text(
+        f"""rules: rules.yaml
+keys: keys
+audit: audit
+workers: 1
+listen:
+  address: 127.0.0.1
+  port: {port}
+server:
+  hosts: 127.0.0.1:{pg.port}
+  sslmode: disable
+catalog:
+  dsn: {pg.dsn(database)}
+metrics:
+  port: {metrics_port}
+{extra}"""
+    )
+    return path
+
+
+def start_pgveil(config: Path, log: Path) -> subprocess.Popen[bytes]:
+    """`pgveil run` as a process of its own."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "proxy", "run", "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+
+def wait_ready(metrics_port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until /readyz says so; fails with the log's end."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/readyz", timeout=2).read()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"pgveil did not become ready:\n{log.read_text()[-4000:]}")
+
+
+async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
+    """The bank in a database, keys made, rules applied."""
+    (home / "rules.yaml").write_text(rules_yaml())
+    keys = home / "keys"
+    keys.mkdir(mode=0o700)
+    master = FileMasterKey.generate(keys / "master.key", os.urandom)
+    ring = KeyRing.initialise(keys, master)
+    rules = load_rules(home / "rules.yaml")
+    connection = await asyncpg.connect(pg.dsn(database))
+    try:
+        await load(connection, bank)
+        await connection.execute(roles_sql())
+        await execute(connection, await make_plan(connection, rules, ring), rules, ring, random=os.urandom)
+    finally:
+        await connection.close()
+
+
+def make_world(pg: Postgres, home: Path) -> World:
+    """Build and start everything."""
+    database = pg.create_database()
+    bank = generate(customers=CUSTOMERS)
+    asyncio.run(prepare(pg, home, database, bank))
+    port, metrics_port = free_port(), free_port()
+    log = home / "pgveil.log"
+    process = start_pgveil(write_config(home, pg, database, port, metrics_port), log)
+    wait_ready(metrics_port, process, log)
+    return World(pg, home, database, bank, port, metrics_port, Tap(port), process)
+
+
+def stop_world(world: World) -> None:
+    """SIGTERM, and a clean end within the drain time."""
+    world.tap.close()
+    world.process.send_signal(signal.SIGTERM)
+    try:
+        world.process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(world.process.pid, signal.SIGKILL)
+        raise
