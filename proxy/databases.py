@@ -43,7 +43,9 @@ async def read_catalog(connection: asyncpg.Connection[Any]) -> tuple[str, Catalo
             return fingerprint, build_catalog(rows)
         except CatalogError:
             continue
-    raise CatalogUnavailable("the database's catalog keeps changing while pgveil reads it", hint="Try again after the DDL.")
+    raise CatalogUnavailable(
+        "the database's catalog keeps changing while pgveil reads it", hint="Try again after the DDL."
+    )
 
 
 @dataclass(slots=True)
@@ -89,7 +91,9 @@ class Databases:
         database = self._databases.get(name)
         if database is None:
             if len(self._databases) >= MAX_DATABASES:
-                raise CatalogUnavailable("pgveil's limit of databases is reached", hint="Run another pgveil for the rest.")
+                raise CatalogUnavailable(
+                    "pgveil's limit of databases is reached", hint="Run another pgveil for the rest."
+                )
             database = self._databases[name] = _Database(name)
         if database.gate is None:
             await self._refresh(database)
@@ -141,7 +145,8 @@ class Databases:
                     database.connection.terminate()
                     database.connection = None
                 raise CatalogUnavailable(
-                    "pgveil can't read the database's catalog", hint="See pgveil's log; check `catalog.dsn` in its configuration."
+                    "pgveil can't read the database's catalog",
+                    hint="See pgveil's log; check `catalog.dsn` in its configuration.",
                 ) from error
 
     async def _read(self, database: _Database) -> None:
@@ -157,6 +162,13 @@ class Databases:
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
             return
         fingerprint, catalog = await read_catalog(connection)
+        encoding = connection.get_settings().server_encoding
+        if encoding.upper() != "UTF8" and not self._rules.protected_tables().isdisjoint(catalog.by_name):
+            # The lexer folds and truncates names as a UTF8 server does; elsewhere two names could be one.
+            raise CatalogUnavailable(
+                f"pgveil protects databases with encoding UTF8, and this one has {encoding}",
+                hint="Create the database with encoding UTF8, or take its tables out of the rules.",
+            )
         changed = database.catalog is None or catalog.version != database.catalog.version
         database.fingerprint, database.catalog = fingerprint, catalog
         if database.gate is None:
@@ -164,5 +176,7 @@ class Databases:
         elif changed:
             database.gate.update(self._rules, catalog)
         if changed:
-            self._log.info("catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations))
+            self._log.info(
+                "catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations)
+            )
             self._changed(database.name, catalog)

@@ -69,7 +69,9 @@ class _CacheMeter:
 class _Recorder:
     """The audit log as one session sees it; while a record of the session's is not durable, the session is among the waiting."""
 
-    def __init__(self, log: AuditLog, waiting: set[_Recorder], wake: Callable[[int], None], fail: Callable[[], None]) -> None:
+    def __init__(
+        self, log: AuditLog, waiting: set[_Recorder], wake: Callable[[int], None], fail: Callable[[], None]
+    ) -> None:
         self._log = log
         self._waiting = waiting
         self.last = 0
@@ -143,7 +145,12 @@ class Guard:
         self._codec = ValueCodec(ring, random=secrets.token_bytes, pseudonym_key=_pseudonym_key(ring))
         self._rules = rules
         self._databases = Databases(
-            self._dsn(), rules, self._codec, observer=_CacheMeter(self.metrics), changed=self._catalog_changed, answered=self._server_answered
+            self._dsn(),
+            rules,
+            self._codec,
+            observer=_CacheMeter(self.metrics),
+            changed=self._catalog_changed,
+            answered=self._server_answered,
         )
         self._databases.expect(_database_of(self._dsn()))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
@@ -158,7 +165,9 @@ class Guard:
         principal = gate.principal(context.login)
         application = context.parameters.get(b"application_name", b"").decode(errors="replace")
         identity = Identity(context.login, context.database, context.client_address, application, connection)
-        recorder = _Recorder(self._audit, self._waiting, lambda seq: self._wake(context.number, seq), lambda: self._fail(context.number))
+        recorder = _Recorder(
+            self._audit, self._waiting, lambda seq: self._wake(context.number, seq), lambda: self._fail(context.number)
+        )
         session = GuardedSession(
             judge=gate,
             codec=self._codec,
@@ -252,7 +261,9 @@ class Guard:
         try:
             return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_KEY), on_use=self._key_used)
         except (RingError, KeyFileError, OSError) as error:
-            raise ConfigError(f"the keys can't be used: {error}\nMake a key directory with: pgveil keys init {directory}") from error
+            raise ConfigError(
+                f"the keys can't be used: {error}\nMake a key directory with: pgveil keys init {directory}"
+            ) from error
 
     async def _open_audit(self) -> AuditLog:
         self._config.audit.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,7 +11,18 @@ from lifecycle.demo.postgres import Postgres, PostgresUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+E2E = "tests/e2e/"
 VERSIONS = ("15", "16", "18")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist, keep a file's tests together, and all that share a running pgveil: what it sent is looked at as a whole."""
+    for item in items:
+        name = item.nodeid.split("::")[0]
+        if E2E in name and isinstance(item, pytest.Function):
+            callspec = getattr(item, "callspec", None)
+            name = f"world-{callspec.params.get('any_pg', '')}" if callspec is not None else "world"
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,18 @@ class Postgres:
         subprocess.run(
             [
                 str(self.bin_dir / "initdb"),
-                *("-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-U", self.superuser, "-D", str(self.data)),
+                *(
+                    "-A",
+                    "trust",
+                    "-E",
+                    "UTF8",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                    "-U",
+                    self.superuser,
+                    "-D",
+                    str(self.data),
+                ),
             ],
             check=True,
             capture_output=True,

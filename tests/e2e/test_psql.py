@@ -34,7 +34,12 @@ def test_copy_unprotected_both_ways(world: World) -> None:
     done = psql(world, "app", r"\copy (select id, subject from support_tickets order by id limit 3) to stdout csv")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
-    made = psql(world, "postgres", "create table if not exists public.scratch (a int, b text)", "grant all on public.scratch to app")
+    made = psql(
+        world,
+        "postgres",
+        "create table if not exists public.scratch (a int, b text)",
+        "grant all on public.scratch to app",
+    )
     assert made.returncode == 0, made.stderr
     loaded = psql(world, "app", "truncate scratch", r"\copy scratch from stdin csv", stdin="1,one\n2,two\n")
     assert loaded.returncode == 0, loaded.stderr

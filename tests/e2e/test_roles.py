@@ -26,7 +26,9 @@ def _card(world: World) -> dict[str, object]:
 
 def test_the_database_holds_sealed_values(world: World) -> None:
     with psycopg.connect(world.dsn("postgres", direct=True)) as direct:
-        row = direct.execute("select id_number, pan from customers c join cards k on k.customer_id = c.id limit 1").fetchone()
+        row = direct.execute(
+            "select id_number, pan from customers c join cards k on k.customer_id = c.id limit 1"
+        ).fetchone()
     assert row is not None
     assert all(value[0] in "~^" for value in row)
 
@@ -34,7 +36,9 @@ def test_the_database_holds_sealed_values(world: World) -> None:
 def test_teller_sees_clear(world: World) -> None:
     customer = _customer(world)
     with psycopg.connect(world.dsn("teller"), row_factory=dict_row) as teller:
-        row = teller.execute("select id, name, phone, id_number from customers where id = %s", (customer["id"],)).fetchone()
+        row = teller.execute(
+            "select id, name, phone, id_number from customers where id = %s", (customer["id"],)
+        ).fetchone()
     assert row == {k: customer[k] for k in ("id", "name", "phone", "id_number")}
 
 
@@ -53,7 +57,9 @@ def test_teller_finds_by_sealed_column(world: World) -> None:
 def test_agent_sees_masks(world: World) -> None:
     customer = _customer(world)
     with psycopg.connect(world.dsn("agent"), row_factory=dict_row) as agent:
-        row = agent.execute("select id, name, phone, id_number, birth_date from customers where id = %s", (customer["id"],)).fetchone()
+        row = agent.execute(
+            "select id, name, phone, id_number, birth_date from customers where id = %s", (customer["id"],)
+        ).fetchone()
     assert row is not None
     assert row["name"] == customer["name"], "an agent greets the caller by name"
     assert row["phone"] != customer["phone"]
@@ -110,7 +116,9 @@ def test_writes_are_sealed_and_come_back(world: World) -> None:
         template.pop("id")
         columns = ", ".join(template)
         marks = ", ".join(["%s"] * len(template))
-        inserted = app.execute(f"insert into cards ({columns}) values ({marks}) returning id, pan", tuple(template.values())).fetchone()  # type: ignore[arg-type]
+        inserted = app.execute(
+            f"insert into cards ({columns}) values ({marks}) returning id, pan", tuple(template.values())
+        ).fetchone()  # type: ignore[arg-type]
         assert inserted is not None
         assert inserted[1] == pan
         with psycopg.connect(world.dsn("postgres", direct=True)) as direct:
@@ -143,11 +151,15 @@ async def test_asyncpg(world: World) -> None:
     teller = await asyncpg.connect(world.dsn("teller"))
     try:
         row = await teller.fetchrow(
-            "select k.pan, c.name, c.birth_date from cards k join customers c on c.id = k.customer_id where k.pan = $1", card["pan"]
+            "select k.pan, c.name, c.birth_date from cards k join customers c on c.id = k.customer_id where k.pan = $1",
+            card["pan"],
         )
         assert row is not None
         assert row["pan"] == card["pan"]
-        assert await teller.fetchval("select id_number from customers where id = $1", customer["id"]) == customer["id_number"]
+        assert (
+            await teller.fetchval("select id_number from customers where id = $1", customer["id"])
+            == customer["id_number"]
+        )
         async with teller.transaction():
             async for each in teller.cursor("select pan from cards order by id", prefetch=7):
                 assert each["pan"].isdigit()

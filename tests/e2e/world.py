@@ -119,13 +119,15 @@ class World:
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
         text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name
+        )
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every audit record, in file order."""
         for path in sorted(self.audit.rglob("*.jsonl")):
             for line in path.read_text().splitlines():
-                yield json.loads(line)
+                yield json.loads(line)["event"]
 
 
 def write_config(home: Path, pg: Postgres, database: str, port: int, metrics_port: int, **more: str) -> Path:

@@ -66,7 +66,14 @@ def bank_catalog() -> Catalog:
     """Tables of a bank, views over them, a function that reads one, and the agent's masking views."""
     agent = load_rules_text(RULES, "rules.yaml").principal("agent", []).policy
     own = [
-        Relation(90 + i, TableName(agent.schema, view_name(TableName("public", t))), "v", "pgveil_owner", (), definition="SELECT 1")
+        Relation(
+            90 + i,
+            TableName(agent.schema, view_name(TableName("public", t))),
+            "v",
+            "pgveil_owner",
+            (),
+            definition="SELECT 1",
+        )
         for i, t in enumerate(("customers", "visits"))
     ]
     relations = [
@@ -74,14 +81,28 @@ def bank_catalog() -> Catalog:
         _relation(2, "cards", _columns("id", "customer_id", "pan", "cvv", "credit", "kind")),
         _relation(3, "payments", _columns("id", "pan", "amount")),
         _relation(4, "orders", _columns("id", "customer_id", "item")),
-        _relation(5, "v_cards", _columns("id", "pan"), kind="v", definition=" SELECT cards.id, cards.pan FROM public.cards WHERE cards.kind = 'x';"),
-        _relation(6, "v_phones", _columns("id", "phone"), kind="v", definition=" SELECT customers.id, customers.phone FROM public.customers;"),
+        _relation(
+            5,
+            "v_cards",
+            _columns("id", "pan"),
+            kind="v",
+            definition=" SELECT cards.id, cards.pan FROM public.cards WHERE cards.kind = 'x';",
+        ),
+        _relation(
+            6,
+            "v_phones",
+            _columns("id", "phone"),
+            kind="v",
+            definition=" SELECT customers.id, customers.phone FROM public.customers;",
+        ),
         _relation(7, "visits", _columns("id", "guest", "day"), kind="p", children=(8,)),
         _relation(8, "visits_2026", _columns("id", "guest", "day"), parents=(7,)),
         *own,
     ]
     functions = (
-        Function(100, TableName("public", "find_phone"), "owner", "sql", True, "select phone from customers where id = $1"),
+        Function(
+            100, TableName("public", "find_phone"), "owner", "sql", True, "select phone from customers where id = $1"
+        ),
         Function(101, TableName("public", "harmless"), "owner", "sql", False, "select 1"),
     )
     return Catalog("1", "bank", 160000, {r.oid: r for r in relations}, functions)
@@ -90,7 +111,9 @@ def bank_catalog() -> Catalog:
 class VisibleSealer:
     """Seals a literal to a text that shows what was sealed, for the golden files."""
 
-    def seal_literal(self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False) -> bytes:
+    def seal_literal(
+        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+    ) -> bytes:
         how = "".join(("#" if number else "", "[]" if array else "", "=" if exact else ""))
         return f"<{column.name.column}{how}:{text}>".encode()
 
@@ -153,7 +176,9 @@ def _plan(plan: Plan) -> list[str]:
     ]
     if opened:
         parts.append("open " + ", ".join(opened))
-    sealed = [f"${p.number} {p.column.name.column}{'[]' if p.array else ''}{'=' if p.exact else ''}" for p in plan.params]
+    sealed = [
+        f"${p.number} {p.column.name.column}{'[]' if p.array else ''}{'=' if p.exact else ''}" for p in plan.params
+    ]
     if sealed:
         parts.append("seal " + ", ".join(sorted(sealed)))
     return parts
