@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from itertools import takewhile
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -262,15 +263,12 @@ class Pipeline:
         return dropped
 
     def before_sync(self) -> list[Expectation]:
-        """What was sent after the head and before the next sync."""
-        rest = []
-        for position, entry in enumerate(self._entries):
-            if position == 0:
-                continue
-            if entry.kind is Kind.SYNC:
-                break
-            rest.append(entry)
-        return rest
+        """What was sent after the head and before the sync of its batch; nothing where the head is no part of a batch."""
+        entries = iter(self._entries)
+        head = next(entries, None)
+        if head is None or head.kind in UNTIL_READY:
+            return []
+        return list(takewhile(lambda entry: entry.kind is not Kind.SYNC, entries))
 
     def batch(self) -> list[Expectation]:
         """What was sent after the last sync or simple Query and is not answered."""

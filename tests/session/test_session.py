@@ -636,3 +636,125 @@ def test_a_query_that_waits_behind_a_copy_ends_the_session(bench: Bench) -> None
     session.client_received(m.build_query(b"COPY a FROM STDIN") + m.build_query(b"SELECT x"))
     session.server_received(m.build_copy_response(m.Back.COPY_IN, m.CopyResponse(0, (0,))))
     assert errors(taken(session)[0]) == ["08P01"]
+
+
+def test_judging_waits_for_the_catalog(bench: Bench) -> None:
+    session = started(bench)
+    session.client_received(m.build_query(b"CREATE TABLE a ()"))
+    session.client_received(m.build_query(b"SELECT 1"))
+    assert (taken(session)[1], session.wants_client) == (m.build_query(b"CREATE TABLE a ()"), False)
+    session.server_received(tag(b"CREATE TABLE") + READY)
+    assert (session.catalog_stale, taken(session)[1]) == (True, b"")
+    session.catalog_refreshed()
+    assert (taken(session)[1], session.wants_client) == (m.build_query(b"SELECT 1"), True)
+
+
+def test_ddl_in_a_block_stales_the_catalog_at_its_commit(bench: Bench) -> None:
+    session = started(bench)
+    session.client_received(m.build_query(b"CREATE TABLE a ()"))
+    session.server_received(tag(b"CREATE TABLE") + IN_BLOCK)
+    stale = [session.catalog_stale]
+    session.client_received(m.build_query(b"COMMIT AND CHAIN"))
+    session.server_received(tag(b"COMMIT") + IN_BLOCK)
+    assert [*stale, session.catalog_stale] == [False, True]
+
+
+@pytest.mark.parametrize("text", [SELECT, "SELECT 1"])
+def test_binds_with_long_names(bench: Bench, text: str) -> None:
+    session = started(bench)
+    known(bench, session)
+    name = b"n" * 300
+    session.client_received(m.build_parse(name, text.encode()))
+    taken(session)
+    bind = m.build_bind(name, name, (), (b"v",))
+    for piece in single(bind):
+        session.client_received(piece)
+    assert taken(session)[1] == bind
+
+
+def test_a_write_with_rows_waits_for_its_description(bench: Bench) -> None:
+    session = started(bench)
+    known(bench, session)
+    bench.judge.admit("INSERT RETURNING", plan(opened(CARD), writes=True, action=Action.INSERT))
+    session.client_received(
+        m.build_parse(b"", b"INSERT RETURNING") + m.build_bind(b"", b"") + m.build_execute(b"") + m.SYNC
+    )
+    _, server = taken(session)
+    assert server.endswith(m.build_describe(b"P", b"") + m.FLUSH)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + description((b"card", 4, 25)))
+    client, server = taken(session)
+    assert errors(client) == ["42501"]
+    assert server == REFUSED_PARSE + m.SYNC
+    session.server_received(SERVER_REFUSES + READY)
+    assert taken(session)[0] == READY
+    assert bench.recorder.kinds() == ["Refused"]
+
+
+def test_a_change_of_rules_between_bind_and_execute(bench: Bench) -> None:
+    session = started(bench)
+    known(bench, session)
+    session.client_received(m.build_parse(b"", SELECT.encode()) + m.build_bind(b"", b""))
+    bench.judge.generation = 2
+    bench.judge.table[SELECT.encode()] = bench.judge.table[b"SELECT forbidden"]
+    session.client_received(m.build_execute(b"") + m.SYNC)
+    assert taken(session)[1].endswith(m.build_execute(b"pgveil_none") + m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + server_error(b"34000") + READY)
+    assert errors(taken(session)[0]) == ["42501"]
+
+
+def test_a_change_of_rules_before_describe(bench: Bench) -> None:
+    session = started(bench)
+    known(bench, session)
+    session.client_received(m.build_parse(b"s", SELECT.encode()) + m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + READY)
+    bench.judge.generation = 2
+    session.client_received(m.build_describe(b"S", b"s") + m.SYNC)
+    session.server_received(m.build_parameter_description(()) + DESCRIBED + READY)
+    assert opened_description(bench) in taken(session)[0]
+    bench.judge.generation = 3
+    bench.judge.admit(SELECT, plan(PLAIN, PLAIN))
+    session.client_received(m.build_describe(b"S", b"s") + m.SYNC)
+    session.server_received(server_error(b"26000") + READY)
+    assert errors(taken(session)[0]) == ["0A000"]
+
+
+def test_a_damaged_value_among_pipelined_batches_in_a_block(bench: Bench) -> None:
+    """What was sent behind runs in a block that the client takes for failed: nothing can make that true."""
+    session = started(bench)
+    known(bench, session)
+    session.client_received(m.build_query(b"BEGIN"))
+    session.server_received(tag(b"BEGIN") + IN_BLOCK)
+    session.client_received(m.build_query(SELECT.encode()) + m.build_query(b"SELECT 2"))
+    taken(session)
+    session.server_received(DESCRIBED + m.build_data_row((b"9", b"junk")) + tag(b"SELECT 1") + IN_BLOCK)
+    client, _ = taken(session)
+    assert errors(client) == ["XX001", "25P02"]
+    assert session.closing is not None
+
+
+def test_a_server_error_behind_ours_is_not_told_twice(bench: Bench) -> None:
+    session = started(bench)
+    known(bench, session)
+    session.client_received(m.build_query(SELECT.encode()))
+    session.server_received(DESCRIBED + m.build_data_row((b"9", b"junk")) + server_error(b"57014") + READY)
+    client, server = taken(session)
+    assert errors(client) == ["XX001"]
+    assert client.endswith(READY)
+    assert REFUSED_PARSE not in server
+
+
+def test_fatal_errors_pass(bench: Bench) -> None:
+    session = started(bench)
+    fatal = m.message(m.Back.ERROR, b"SFATAL\0VFATAL\0C57P01\0Mterminating\0\0")
+    session.server_received(fatal)
+    session.server_eof()
+    assert taken(session)[0] == fatal
+    assert session.closing == "server_gone"
+
+
+def test_an_unknown_portal_is_described_before_it_runs(bench: Bench) -> None:
+    session = started(bench)
+    session.client_received(m.build_execute(b"cursor") + m.SYNC)
+    assert taken(session)[1] == m.build_describe(b"P", b"cursor") + m.build_execute(b"cursor") + m.SYNC
+    session.server_received(server_error(b"34000") + READY)
+    assert errors(taken(session)[0]) == ["34000"]

@@ -1,0 +1,145 @@
+"""The small parts: books of statements and portals, settings, replies, the description cache."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.session.gate import OffsetMap, Pass, Settings
+from proxy.session.replies import deallocated, server_report
+from proxy.session.settings import Probe, SettingsTracker
+from proxy.session.statements import Book, Portal, PreparedStatement
+from proxy.session.witness import DescriptionCache, Shown
+from proxy.wire import messages as m
+
+from .conftest import CARD, PLAIN, Bench, opened, plan
+
+
+def statement(name: bytes = b"s") -> PreparedStatement:
+    return PreparedStatement(name, b"SELECT 1", (), Pass(), Settings(), 1)
+
+
+def test_changes_are_taken_back_in_reverse() -> None:
+    book: Book[PreparedStatement] = Book()
+    first, second = statement(), statement()
+    book.put(b"s", first)
+    undo_put = book.put(b"s", second)
+    undo_remove = book.remove(b"s")
+    assert undo_put is not None
+    assert undo_remove is not None
+    assert (len(book), book.cost) == (0, 0)
+    undo_remove()
+    assert book.get(b"s") is second
+    undo_put()
+    assert book.get(b"s") is first
+    assert book.cost == first.cost
+    assert book.put(b"s", first) is None
+    assert book.remove(b"none") is None
+    book.keep(())
+    assert (len(book), book.cost) == (0, 0)
+
+
+def test_what_a_portal_shows() -> None:
+    shown = Shown(b"T", (0, 1), ())
+    made = statement()
+    portal = Portal(b"", made, (1,))
+    assert not portal.verified
+    portal.agree(shown)
+    assert Portal(b"x", made).verified
+    assert Portal(b"x", made).shown is shown
+    portal.doubt()
+    assert not portal.verified
+    assert portal.shown is None
+    assert [portal.format_of(i) for i in range(3)] == [1, 1, 1]
+    assert Portal(b"", made).format_of(2) == 0
+    assert Portal(b"", made, (0, 1)).format_of(1) == 1
+
+
+def test_settings_come_and_go() -> None:
+    tracker = SettingsTracker()
+    tracker.parameter(b"standard_conforming_strings", b"off")
+    tracker.parameter(b"client_encoding", b"LATIN1")
+    tracker.parameter(b"TimeZone", b"Asia/Tokyo")
+    assert tracker.settings == Settings(standard_conforming_strings=False, client_encoding="LATIN1")
+    assert tracker.output.timezone == "Asia/Tokyo"
+    assert tracker.probed((b"on", b"UTF8", b'["a","b"]', b"me", b"escape", b"0"))
+    assert tracker.settings == Settings(search_path=("a", "b"), database_role="me")
+    assert (tracker.output.bytea_output, tracker.output.extra_float_digits) == ("escape", 0)
+    tracker.completed(b"COMMIT")
+    known = [tracker.known]
+    tracker.completed(b"SET")
+    assert [*known, tracker.known, tracker.doubt] == [True, False, True]
+    tracker.ready(b"T", quiet=False)
+    doubts = [tracker.doubt]
+    tracker.ready(b"T", quiet=True)
+    assert [*doubts, tracker.doubt] == [True, False]
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1"))
+    tracker.ready(b"I", quiet=True)
+    assert not tracker.known
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1"))
+    tracker.parameter(b"search_path", b"b")
+    assert not tracker.known
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (),
+        (b"on", b"UTF8", None, b"me", b"hex", b"1"),
+        (b"on", b"UTF8", b"{", b"me", b"hex", b"1"),
+        (b"on", b"UTF8", b"{}", b"me", b"hex", b"1"),
+        (b"on", b"UTF8", b"[1]", b"me", b"hex", b"1"),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"x"),
+    ],
+)
+def test_answers_that_are_none(row: tuple[bytes | None, ...]) -> None:
+    tracker = SettingsTracker()
+    assert not tracker.probed(row)
+    assert not tracker.known
+
+
+def test_a_probe_ends() -> None:
+    probe = Probe(2)
+    probe.answered()
+    finished = [probe.finished]
+    probe.answered()
+    assert [*finished, probe.finished] == [False, True]
+    dropped = Probe(2)
+    dropped.drop()
+    assert dropped.finished
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"DEALLOCATE x", b"x"),
+        (b" deallocate prepare Foo ;", b"foo"),
+        (b'DEALLOCATE "A""b"', b'A"b'),
+        (b"DEALLOCATE a; PREPARE a AS SELECT 1", None),
+        (b"DEALLOCATE /* */ a", None),
+        (b"SELECT 1", None),
+    ],
+)
+def test_deallocated(text: bytes, name: bytes | None) -> None:
+    assert deallocated(text) == name
+
+
+def test_reports_without_secrets_are_not_rebuilt() -> None:
+    raw = m.message(m.Back.ERROR, b"SERROR\0C42601\0Mno\0P30\0\0")
+    assert server_report(raw, OffsetMap())[0] is raw
+    moved, fields = server_report(raw, OffsetMap(((4, 10, 4, 2),)))
+    assert m.parse_error(moved[5:]).get("P") == b"22"
+    assert fields.get("P") == b"30"
+
+
+def test_the_cache_is_bounded_and_keeps_plans_apart(bench: Bench) -> None:
+    bench.judge.sources = {(9, 1): CARD.name}
+    cache = DescriptionCache(size=2)
+    principal = bench.judge.principal("x")
+    raw = m.build_row_description((m.Field(b"a", 9, 1, 25, -1, -1, 0),))
+    planned = plan(opened(CARD))
+    found = cache.find(bench.judge, principal, planned, raw, bench.codec.logical_type)
+    assert isinstance(found, Shown)
+    assert cache.find(bench.judge, principal, planned, raw, bench.codec.logical_type) is found
+    for other in (None, plan(PLAIN)):
+        assert not isinstance(cache.find(bench.judge, principal, other, raw, bench.codec.logical_type), Shown)
+    assert len(cache._entries) == 2
