@@ -126,7 +126,8 @@ class Guard:
         self._clients: dict[int, _Client] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._poller: asyncio.Task[None] | None = None
-        self._cache = DescriptionCache()
+        # One a database: the OIDs in a description mean something else in another one.
+        self._descriptions: dict[str, DescriptionCache] = {}
         self._log = structlog.get_logger("guard")
         self._rules: Rules
         self._audit: AuditLog
@@ -175,7 +176,7 @@ class Guard:
             recorder=recorder,
             clock=time.monotonic,
             observer=self.metrics,
-            cache=self._cache,
+            cache=self._descriptions.setdefault(context.database, DescriptionCache()),
         )
         session.on_stale = lambda: self._stale(context.database)
         self._clients[context.number] = _Client(context, connection, session, recorder, time.monotonic())
