@@ -758,3 +758,19 @@ def test_an_unknown_portal_is_described_before_it_runs(bench: Bench) -> None:
     assert taken(session)[1] == m.build_describe(b"P", b"cursor") + m.build_execute(b"cursor") + m.SYNC
     session.server_received(server_error(b"34000") + READY)
     assert errors(taken(session)[0]) == ["34000"]
+
+
+def test_long_results_stream(bench: Bench) -> None:
+    session = started(bench)
+    session.client_received(m.build_query(b"SELECT 1"))
+    session.server_received(description((b"a", 0, 25)))
+    taken(session)
+    row = m.build_data_row((b"x" * 3_000_000,))
+    passed = 0
+    rows_ = row * 10
+    for at in range(0, len(rows_), 65536):
+        session.server_received(rows_[at : at + 65536])
+        assert session._backend.buffered < 10
+        passed += len(taken(session)[0])
+    assert passed == len(row) * 10
+    assert bench.observer.objects == 0
