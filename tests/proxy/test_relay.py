@@ -196,13 +196,13 @@ async def test_a_client_that_never_reads_stops_its_server(pg: Postgres, worker_f
     await until(lambda: client.full)
     await asyncio.sleep(0.1)
     assert client.most_unsent < limits.MIB
-    assert (server._reading, client._reading) == (False, False)  # nor are its further requests taken
+    assert (server.is_read, client.is_read) == (False, False)  # nor are its further requests taken
     resume_reading(writer)
     rows = 0
     while (message := await one(reader))[0] != m.Back.READY:
         rows += message[0] == m.Back.DATA_ROW
     assert rows == 200_000
-    await until(lambda: server._reading)
+    await until(lambda: server.is_read)
     writer.close()
 
 
@@ -221,7 +221,7 @@ async def test_a_server_that_does_not_read_stops_its_client(worker_for: MakeWork
     _, writer = await raw(worker)
     copy = m.build_copy_data(b"x" * 60_000)
     ((client, upstream),) = legs_of(worker)
-    while client._reading:
+    while client.is_read:
         writer.write(copy)
         await asyncio.sleep(0)
     assert upstream.full
@@ -268,7 +268,7 @@ async def test_a_session_that_waits_is_not_read_for(pg: Postgres, worker_for: Ma
     await asyncio.sleep(0.05)
     assert not login.done()
     ((_, server),) = legs_of(worker)
-    assert not server._reading
+    assert not server.is_read
     sessions[0].release()
     while not login.done():
         await asyncio.sleep(0.01)
@@ -352,7 +352,8 @@ async def test_a_crashed_server_is_reported_by_us(worker_for: MakeWorker) -> Non
         server.stop(signal.SIGKILL)  # a new client is told as well
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"),)).build())
-        assert m.parse_error((await one(reader))[5:]).sqlstate == "08001"
+        # Its children may hold the listening socket for a moment longer than it lives.
+        assert m.parse_error((await one(reader))[5:]).sqlstate in {"08001", "08006"}
         writer.close()
 
 

@@ -240,11 +240,11 @@ async def test_a_tls_client_that_never_reads_stops_its_server(
     assert connection._client.most_unsent < 2_000_000
     server = connection._server
     assert server is not None
-    await wait_until(lambda: not server._reading)
+    await wait_until(lambda: not server.is_read)
     total = 0
     while total < 100_000_000:
         total += len(await reader.read(1 << 20))
-    await wait_until(lambda: server._reading)
+    await wait_until(lambda: server.is_read)
     writer.transport.abort()
 
 
