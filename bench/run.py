@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bench import report
 from bench.targets import BenchError, Target, find_pgbouncer, pgbouncer, pgveil, run
-from bench.workloads import RULES, Workload, prepare, seal, workloads
+from bench.workloads import DOMAINS, RULES, Workload, prepare, seal, workloads
 from lifecycle.demo.postgres import Postgres, PostgresUnavailableError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _targets(
     if "pgbouncer" in options.targets and program is not None:
         found.append(stack.enter_context(pgbouncer(program, server, database, home / "pgbouncer")))
     if "pgveil" in options.targets:
-        veil = stack.enter_context(pgveil(server, database, home / "pgveil", RULES, options.workers))
+        veil = stack.enter_context(pgveil(server, database, home / "pgveil", RULES, DOMAINS, options.workers))
         seal(server, veil)
         found.append(veil)
     if "pgcrypto" in options.targets:

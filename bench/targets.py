@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from keys.commands import MASTER_FILE
+from keys.providers.file import FileMasterKey
+from keys.ring import KeyRing
 from lifecycle.demo.postgres import Postgres, free_port
 
 if TYPE_CHECKING:
@@ -77,8 +80,10 @@ def pgbouncer(program: str, server: Postgres, database: str, home: Path) -> Iter
 
 
 @contextlib.contextmanager
-def pgveil(server: Postgres, database: str, home: Path, rules: str, workers: int) -> Iterator[Target]:
-    """`pgveil run` with keys and an audit log of its own; the audit log syncs to the disk below `home`."""
+def pgveil(
+    server: Postgres, database: str, home: Path, rules: str, domains: Sequence[str], workers: int
+) -> Iterator[Target]:
+    """`pgveil run` with keys (for `domains`) and an audit log of its own; the audit log syncs to the disk below `home`."""
     port = free_port()
     home.mkdir(parents=True)
     (home / "rules.yaml").write_text(rules)
@@ -87,8 +92,12 @@ def pgveil(server: Postgres, database: str, home: Path, rules: str, workers: int
         f'server: {{hosts: "127.0.0.1:{server.port}", sslmode: disable}}\n'
         f"catalog: {{dsn: {server.dsn(database)}}}\nlog: {{level: warning}}\n"
     )
+    keys = home / "keys"
+    keys.mkdir(mode=0o700)
+    ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / MASTER_FILE, os.urandom))
+    for domain in domains:
+        ring.ensure(domain, os.urandom)
     program = [sys.executable, "-m", "proxy"]
-    run([*program, "keys", "init", str(home / "keys")])
     log = home / "pgveil.log"
     with _running([*program, "run", "--config", str(home / "pgveil.yaml")], log) as process:
         target = Target("pgveil", port, database)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bench.targets import LOGIN, BenchError, Target, run
+from keys.sealed import SEALED_PATTERN
 from lifecycle.demo.bank import generate
+from rules.model import quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +21,15 @@ SCALE: Final = 5
 CLIENTS: Final = (1, 16)
 _KEY: Final = "a passphrase for the comparison"
 
+DOMAINS: Final = ("bench_pan", "bench_id")
 RULES: Final = """\
 version: 1
 tables:
   public.bench_sealed:
     subject: id
     columns:
-      pan: {level: core, protection: sealed, mode: deterministic, type: varchar(19), mask: bank_card}
-      id_number: {level: core, protection: sealed, mode: deterministic, type: varchar(18), mask: id_number}
+      pan: {level: core, protection: sealed, mode: deterministic, type: varchar(19), domain: bench_pan, mask: bank_card}
+      id_number: {level: core, protection: sealed, mode: deterministic, type: varchar(18), domain: bench_id, mask: id_number}
 roles:
   bench:
     logins: [bench]
@@ -93,9 +96,10 @@ def prepare(server: Postgres, database: str) -> bool:
     run([str(server.bin_dir / "pgbench"), "-i", "-q", "-s", str(SCALE), server.dsn(database)])
     server.psql(
         "CREATE TABLE bench_plain (id bigint PRIMARY KEY, pan varchar(19), id_number varchar(18));"
-        "CREATE TABLE bench_sealed (id bigint PRIMARY KEY, pan text, id_number text);"
+        f"CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text CHECK (VALUE ~ {quote_literal(SEALED_PATTERN)});"
+        "CREATE TABLE bench_sealed (id bigint PRIMARY KEY, pan pgveil.sealed, id_number pgveil.sealed);"
         f"INSERT INTO bench_plain VALUES {_values()};"
-        f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {LOGIN}; ANALYZE;",
+        f"GRANT USAGE ON SCHEMA pgveil TO {LOGIN}; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {LOGIN}; ANALYZE;",
         database,
     )
     there = server.psql("SELECT count(*) FROM pg_available_extensions WHERE name = 'pgcrypto'", database).strip() == "1"
