@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
+from proxy.session.failures import Failures
 from proxy.session.gate import BadValue
 from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
 from proxy.session.replies import (
@@ -49,12 +50,12 @@ _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IM
 class Backend:
     """The server's direction of a session."""
 
-    __slots__ = ("_framer", "_mending", "_state", "ended", "held")
+    __slots__ = ("_failures", "_framer", "_state", "ended", "held")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
-        self._mending = False  # a failing message was sent to end a transaction block
+        self._failures = Failures(state)
         self.ended = False  # the server said why it ends the connection
         self.held = False  # waiting for an audit record
 
@@ -109,7 +110,9 @@ class Backend:
             return False
         head.ticket = 0
         if head.route is not Route.REPLACE and not head.failed:
-            self.fail(head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN)
+            self._failures.fail(
+                head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN
+            )
         return True
 
     # -- rows ------------------------------------------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ class Backend:
         if head.portal is not None and head.portal.verified and (head.portal.shown is not None):
             head.flow = Flow.ROWS
             return True
-        self.fail(head, disagreement(None), _WITNESS)
+        self._failures.fail(head, disagreement(None), _WITNESS)
         return False
 
     def _rows(self, batch: Batch) -> None:
@@ -186,7 +189,7 @@ class Backend:
             data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
         except BadValue as bad:
             trouble = Trouble(bad.sqlstate, bad.message, bad.detail)
-            self.fail(head, trouble, Refusal(bad.reason, bad.sqlstate, bad.message, column=bad.column))
+            self._failures.fail(head, trouble, Refusal(bad.reason, bad.sqlstate, bad.message, column=bad.column))
             return
         state.observer.opened(_size(batch) * len(openings))
         state.observer.message_objects(_size(batch))
@@ -278,7 +281,7 @@ class Backend:
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
-                self.fail(head, finding, _WITNESS)
+                self._failures.fail(head, finding, _WITNESS)
                 state.pipeline.done()
                 return None
             shown = finding
@@ -321,7 +324,7 @@ class Backend:
         plan = None if run is None else run.plan
         finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
         if isinstance(finding, Trouble):
-            self.fail(head, finding, _WITNESS)
+            self._failures.fail(head, finding, _WITNESS)
             return
         if run is not None:
             run.shown = finding
@@ -393,7 +396,7 @@ class Backend:
             state.observer.error(fields.sqlstate)
             state.to_client.append(response)
         if head.run is not None:
-            self._end_failed(head.run, fields.sqlstate)
+            self._failures.end_run(head.run, fields.sqlstate)
         head.flow = Flow.NONE
         dropped = state.pipeline.error()
         for entry in reversed(dropped):
@@ -401,59 +404,6 @@ class Backend:
                 entry.undo()
             if entry.run is not None and entry is not head:
                 state.end_run(entry.run, "error", None)
-
-    def _end_failed(self, run: Run, sqlstate: str) -> None:
-        if run.index < len(run.ids):
-            self._state.end_run(run, "cancelled" if sqlstate == "57014" else "error", sqlstate)
-
-    def fail(self, head: Expectation, trouble: Trouble, refusal: Refusal) -> None:
-        """End the head with an error that the server does not know of, and see that the server's state becomes what the client was told.
-
-        The rest of the answers up to the sync is dropped. Where the sync has not been sent, a failing message goes before it, so that
-        everything in the batch is rolled back; where it has, the transaction block, if there is one, is made to fail afterwards. Where neither
-        can make the client's picture true, because other executions of the batch may be committed, the connection ends.
-        """
-        state = self._state
-        later = state.pipeline.before_sync()
-        ready = state.pipeline.ready_of_head()
-        synced = ready is not None
-        self._audit_failure(head, refusal)
-        own = [e for e in later if head.portal is not None and e.portal is head.portal]
-        if (synced and head.others) or any(_may_commit(e) and e not in own for e in later):
-            detail = " ".join(filter(None, (trouble.detail, _OTHERS)))
-            state.fatal_report(trouble.sqlstate, trouble.message, detail, trouble.hint)
-            return
-        changed = synced and state.pipeline.status == b"I" and any(_may_commit(e) for e in (head, *own))
-        note = "What the statement changed, if anything, may have been committed." if changed else None
-        state.to_client.append(trouble.response(note))
-        state.observer.error(trouble.sqlstate)
-        state.observer.refused(refusal.reason)
-        head.failed = True
-        head.flow = Flow.NONE
-        for entry in later:
-            entry.failed = True
-            if entry.kind in (Kind.DESCRIBE_STATEMENT, Kind.DESCRIBE_PORTAL) and entry.undo is not None:
-                entry.undo()
-            if entry.run is not None:
-                state.end_run(entry.run, "error", None)
-                entry.run = None
-            if entry.note is not None:
-                entry.note.drop()
-        if ready is None:
-            state.broken = True
-        else:
-            ready.mend = state.hold_client = True
-
-    def _audit_failure(self, head: Expectation, refusal: Refusal) -> None:
-        state = self._state
-        number = None
-        run = head.run
-        if run is not None and run.index < len(run.ids):
-            number = run.ids[run.index] or None
-        shape = "" if run is None else run.admit.shape
-        state.trail.refused(state.principal, refusal, shape, number)
-        if run is not None:
-            self._end_failed(run, refusal.sqlstate)
 
     # -- ready -----------------------------------------------------------------------------------------------------------------------
 
@@ -470,23 +420,13 @@ class Backend:
         self._settle(status)
         if done.mend:
             if status == b"T":
-                self._mend()
+                self._failures.mend()
                 return
-            state.hold_client = self._mending = False
+            self._failures.mended()
         if done.route is Route.FORWARD or done.route is Route.REPLACE:
             state.to_client.append(raw)
         elif done.note is not None:
             done.note.drop()
-
-    def _mend(self) -> None:
-        """The client was told of an error in a transaction block that the server holds for healthy: make the server fail."""
-        state = self._state
-        if len(state.pipeline) or self._mending:
-            state.fatal_report("25P02", "pgveil could not make the transaction fail after an error within it", _OTHERS)
-            return
-        self._mending = True
-        state.send_failing(Route.SKIP)
-        state.send(messages.SYNC, Expectation(Kind.SYNC, mend=True))
 
     def _settle(self, status: bytes) -> None:
         """What is over with a ReadyForQuery."""
@@ -507,7 +447,6 @@ class Backend:
         )
 
 
-_OTHERS: Final = "The connection ends, as other statements sent with this one may have been committed."
 _WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
 
 
@@ -521,13 +460,6 @@ def _offsets(head: Expectation) -> OffsetMap | None:
 def _size(batch: Batch) -> int:
     """How many messages a batch holds."""
     return len(batch.starts) - 1
-
-
-def _may_commit(entry: Expectation) -> bool:
-    """Whether an execution is not known to only read."""
-    if entry.kind not in (Kind.EXECUTE, Kind.QUERY) or entry.route is not Route.FORWARD:
-        return False
-    return entry.run is None or entry.run.writes
 
 
 def _rows_of(tag: bytes, run: Run) -> int | None:
