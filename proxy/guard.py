@@ -125,6 +125,7 @@ class Guard:
         self._waiting: set[_Recorder] = set()
         self._clients: dict[int, _Client] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
+        self._dirty: set[str] = set()
         self._poller: asyncio.Task[None] | None = None
         # One a database: the OIDs in a description mean something else in another one.
         self._descriptions: dict[str, DescriptionCache] = {}
@@ -324,6 +325,7 @@ class Guard:
             client.context.pump()
 
     def _stale(self, database: str) -> None:
+        self._dirty.add(database)
         if database not in self._refreshing:
             task = asyncio.create_task(self._read_again(database))
             self._refreshing[database] = task
@@ -331,7 +333,10 @@ class Guard:
 
     async def _read_again(self, database: str) -> None:
         try:
-            await self._databases.refresh(database)
+            # DDL that ends while the catalog is read may not be in what was read.
+            while database in self._dirty:
+                self._dirty.discard(database)
+                await self._databases.refresh(database)
         except CatalogUnavailable as error:
             self._log.error("catalog.unreachable", database=database, exc_info=error)
             await asyncio.sleep(POLL_SECONDS)
