@@ -1,0 +1,123 @@
+"""What pgveil itself needs in a database: its role, its schema, the sealed domain, the masks' functions, its memory of privileges."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from keys.mask_sql import install_sql
+from keys.sealed import SEALED_PATTERN
+from lifecycle.apply.inspect import Atom
+from lifecycle.apply.model import (
+    OWNER,
+    PSEUDONYM_DOMAIN,
+    SCHEMA,
+    Change,
+    InstallMasks,
+    Kind,
+    MakeKey,
+    Obstacle,
+    SetPseudonymKey,
+)
+from rules.model import Protection, quote_ident, quote_literal
+
+if TYPE_CHECKING:
+    from lifecycle.apply.inspect import State
+    from lifecycle.apply.model import Draft
+    from rules.model import Rules
+
+_OWNER, _SCHEMA = quote_ident(OWNER), quote_ident(SCHEMA)
+
+DOMAIN_CHECK = f"CHECK (VALUE OPERATOR(pg_catalog.~) {quote_literal(SEALED_PATTERN)}::pg_catalog.text)"
+_MEMORY = (
+    f"CREATE TABLE {_SCHEMA}.privileges_before (\n"
+    "    object pg_catalog.text NOT NULL,\n    column_name pg_catalog.text NOT NULL,\n"
+    "    grantee pg_catalog.text NOT NULL,\n    privilege pg_catalog.text NOT NULL,\n    taken pg_catalog.bool NOT NULL,\n"
+    "    PRIMARY KEY (object, column_name, grantee, privilege)\n)"
+)
+
+
+def digest(text: str) -> str:
+    """16 hex digits that name a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+DOMAIN_DIGEST = digest(DOMAIN_CHECK)
+MASKS_DIGEST = digest(install_sql(SCHEMA))
+
+
+def plan_keys(draft: Draft, rules: Rules, domains: frozenset[str]) -> None:
+    """A data key for each key domain of the rules that has none, and for pseudonyms where a mask makes them."""
+    wanted = {c.domain or str(c.name) for c in rules.protected_columns() if c.protection is Protection.SEALED}
+    if uses_pseudonyms(rules):
+        wanted.add(PSEUDONYM_DOMAIN)
+    for domain in sorted(wanted - domains):
+        draft.changes.append(Change(Kind.KEY, domain, "make its first data key", MakeKey(domain)))
+
+
+def uses_pseudonyms(rules: Rules) -> bool:
+    """Whether any mask is keyed."""
+    return any(c.mask is not None and c.mask.kind == "pseudonym" for c in rules.protected_columns())
+
+
+def plan_ground(draft: Draft, state: State, rules: Rules) -> None:
+    """Role, schema, domain, functions, memory: whatever is absent or not as it should be."""
+    ground = state.ground
+    if not ground.owner_role:
+        draft.add(Kind.GROUND, OWNER, "create role, without login", f"CREATE ROLE {_OWNER} NOLOGIN")
+    elif ground.owner_can_login:
+        draft.obstacles.append(
+            Obstacle(OWNER, "this role can log in, and sees everything", f"ALTER ROLE {OWNER} NOLOGIN")
+        )
+    if ground.schema_owner is None:
+        draft.add(Kind.GROUND, SCHEMA, "create schema", f"CREATE SCHEMA {_SCHEMA} AUTHORIZATION {_OWNER}")
+    elif ground.schema_owner != OWNER:
+        draft.add(Kind.GROUND, SCHEMA, f"give schema to {OWNER}", f"ALTER SCHEMA {_SCHEMA} OWNER TO {_OWNER}")
+    _plan_domain(draft, state)
+    if ground.masks_digest != MASKS_DIGEST:
+        draft.changes.append(Change(Kind.GROUND, SCHEMA, "install the masks' functions", InstallMasks(MASKS_DIGEST)))
+    if uses_pseudonyms(rules) and not ground.pseudonym_key:
+        draft.changes.append(Change(Kind.GROUND, SCHEMA, "set the pseudonyms' key", SetPseudonymKey()))
+    if not ground.memory:
+        draft.add(
+            Kind.GROUND,
+            f"{SCHEMA}.privileges_before",
+            "create the table that remembers privileges taken and given",
+            _MEMORY,
+            f"ALTER TABLE {_SCHEMA}.privileges_before OWNER TO {_OWNER}",
+        )
+
+
+def _plan_domain(draft: Draft, state: State) -> None:
+    ground = state.ground
+    name = f"{_SCHEMA}.sealed"
+    if not ground.domain:
+        draft.add(
+            Kind.GROUND,
+            f"{SCHEMA}.sealed",
+            "create domain with the sealed format's check",
+            f'CREATE DOMAIN {name} AS pg_catalog.text COLLATE pg_catalog."C" CONSTRAINT sealed_format {DOMAIN_CHECK}',
+            f"ALTER DOMAIN {name} OWNER TO {_OWNER}",
+        )
+    elif ground.domain_digest != DOMAIN_DIGEST:
+        draft.add(
+            Kind.GROUND,
+            f"{SCHEMA}.sealed",
+            "put the sealed format's check in force again, and check every sealed value by it",
+            f"ALTER DOMAIN {name} DROP CONSTRAINT IF EXISTS sealed_format",
+            f"ALTER DOMAIN {name} ADD CONSTRAINT sealed_format {DOMAIN_CHECK}",
+            f"ALTER DOMAIN {name} OWNER TO {_OWNER}",
+        )
+
+
+def memory_sql(taken: frozenset[Atom], given: frozenset[Atom]) -> tuple[str, ...]:
+    """Statements that make the memory hold exactly this."""
+    table = f"{_SCHEMA}.privileges_before"
+    statements = [f"DELETE FROM {table}"]
+    rows = [
+        f"({', '.join(quote_literal(part) for part in atom)}, {'true' if atom in taken else 'false'})"
+        for atom in sorted(taken | given)
+    ]
+    if rows:
+        statements.append(f"INSERT INTO {table} (object, column_name, grantee, privilege, taken) VALUES " + ", ".join(rows))
+    return tuple(statements)

@@ -1,0 +1,205 @@
+"""The masking views: one schema for each class of logins, one view in it for each table of which the class sees something masked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keys.mask import MaskError, make_mask
+from keys.typespec import parse_type
+from lifecycle.apply.ground import digest
+from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
+from lifecycle.apply.model import OWNER, SEALED_TYPE, Change, Kind, MakeView, Obstacle, options
+from rules.logical import type_of_oid
+from rules.model import Protection, TableName, Verdict, quote_ident, view_name
+
+if TYPE_CHECKING:
+    from keys.typeio_base import LogicalType
+    from lifecycle.apply.inspect import State
+    from lifecycle.apply.model import Draft
+    from lifecycle.apply.privileges import People
+    from rules.catalog import CatalogColumn, Relation
+    from rules.model import Column, PolicyClass, Rules, Table
+
+_OWNER = quote_ident(OWNER)
+
+
+def plan_views(draft: Draft, state: State, rules: Rules, people: People, before: frozenset[Atom]) -> list[Change]:
+    """Plan the views. Gives back what must be done before columns are sealed: views and schemas that have to go."""
+    first: list[Change] = []
+    classes = {p.policy.id: p.policy for p in people.principals.values()}
+    wanted: dict[TableName, tuple[Table, PolicyClass, MakeView]] = {}
+    for policy in sorted(classes.values(), key=lambda c: c.id):
+        for table in sorted(rules.tables.values(), key=lambda t: t.name):
+            relation = state.catalog.by_name.get(table.name)
+            if relation is None or not _limited(table, policy):
+                continue
+            if relation.row_security:
+                _row_security(draft, table)
+                continue
+            view = _view(draft, table, relation, policy)
+            if view is not None:
+                wanted[TableName(view.schema, view.name)] = (table, policy, view)
+    schemas = {name.schema for name in wanted}
+    _drop_stale(first, state, wanted.keys(), schemas)
+    made = _make_schemas(draft, state, schemas)
+    _plan_owner(draft, state, {t.name for t, _, _ in wanted.values()})
+    kept = set()
+    for name, (_, _, view) in wanted.items():
+        found = state.views.get(name)
+        if found is not None and found.digest == view.digest and found.owner == OWNER:
+            kept.add(name)
+            continue
+        if found is not None:
+            first.append(_drop_view(name, "drop the view to make it anew"))
+        draft.changes.append(Change(Kind.VIEW, str(name), "create masking view", view))
+    for name, (table, policy, _) in wanted.items():
+        _plan_access(draft, state, people, before, table, policy, name, present=name in kept, schema_made=name.schema in made)
+    return first
+
+
+def _limited(table: Table, policy: PolicyClass) -> bool:
+    return any(
+        c.protection is Protection.MASKED and policy.verdict(c.name) is not Verdict.CLEAR for c in table.columns.values()
+    )
+
+
+def _row_security(draft: Draft, table: Table) -> None:
+    draft.obstacles.append(
+        Obstacle(
+            str(table.name),
+            "it has row-level security, which a masking view would evaluate for pgveil's role and not for the asker",
+            "disable row-level security on it, or take its masked columns out of the rules",
+        )
+    )
+
+
+def _view(draft: Draft, table: Table, relation: Relation, policy: PolicyClass) -> MakeView | None:
+    try:
+        columns = [_shown(c, table.columns.get(c.name), policy) for c in relation.columns]
+    except (MaskError, ValueError) as error:
+        draft.obstacles.append(Obstacle(str(table.name), f"a column of it cannot be masked: {error}", "choose another mask"))
+        return None
+    query = "SELECT " + ",\n       ".join(columns) + f"\n  FROM {relation_sql(relation.name)} AS t"
+    # A column that gets another type needs the view made anew though its text stays: the types belong to the digest.
+    types = [(c.name, _type_after(c, table.columns.get(c.name))) for c in relation.columns]
+    return MakeView(policy.schema, view_name(table.name), query, digest(f"{query}\n{types}"))
+
+
+def _type_after(column: CatalogColumn, rule: Column | None) -> str:
+    sealed = rule is not None and rule.protection is Protection.SEALED
+    return SEALED_TYPE if sealed else column.declared_type
+
+
+def _shown(column: CatalogColumn, rule: Column | None, policy: PolicyClass) -> str:
+    name = quote_ident(column.name)
+    if rule is None or rule.protection is not Protection.MASKED:
+        return f"t.{name} AS {name}"
+    verdict = policy.verdict(rule.name)
+    if verdict is Verdict.CLEAR:
+        return f"t.{name} AS {name}"
+    type_ = _type_of(column)
+    if verdict is Verdict.REFUSED or rule.mask is None or rule.mask.kind == "null":
+        return f"NULL::{column.declared_type if type_ is None else _base_name(column)} AS {name}"
+    if type_ is None:
+        raise MaskError(f"{rule.name} is {column.declared_type}, which only the mask null fits")
+    return f"{make_mask(rule.mask.kind, options(rule), type_).sql(f't.{name}')} AS {name}"
+
+
+def _base_name(column: CatalogColumn) -> str:
+    """The type to show: a domain's base type, since a mask need not pass the domain's checks; the client sees the base type anyway."""
+    known = type_of_oid(column.type_oid, column.typmod)
+    return column.declared_type if known is None else known
+
+
+def _type_of(column: CatalogColumn) -> LogicalType | None:
+    known = type_of_oid(column.type_oid, column.typmod)
+    if known is not None:
+        return parse_type(known)
+    try:
+        return parse_type(f"enum {column.declared_type}")
+    except ValueError:
+        return None
+
+
+def _drop_view(name: TableName, what: str) -> Change:
+    from lifecycle.apply.model import Statements  # noqa: PLC0415
+
+    return Change(Kind.DROP, str(name), what, Statements((f"DROP VIEW {relation_sql(name)}",)))
+
+
+def _drop_stale(first: list[Change], state: State, wanted: object, schemas: set[str]) -> None:
+    from lifecycle.apply.model import Statements  # noqa: PLC0415
+
+    for schema in sorted(state.schemas):
+        if schema not in schemas:
+            sql = f"DROP SCHEMA {quote_ident(schema)} CASCADE"
+            first.append(Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements((sql,))))
+    assert hasattr(wanted, "__contains__")
+    for name in sorted(state.views):
+        if name.schema in schemas and name not in wanted:
+            first.append(_drop_view(name, "drop a masking view that is no longer needed"))
+
+
+def _make_schemas(draft: Draft, state: State, schemas: set[str]) -> set[str]:
+    made = set()
+    for schema in sorted(schemas):
+        if schema not in state.schemas:
+            made.add(schema)
+            draft.add(Kind.VIEW, schema, "create schema", f"CREATE SCHEMA {quote_ident(schema)} AUTHORIZATION {_OWNER}")
+        elif state.schemas[schema] != OWNER:
+            draft.add(Kind.VIEW, schema, f"give schema to {OWNER}", f"ALTER SCHEMA {quote_ident(schema)} OWNER TO {_OWNER}")
+    return made
+
+
+def _plan_owner(draft: Draft, state: State, tables: set[TableName]) -> None:
+    """pgveil's role reads the tables that its views show."""
+    for schema in sorted({t.schema for t in tables}):
+        if Atom(quote_ident(schema), "", OWNER, "USAGE") not in state.held:
+            draft.add(Kind.GRANT, schema, f"USAGE to {OWNER}", f"GRANT USAGE ON SCHEMA {quote_ident(schema)} TO {_OWNER}")
+    for table in sorted(tables):
+        if Atom(relation_sql(table), "", OWNER, "SELECT") not in state.held:
+            draft.add(Kind.GRANT, str(table), f"SELECT to {OWNER}", f"GRANT SELECT ON TABLE {relation_sql(table)} TO {_OWNER}")
+
+
+def _plan_access(
+    draft: Draft,
+    state: State,
+    people: People,
+    before: frozenset[Atom],
+    table: Table,
+    policy: PolicyClass,
+    view: TableName,
+    *,
+    present: bool,
+    schema_made: bool,
+) -> None:
+    """The class's logins that could read any column of the table get the view; nobody else has it."""
+    object_, schema = relation_sql(view), quote_ident(view.schema)
+    readers = {a.grantee for a in before if a.object == relation_sql(table.name) and a.privilege == "SELECT"}
+    relation = state.catalog.by_name[table.name]
+    wanted = {
+        n
+        for n, p in people.principals.items()
+        if p.policy.id == policy.id
+        and n not in state.catalog.superusers
+        and (
+            PUBLIC in readers
+            or n in readers
+            or state.catalog.owns(n, relation)
+            or not readers.isdisjoint(state.catalog.memberships(n))
+        )
+    }
+    held = {a for a in state.held if present and a.object == object_}
+    right = {n for n in wanted if Atom(object_, "", n, "SELECT") in held}
+    for atom in sorted(held - {Atom(object_, "", n, "SELECT") for n in wanted}):
+        grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
+        draft.add(
+            Kind.REVOKE, object_, f"{atom.privilege} from {atom.grantee or 'PUBLIC'}", f"REVOKE ALL ON TABLE {object_} FROM {grantee}"
+        )
+    for login in sorted(wanted - right):
+        draft.add(Kind.GRANT, str(view), f"SELECT to {login}", f"GRANT SELECT ON TABLE {object_} TO {quote_ident(login)}")
+    for login in sorted(wanted):
+        sql = f"GRANT USAGE ON SCHEMA {schema} TO {quote_ident(login)}"
+        known = not schema_made and Atom(schema, "", login, "USAGE") in state.held
+        if not known and not any(c.object == view.schema and c.what == f"USAGE to {login}" for c in draft.changes):
+            draft.add(Kind.GRANT, view.schema, f"USAGE to {login}", sql)

@@ -1,0 +1,191 @@
+"""What `pgveil apply` is going to do, as values: changes in the order in which they are made, obstacles, warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rules.model import Column, TableName
+
+OWNER = "pgveil_owner"
+"""The role, without login, that owns pgveil's schema, its functions and the masking views."""
+
+SCHEMA = "pgveil"
+SEALED_TYPE = "pgveil.sealed"
+PSEUDONYM_DOMAIN = "pgveil:pseudonym"
+"""The key ring's domain whose key makes pseudonyms; the proxy takes the same one."""
+
+
+class Kind(StrEnum):
+    """What a change is about: the plan's first column."""
+
+    KEY = "key"
+    GROUND = "ground"  # pgveil's role, schema, domain, functions, tables
+    FOREIGN_KEY = "foreign key"
+    SEAL = "seal"
+    VIEW = "masking view"
+    REVOKE = "revoke"
+    GRANT = "grant"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """SQL texts, run in order. None of them holds a value."""
+
+    sql: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MakeKey:
+    """A data key of the ring, made before the transaction begins."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallMasks:
+    """The masks' functions. `digest` names what they are made from."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPseudonymKey:
+    """Put the ring's pseudonym key where the masks' function finds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealColumn:
+    """One column of a table to be sealed. `type_oid` and `typmod` are what it is stored as; `default`: its constant default as SQL."""
+
+    column: Column
+    type_oid: int
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger of `relation` that must not fire meanwhile; `enabled` is pg_trigger.tgenabled."""
+
+    relation: TableName
+    name: str
+    enabled: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealTable:
+    """Columns of one table to be sealed. `parts`: the relations that hold its rows (itself, partitions, children)."""
+
+    table: TableName
+    columns: tuple[SealColumn, ...]
+    parts: tuple[TableName, ...]
+    triggers: tuple[Trigger, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MakeView:
+    """A masking view. `digest` names its definition, for its comment; `grantees` get SELECT."""
+
+    schema: str
+    name: str
+    query: str
+    digest: str
+
+
+Work = Statements | MakeKey | InstallMasks | SetPseudonymKey | SealTable | MakeView
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change. `object` and `what` are for people; `rows`: how many rows are written, where any are."""
+
+    kind: Kind
+    object: str
+    what: str
+    work: Work
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why nothing can be done: what is in the way, where, and what would help. Names and counts, never values."""
+
+    object: str
+    problem: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPlan:
+    """Everything that apply would do. With obstacles it does nothing."""
+
+    changes: tuple[Change, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the database is as the rules want it."""
+        return not self.changes and not self.obstacles
+
+    @property
+    def rows(self) -> int:
+        """How many rows will be sealed."""
+        return sum(c.rows or 0 for c in self.changes)
+
+    def comparable(self) -> tuple[Change, ...]:
+        """The changes without what may differ while they mean the same: keys made meanwhile, numbers of rows."""
+        return tuple(replace(c, rows=None) for c in self.changes if c.kind is not Kind.KEY)
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "changes": [{"kind": c.kind, "object": c.object, "what": c.what, "rows": c.rows} for c in self.changes],
+            "obstacles": [{"object": o.object, "problem": o.problem, "fix": o.fix} for o in self.obstacles],
+            "warnings": list(self.warnings),
+        }
+
+
+class ApplyError(Exception):
+    """Apply stopped and the database is as it was. The text names objects and SQLSTATEs, never values."""
+
+
+class ObstaclesError(ApplyError):
+    """The plan has obstacles."""
+
+    def __init__(self, obstacles: tuple[Obstacle, ...]) -> None:
+        super().__init__("; ".join(f"{o.object}: {o.problem}" for o in obstacles))
+        self.obstacles = obstacles
+
+
+class StalePlanError(ApplyError):
+    """The database has changed since the plan was made."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A plan in the making."""
+
+    changes: list[Change] = field(default_factory=list)
+    obstacles: list[Obstacle] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, kind: Kind, object_: str, what: str, *sql: str) -> None:
+        """A change that is SQL statements."""
+        self.changes.append(Change(kind, object_, what, Statements(sql)))
+
+    def finish(self) -> ApplyPlan:
+        """The plan, each obstacle and warning once."""
+        return ApplyPlan(
+            tuple(self.changes), tuple(dict.fromkeys(self.obstacles)), tuple(dict.fromkeys(self.warnings))
+        )
+
+
+def options(column: Column) -> Mapping[str, object]:
+    """A mask's parameters as `keys.mask.make_mask` takes them."""
+    return {} if column.mask is None else {n: v for n, v in column.mask.params if v is not None}

@@ -1,0 +1,149 @@
+"""Carrying a plan out: keys first, then everything in one transaction, under locks, on the database that the plan was made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from keys.mask_sql import install_sql, pseudonym_key_sql
+from lifecycle.apply.ground import DOMAIN_DIGEST as DOMAIN_WANTED
+from lifecycle.apply.inspect import DOMAIN_DIGEST, FUNCTIONS_DIGEST, digest_comment, relation_sql
+from lifecycle.apply.model import (
+    OWNER,
+    PSEUDONYM_DOMAIN,
+    SCHEMA,
+    ApplyError,
+    InstallMasks,
+    MakeKey,
+    MakeView,
+    ObstaclesError,
+    SealTable,
+    SetPseudonymKey,
+    StalePlanError,
+    Statements,
+)
+from lifecycle.apply.plan import plan_inside
+from lifecycle.apply.seal import seal_table
+from lifecycle.database import describe_error, fix_settings
+from rules.model import TableName, quote_ident, quote_literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keys.ring import KeyRing
+    from lifecycle.apply.model import ApplyPlan, Change
+    from lifecycle.apply.seal import Progress
+    from lifecycle.database import Connection
+    from rules.model import Rules
+
+_ADVISORY = 0x7067_7665_696C  # "pgveil": one apply at a time in a database
+LOCK_SECONDS = 10.0
+
+
+async def execute(
+    connection: Connection,
+    plan: ApplyPlan,
+    rules: Rules,
+    ring: KeyRing,
+    *,
+    random: Callable[[int], bytes],
+    progress: Progress,
+    lock_seconds: float = LOCK_SECONDS,
+) -> None:
+    """Do what the plan says, all or nothing (but for data keys, which harm nobody where they are not used).
+
+    `progress(table, rows done, rows in all)` is called after each batch. Raises ObstaclesError, StalePlanError where the database is no
+    longer what the plan was made for, ApplyError where the server refuses something, RingError, OSError.
+    """
+    if plan.obstacles:
+        raise ObstaclesError(plan.obstacles)
+    for change in plan.changes:
+        if isinstance(change.work, MakeKey):
+            ring.ensure(change.work.domain, random)
+    step = "the beginning of the transaction"
+    try:
+        async with connection.transaction():
+            await fix_settings(connection)
+            await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{round(lock_seconds * 1000)}ms")
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY)
+            step = "locking the tables"
+            await _lock(connection, plan)
+            step = "looking at the database again"
+            await _unchanged(connection, plan, rules, ring)
+            for change in plan.changes:
+                step = f"{change.kind}, {change.object}: {change.what}"
+                await _perform(connection, change, ring, random, progress)
+            step = "commit"
+    except asyncpg.PostgresError as error:
+        raise ApplyError(f"nothing was changed: {describe_error(error)}, at: {step}") from None
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise ApplyError(f"nothing was changed: the connection failed ({type(error).__name__}), at: {step}") from None
+
+
+async def _lock(connection: Connection, plan: ApplyPlan) -> None:
+    """Lock what is going to be sealed, in one order, before anything is written: two that lock in two orders would wait for each other."""
+    tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable))
+    if tables:
+        await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, tables))} IN ACCESS EXCLUSIVE MODE")
+
+
+async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
+    now = await plan_inside(connection, rules, ring.domains(), values=False)
+    if now.obstacles or now.comparable() != plan.comparable():
+        raise StalePlanError("the database has changed since the plan was made: look at the new plan and apply that")
+
+
+async def _perform(
+    connection: Connection, change: Change, ring: KeyRing, random: Callable[[int], bytes], progress: Progress
+) -> None:
+    work = change.work
+    if isinstance(work, Statements):
+        for sql in work.sql:
+            await connection.execute(sql)
+        if change.object == f"{SCHEMA}.sealed":
+            await _comment(connection, f"DOMAIN {SCHEMA}.sealed", DOMAIN_WANTED, DOMAIN_DIGEST)
+    elif isinstance(work, InstallMasks):
+        await _as_owner(connection, install_sql(SCHEMA))
+        await _comment(connection, f"SCHEMA {SCHEMA}", work.digest, FUNCTIONS_DIGEST)
+    elif isinstance(work, SetPseudonymKey):
+        await _set_pseudonym_key(connection, ring)
+    elif isinstance(work, SealTable):
+        await seal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
+    elif isinstance(work, MakeView):
+        await _make_view(connection, work)
+
+
+async def _as_owner(connection: Connection, sql: str) -> None:
+    """Run SQL as pgveil's role, so that what it makes is that role's."""
+    # The private schema can be made by a role that may make schemas in this database only.
+    database = quote_ident(str(await connection.fetchval("SELECT current_database()")))
+    owner = quote_ident(OWNER)
+    await connection.execute(f"GRANT CREATE ON DATABASE {database} TO {owner}")
+    await connection.execute(f"SET LOCAL ROLE {owner}")
+    await connection.execute(sql)
+    await connection.execute("RESET ROLE")
+    await connection.execute(f"REVOKE CREATE ON DATABASE {database} FROM {owner}")
+
+
+async def _comment(connection: Connection, on: str, wanted: str, actual_query: str) -> None:
+    actual = await connection.fetchval(actual_query)
+    await connection.execute(f"COMMENT ON {on} IS {quote_literal(digest_comment(wanted, actual))}")
+
+
+async def _set_pseudonym_key(connection: Connection, ring: KeyRing) -> None:
+    """The key goes as a parameter, with the server's logging of statements off where we may turn it off."""
+    if await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        for setting, value in (("log_statement", "none"), ("log_min_duration_statement", "-1"), ("log_parameter_max_length", "0")):
+            await connection.execute("SELECT set_config($1, $2, true)", setting, value)
+    await connection.execute("SELECT set_config('log_parameter_max_length_on_error', '0', true)")
+    await connection.execute(pseudonym_key_sql(SCHEMA), ring.newest(PSEUDONYM_DOMAIN).material)
+
+
+async def _make_view(connection: Connection, view: MakeView) -> None:
+    name = relation_sql(TableName(view.schema, view.name))
+    await connection.execute(f"CREATE VIEW {name} AS\n{view.query}")
+    await connection.execute(f"ALTER VIEW {name} OWNER TO {quote_ident(OWNER)}")
+    await connection.execute(f"REVOKE ALL ON TABLE {name} FROM PUBLIC")
+    actual = await connection.fetchval("SELECT md5(pg_get_viewdef($1::text::regclass))", name)
+    await connection.execute(f"COMMENT ON VIEW {name} IS {quote_literal(digest_comment(view.digest, actual))}")

@@ -1,0 +1,103 @@
+"""The database as the jobs of this package reach it: one connection, its settings fixed, its catalog read whole. I/O by asyncpg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from rules.catalog import CATALOG_QUERIES, Catalog, CatalogError, build_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    Connection = asyncpg.Connection[Any]
+
+__all__ = ["DatabaseError", "connect", "describe_error", "fix_settings", "read_catalog"]
+
+_CONNECT_SECONDS = 10.0
+_ATTEMPTS = 3
+
+# What the text forms of values, the names in definitions and the scanning of our own statements depend on. Local to the transaction.
+_SETTINGS = (
+    ("search_path", "pg_catalog"),
+    ("datestyle", "ISO, MDY"),
+    ("timezone", "UTC"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("standard_conforming_strings", "on"),
+    ("quote_all_identifiers", "off"),
+    ("check_function_bodies", "on"),
+    ("row_security", "off"),
+    ("default_tablespace", ""),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+)
+
+
+class DatabaseError(Exception):
+    """The database cannot be reached or read. The text names no value and no part of the connection URL."""
+
+
+async def connect(dsn: str, *, application: str) -> Connection:
+    """A connection. Raises DatabaseError; ValueError where the URL is not one."""
+    try:
+        return await asyncpg.connect(
+            dsn, timeout=_CONNECT_SECONDS, server_settings={"application_name": application, "client_encoding": "UTF8"}
+        )
+    except asyncpg.PostgresError as error:
+        raise DatabaseError(f"the database refuses the connection: {describe_error(error)}") from None
+    except (asyncpg.InterfaceError, ValueError):
+        raise ValueError("not a PostgreSQL connection URL that can be used") from None
+    except TimeoutError:
+        raise DatabaseError("the database does not answer in time") from None
+    except OSError as error:
+        raise DatabaseError(f"the database cannot be reached: {error.strerror or type(error).__name__}") from None
+
+
+async def fix_settings(connection: Connection) -> None:
+    """Fix, until the end of the transaction, what our statements and the texts of values depend on."""
+    for name, value in _SETTINGS:
+        await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
+
+
+async def read_catalog(connection: Connection) -> Catalog:
+    """The catalog, of one moment where the caller's transaction is repeatable read or holds its locks. Raises DatabaseError."""
+    for _ in range(_ATTEMPTS):
+        rows = {name: await connection.fetch(sql) for name, sql in CATALOG_QUERIES.items()}
+        try:
+            return build_catalog(rows)
+        except CatalogError:
+            continue
+    raise DatabaseError("the database's catalog keeps changing while it is read: try again after the other DDL")
+
+
+def describe_error(error: asyncpg.PostgresError) -> str:
+    """What a server's error may say: its condition, SQLSTATE and the objects it names, never its texts, which may quote values."""
+    named = (
+        (word, getattr(error, field, None))
+        for word, field in (
+            ("schema", "schema_name"),
+            ("table", "table_name"),
+            ("column", "column_name"),
+            ("type", "data_type_name"),
+            ("constraint", "constraint_name"),
+        )
+    )
+    objects = ", ".join(f"{word} {name}" for word, name in named if name)
+    condition = type(error).__name__.removesuffix("Error")
+    return f"{condition} (SQLSTATE {error.sqlstate})" + (f" on {objects}" if objects else "")
+
+
+async def rows_of(connection: Connection, query: str, batch: int) -> AsyncIterator[list[asyncpg.Record]]:
+    """The rows of a query by a cursor of the server's, `batch` at a time. Needs a transaction; the cursor is closed at the end.
+
+    A cursor sees the table as it was when it was declared, so the rows may be updated meanwhile.
+    """
+    await connection.execute(f"DECLARE pgveil_rows NO SCROLL CURSOR FOR {query}")
+    # Prepared anew for each cursor: the driver's cache would take the columns of the last one for this one's.
+    fetch = await connection.prepare(f"FETCH FORWARD {batch} FROM pgveil_rows")
+    while rows := await fetch.fetch():
+        yield rows
+    await connection.execute("CLOSE pgveil_rows")
