@@ -128,8 +128,8 @@ class AuditLog:
         self._queue: deque[_Queued] = deque()
         self._pending = 0  # records appended and not durable: the queue and the batch in flight
         self._pending_bytes = 0
-        self._last = Head(place.writer)  # newest appended
         self._head = Head(place.writer)  # newest durable
+        self._seq, self._hash = self._head.seq, self._head.hash  # of the newest appended
         self._failure: AuditUnavailable | None = None
         self._refused_in_failure = 0
         self._wake = asyncio.Event()
@@ -186,7 +186,8 @@ class AuditLog:
         await self._in_thread(storage.make_directory, home)
         self._lock = await _take_lock(storage, home)
         recovered = await self._in_thread(recover, storage, home, self._writer)
-        self._last = self._head = recovered.head
+        self._head = recovered.head
+        self._seq, self._hash = self._head.seq, self._head.hash
         if recovered.torn is not None:
             self._enqueue(recovered.torn)
         self._enqueue(LogOpened(FORMAT, os.getpid()))
@@ -315,8 +316,8 @@ class AuditLog:
             self._refused_in_failure += 1
 
     def _enqueue(self, event: Event) -> int:
-        seq = self._last.seq + 1
-        body = Body(seq, stamp(self._options.clock()), self._writer, self._last.hash, event)
+        seq = self._seq + 1
+        body = Body(seq, stamp(self._options.clock()), self._writer, self._hash, event)
         try:
             line, digest = encode(body, self._encoder)
         except UnicodeEncodeError:
@@ -326,7 +327,7 @@ class AuditLog:
             raise RecordTooLarge(
                 f"an audit record of {len(line)} bytes is over the limit of {self._options.max_record_bytes}"
             )
-        self._last = Head(self._writer, seq, digest)
+        self._seq, self._hash = seq, digest
         self._queue.append(_Queued(seq, digest, line))
         self._pending += 1
         self._pending_bytes += len(line)

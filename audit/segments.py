@@ -129,9 +129,7 @@ def _rewrite(storage: Storage, path: Path, writer: str) -> Head:
 
 def _write_file(storage: Storage, path: Path, data: bytes) -> None:
     """Put a durable file of that content in place of whatever had the name."""
-    part = path.with_suffix(".part")
-    if part.name in storage.names(path.parent):
-        storage.remove(part)
+    part = path.with_suffix(".part")  # `recover` has removed one that a crash had left
     handle = storage.create(part)
     try:
         storage.write(handle, data)

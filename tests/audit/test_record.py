@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import event as event_module
-from audit.event import NAME_LIMIT, STATEMENT_LIMIT, Event, LoginFailed, RulesLoaded, StatementStarted, clip
+from audit.event import (
+    NAME_LIMIT,
+    STATEMENT_LIMIT,
+    Event,
+    LoginFailed,
+    LoginSucceeded,
+    RulesLoaded,
+    StatementStarted,
+    clip,
+)
 from audit.record import GENESIS, Body, Decoder, Malformed, encode, printable, stamp
 
 TIME = "2026-03-01T09:30:00.000001Z"
@@ -93,6 +102,10 @@ def test_what_is_no_unicode_text_is_escaped() -> None:
     with pytest.raises(UnicodeEncodeError):
         line_of(each)
     assert Decoder().decode(line_of(printable(each))).body.event == RulesLoaded("v", "caf\\udce9")
+    roles = LoginSucceeded("c", "l", ("clerk", "\ud800"), "", "d", "h", "a")
+    escaped = printable(roles)
+    assert isinstance(escaped, LoginSucceeded)
+    assert escaped.roles == ("clerk", "\\ud800")
 
 
 @given(st.text(max_size=100), st.integers(20, 60))
