@@ -19,6 +19,7 @@ import typer
 from proxy import logs
 from proxy.config import Config, load_config, reference
 from proxy.errors import ConfigError, PgveilError
+from proxy.explain_command import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ def make_app() -> typer.Typer:
     app.command("run")(run)
     app.command("check-config")(check_config)
     app.command("config-reference")(config_reference)
+    app.command("explain")(explain)
     for plugin in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
         _plug_in(app, plugin.name)
     return app

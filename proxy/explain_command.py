@@ -1,0 +1,257 @@
+"""`pgveil explain`: what pgveil would do with a statement for a login, and why, asked of the live catalog. Nothing is run."""
+
+# ruff: noqa: PLC0415 - drivers and the analysis are loaded when the command runs, not whenever pgveil prints its help
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+
+from proxy.errors import ConfigError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keys.ring import KeyRing
+    from keys.sealed import DataKey
+    from proxy.explain import Explanation
+    from proxy.session.gate import Settings
+    from rules.catalog import Catalog
+    from rules.model import Rules
+
+_DEFAULT: Final = Path("pgveil.yaml")
+_CONNECT_SECONDS: Final = 10.0
+_QUERY_SECONDS: Final = 60.0
+_MAX_TEXT: Final = 4 * 1024 * 1024  # more than the analysis takes; keeps a wrong pipe from filling the memory
+
+# The search_path that a new session of the login starts with (PostgreSQL 20.1.3: the most specific setting wins), and where it may look.
+_SETTINGS_QUERY: Final = """
+SELECT (SELECT pg_catalog.substr(line, 13)
+          FROM pg_catalog.pg_db_role_setting s
+          LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+         CROSS JOIN pg_catalog.unnest(s.setconfig) AS line
+         WHERE pg_catalog.starts_with(line, 'search_path=')
+           AND (s.setrole = 0 OR r.rolname = $1)
+           AND (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_catalog.pg_database
+                                                       WHERE datname = pg_catalog.current_database()))
+         ORDER BY s.setrole <> 0 AND s.setdatabase <> 0 DESC, s.setrole <> 0 DESC LIMIT 1) AS own,
+       (SELECT CASE WHEN source IN ('default', 'configuration file', 'command line', 'environment variable')
+                    THEN reset_val ELSE boot_val END
+          FROM pg_catalog.pg_settings WHERE name = 'search_path') AS server,
+       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1) AS known
+"""
+_USABLE_QUERY: Final = """
+SELECT nspname::text AS name FROM pg_catalog.pg_namespace
+ WHERE pg_catalog.has_schema_privilege($1::name, oid, 'USAGE')
+"""
+
+_Sql = Annotated[str, typer.Argument(help="The statement; `-` reads it from the standard input.", metavar="SQL")]
+_As = Annotated[str, typer.Option("--as", help="The login that would send it.", metavar="LOGIN")]
+_Config = Annotated[Path, typer.Option("--config", "-c", help="pgveil's configuration.", metavar="FILE")]
+_Rules = Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the configured one.")]
+_Database = Annotated[
+    str | None, typer.Option("--database", help="A database's URL, or another database's name.", metavar="DSN")
+]
+_Path = Annotated[
+    str | None, typer.Option("--search-path", help="Instead of the login's own, as SET would take it.", metavar="LIST")
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+def explain(
+    sql: _Sql,
+    login: _As,
+    config: _Config = _DEFAULT,
+    rules: _Rules = None,
+    database: _Database = None,
+    search_path: _Path = None,
+    json_: _Json = False,
+) -> None:
+    """Show what pgveil makes of a statement for a login: verdicts, the text that runs, results, audit record; or the refusal and its way out.
+
+    Needs a configuration file, or --rules with --database. Exit code 0: it would run. 1: refused. 2: bad usage. 3: no database.
+    """
+    import asyncio
+
+    from proxy.explain import REFUSED
+
+    place = _place(config, rules, database)
+    text = _text(sql)
+    world = asyncio.run(_ask(place.dsn, login, search_path))
+    explanation = _judge(place, world, text, login)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(explanation.document() | {"login_exists": world.known}, ensure_ascii=False, indent=2))
+    else:
+        _print(explanation, world, keys=place.ring is not None)
+    if explanation.outcome == REFUSED:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What to judge by. `ring` None: there are no keys to seal with, so sealed constants are shown without their key."""
+
+    rules: Rules
+    dsn: str
+    ring: KeyRing | None
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What the database says. `known`: it has the login."""
+
+    catalog: Catalog
+    settings: Settings
+    known: bool
+
+
+def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
+    """Raises ConfigError."""
+    if rules is not None and database is not None and "://" in database:
+        return _Place(_rules(rules), database, None)
+    from proxy.config import load_config
+
+    if rules is not None and not config.exists():
+        raise ConfigError("with --rules and without a configuration file, --database must be a postgresql:// URL")
+    settings = load_config(config)
+    login = settings.catalog
+    dsn = login.dsn
+    if dsn is None and login.dsn_file is not None:
+        dsn = login.dsn_file.read_text().strip()
+    if database is not None and "://" in database:
+        dsn = database
+    if dsn is None:
+        raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in, or use --database")
+    if database is not None and "://" not in database:
+        dsn = urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
+    return _Place(_rules(rules or settings.rules), dsn, _ring(settings.keys))
+
+
+def _rules(path: Path) -> Rules:
+    from rules.load import load_rules
+    from rules.problems import RulesError
+
+    try:
+        return load_rules(path)
+    except RulesError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _ring(directory: Path) -> KeyRing | None:
+    """The keys, if whoever asks may read them; the explanation is the same without."""
+    from keys.providers.file import FileMasterKey, KeyFileError
+    from keys.ring import KeyRing, RingError
+
+    try:
+        return KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+    except (RingError, KeyFileError, OSError):
+        return None
+
+
+def _text(sql: str) -> str:
+    """Raises ConfigError for what is no text."""
+    text = sql if sql != "-" else sys.stdin.read(_MAX_TEXT)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("the statement is not valid text in this terminal's encoding") from None
+    if not text.strip():
+        raise ConfigError("there is no statement")
+    return text
+
+
+async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
+    """The catalog, and the settings that a session of the login begins with. Raises ConfigError, ServerUnreachable."""
+    import asyncpg
+
+    from proxy.databases import read_catalog
+
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=_QUERY_SECONDS,
+            server_settings={"application_name": "pgveil explain"},
+        )
+        try:
+            _, catalog = await read_catalog(connection)
+            found = await connection.fetchrow(_SETTINGS_QUERY, login)
+            assert found is not None
+            usable = await connection.fetch(_USABLE_QUERY, login) if found["known"] else []
+        finally:
+            await connection.close()
+    except asyncpg.PostgresError as error:
+        raise ServerUnreachable("the database refuses", detail=f"{error.sqlstate}: {error}") from error
+    except (ValueError, asyncpg.InterfaceError):
+        # Their words can hold the URL, and that a password.
+        raise ConfigError("the database's URL can't be used; write postgresql://user@host:port/database") from None
+    except (OSError, TimeoutError) as error:
+        raise ServerUnreachable("the database cannot be reached") from error
+    schemas = frozenset(str(r["name"]) for r in usable) if found["known"] else catalog.schemas
+    value = found["own"] or found["server"] if search_path is None else search_path
+    return _World(catalog, _settings(str(value), login, schemas), bool(found["known"]))
+
+
+def _settings(search_path: str, login: str, schemas: frozenset[str]) -> Settings:
+    """The settings of a new session; the path as current_schemas(true) would give it (PostgreSQL 5.9.3). Raises ConfigError."""
+    from proxy.session.gate import Settings
+    from rules.lexer import Kind, LexError, lex, literal_value
+
+    try:
+        lexed = lex(search_path)
+        names = [
+            literal_value(lexed, i) if t.kind is Kind.STRING else t.value
+            for i, t in enumerate(lexed.tokens)
+            if t.kind in (Kind.WORD, Kind.QUOTED, Kind.STRING)
+        ]
+    except LexError as error:
+        raise ConfigError(f"the search_path was not understood: {error}") from error
+    path = [login if name == "$user" else name for name in names]
+    if "pg_catalog" not in path:
+        path.insert(0, "pg_catalog")
+    return Settings(search_path=tuple(name for name in path if name == "pg_catalog" or name in schemas))
+
+
+class _NoKeys:
+    """Stands in for the key ring: a key that is thrown away. What it seals is shown as <sealed> and nothing else."""
+
+    def newest(self, domain: str) -> DataKey:
+        """See proxy.session.values.Keys."""
+        from keys.sealed import MATERIAL_SIZE, DataKey
+
+        return DataKey(domain, 1, secrets.token_bytes(MATERIAL_SIZE))
+
+    def keys(self, domain: str) -> Mapping[int, DataKey]:
+        """See proxy.session.values.Keys."""
+        key = self.newest(domain)
+        return {key.key_id: key}
+
+
+def _judge(place: _Place, world: _World, text: str, login: str) -> Explanation:
+    from proxy.decisions import Gate
+    from proxy.explain import explain as tell
+    from proxy.session.values import ValueCodec
+
+    codec = ValueCodec(place.ring or _NoKeys(), random=secrets.token_bytes)
+    gate = Gate(place.rules, world.catalog, codec)
+    return tell(gate, text, login, world.settings, keys=place.ring is not None)
+
+
+def _print(explanation: Explanation, world: _World, *, keys: bool) -> None:
+    from rich.console import Console
+
+    from proxy.explain_text import show
+
+    if not world.known:
+        typer.echo(f"note: the database has no login {explanation.login}", err=True)
+    if not keys:
+        typer.echo("note: the keys can't be read from here, so sealed constants are shown as <sealed>", err=True)
+    show(Console(), explanation)
