@@ -35,14 +35,45 @@ if TYPE_CHECKING:
 # ordinary logins from what they must not see; for those that privileges can't fence they are refused.
 DANGEROUS_WORDS = frozenset(
     {
-        *(f"{what}_to_xml{form}" for what in ("query", "table", "cursor", "schema", "database") for form in ("", "schema", "_and_xmlschema")),
-        *("ts_stat", "ts_rewrite", "pg_stats", "pg_statistic", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic_ext_data"),
-        *("pg_stat_activity", "pg_stat_get_activity", "pg_stat_statements", "pg_read_file", "pg_read_binary_file", "pg_ls_dir"),
-        *("lo_import", "lo_export", "lo_get", "dblink", "dblink_exec", "dblink_open", "dblink_fetch", "pg_logical_slot_get_changes"),
+        *(
+            f"{what}_to_xml{form}"
+            for what in ("query", "table", "cursor", "schema", "database")
+            for form in ("", "schema", "_and_xmlschema")
+        ),
+        *(
+            "ts_stat",
+            "ts_rewrite",
+            "pg_stats",
+            "pg_statistic",
+            "pg_stats_ext",
+            "pg_stats_ext_exprs",
+            "pg_statistic_ext_data",
+        ),
+        *(
+            "pg_stat_activity",
+            "pg_stat_get_activity",
+            "pg_stat_statements",
+            "pg_read_file",
+            "pg_read_binary_file",
+            "pg_ls_dir",
+        ),
+        *(
+            "lo_import",
+            "lo_export",
+            "lo_get",
+            "dblink",
+            "dblink_exec",
+            "dblink_open",
+            "dblink_fetch",
+            "pg_logical_slot_get_changes",
+        ),
         *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
     }
 )
-_PRIVILEGED_ROLES = frozenset({"pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files", "pg_execute_server_program"})
+_CHECK_TEXT = "Check the text's quotes, its encoding and its length."
+_PRIVILEGED_ROLES = frozenset(
+    {"pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files", "pg_execute_server_program"}
+)
 
 
 class CacheObserver(Protocol):
@@ -91,7 +122,9 @@ class GateLimits:
 class LiteralSealer(Protocol):
     """What the gate needs of `proxy.session.values.ValueCodec`."""
 
-    def seal_literal(self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False) -> bytes:
+    def seal_literal(
+        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+    ) -> bytes:
         """A SQL constant, sealed. Raises BadValue."""
 
 
@@ -183,7 +216,11 @@ class Gate:
 
     def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
         """See Judge."""
-        key = (sql, principal.login, principal.policy.id, settings, extended) if len(sql) <= self._limits.text_bytes else None
+        key = (
+            (sql, principal.login, principal.policy.id, settings, extended)
+            if len(sql) <= self._limits.text_bytes
+            else None
+        )
         if key is not None:
             known = self._texts.get(key)
             if known is not None:
@@ -207,7 +244,11 @@ class Gate:
         catalog, rules = protection.catalog, protection.rules
         principal = rules.principal(login, catalog.memberships(login))
         verdicts = principal.policy.verdicts
-        masked = [c for c in rules.protected_columns() if c.protection is Protection.MASKED and verdicts[c.name] is not Verdict.CLEAR]
+        masked = [
+            c
+            for c in rules.protected_columns()
+            if c.protection is Protection.MASKED and verdicts[c.name] is not Verdict.CLEAR
+        ]
         relations = [catalog.by_name[c.name.relation] for c in masked if c.name.relation in catalog.by_name]
         unfenced = bool(masked) and (
             login in catalog.superusers
@@ -238,7 +279,12 @@ class Gate:
         if not self._matters(lexed, parts, asker):
             return Pass(unsettles, ddl, len(parts))
         if extended and len(parts) > 1:
-            refusal = Refusal(Reason.UNSUPPORTED, "42601", "cannot insert multiple commands into a prepared statement")
+            refusal = Refusal(
+                Reason.UNSUPPORTED,
+                "42601",
+                "cannot insert multiple commands into a prepared statement",
+                hint="Send the statements one by one.",
+            )
             return Refuse(refusal, self._shape(lexed))
         try:
             plans = self._plan_all(lexed, parts, asker, settings)
@@ -269,7 +315,7 @@ class Gate:
         suspicious = b"u&" in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
         if not suspicious:
             return Pass(unsettles=True, ddl=True)
-        refusal = Refusal(Reason.LEXER, sqlstate, message, hint="Check the text's quotes, its encoding and its length.")
+        refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
         return Refuse(refusal, "", position)
 
     def _shape(self, lexed: Lexed) -> str:
@@ -331,7 +377,13 @@ class Gate:
         return None if isinstance(found, _Nothing) else found
 
     def _make(
-        self, lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozenset[str], asker: _Asker, settings: Settings
+        self,
+        lexed: Lexed,
+        part: Classified,
+        whole: tuple[int, int],
+        words: frozenset[str],
+        asker: _Asker,
+        settings: Settings,
     ) -> tuple[tuple[int, ...], Plan | Refusal | _Nothing]:
         """The plan of a statement and the literals that it depends on."""
         protection = self._world.protection
@@ -382,7 +434,11 @@ class Gate:
     def _own_objects(self, lexed: Lexed, whole: tuple[int, int]) -> None:
         for index in range(whole[0], whole[1]):
             token = lexed.tokens[index]
-            if token.kind in (Kind.WORD, Kind.QUOTED) and _is_own_schema(token.value) and lexed.tokens[index + 1].value == ".":
+            if (
+                token.kind in (Kind.WORD, Kind.QUOTED)
+                and _is_own_schema(token.value)
+                and lexed.tokens[index + 1].value == "."
+            ):
                 raise _RefusedError(
                     Refusal(
                         Reason.UNSUPPORTED,
@@ -413,7 +469,11 @@ class Gate:
         columns: set[ColumnName] = set()
         for index in range(whole[0], whole[1]):
             token = lexed.tokens[index]
-            if token.kind in (Kind.WORD, Kind.QUOTED) and token.value in protection.functions and lexed.tokens[index + 1].value == "(":
+            if (
+                token.kind in (Kind.WORD, Kind.QUOTED)
+                and token.value in protection.functions
+                and lexed.tokens[index + 1].value == "("
+            ):
                 reads = protection.functions[token.value]
                 bad = sorted(c for c in reads if not self._clear_and_plain(c, asker))
                 if bad:
@@ -431,7 +491,11 @@ class Gate:
 
     def _clear_and_plain(self, name: ColumnName, asker: _Asker) -> bool:
         column = self.column(name)
-        return column is not None and column.protection is not Protection.SEALED and asker.principal.policy.verdict(name) is Verdict.CLEAR
+        return (
+            column is not None
+            and column.protection is not Protection.SEALED
+            and asker.principal.policy.verdict(name) is Verdict.CLEAR
+        )
 
     def _columns_named(self, words: Iterable[str]) -> frozenset[ColumnName]:
         protection = self._world.protection
@@ -445,14 +509,18 @@ class Gate:
     def _columns_of(self, relation: Relation) -> frozenset[ColumnName]:
         protection = self._world.protection
         lineage = protection.lineage_of(relation)
-        return frozenset(protection.columns_of(relation).values()) | (lineage.inside if lineage is not None else frozenset())
+        return frozenset(protection.columns_of(relation).values()) | (
+            lineage.inside if lineage is not None else frozenset()
+        )
 
     def _utility(self, part: Classified, words: frozenset[str], asker: _Asker, token: int) -> Plan | Refusal:
         columns = self._columns_named(words)
         clear = all(asker.principal.policy.verdict(c) is Verdict.CLEAR for c in columns)
         if part.kind is StatementKind.HARMLESS or (part.kind is StatementKind.DDL and clear):
             action = Action.DDL if part.kind is StatementKind.DDL else Action.OTHER
-            return _touching(action, columns, asker, self._world.protection, written=not words.isdisjoint({"truncate", "drop"}))
+            return _touching(
+                action, columns, asker, self._world.protection, written=not words.isdisjoint({"truncate", "drop"})
+            )
         if part.kind is StatementKind.DDL:
             return _no_limited("this change to protected tables", token)
         return Refusal(
@@ -466,7 +534,13 @@ class Gate:
     def _copy(self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings) -> Plan | Refusal | _Nothing:
         parsed = copy_table(lexed, part.first, part.last)
         if parsed is None:
-            return Refusal(Reason.COPY, UNSUPPORTED, "this form of COPY was not understood", token=part.first)
+            return Refusal(
+                Reason.COPY,
+                UNSUPPORTED,
+                "this form of COPY was not understood",
+                hint="Write COPY table (columns) FROM STDIN or TO STDOUT, or COPY (SELECT ...) TO STDOUT.",
+                token=part.first,
+            )
         relation = self._world.protection.resolve(parsed.schema, parsed.name, settings.search_path)
         if relation is None:
             return _NOTHING
@@ -487,15 +561,26 @@ class Gate:
         verdict = asker.principal.policy.verdict(name)
         if column is None or column.protection is Protection.SEALED:
             hint = "Use INSERT with parameters." if writes else "Use SELECT, or COPY without the sealed columns."
-            return Refusal(Reason.COPY, UNSUPPORTED, f'COPY can\'t carry sealed column "{name}"', hint=hint, column=name, token=token)
+            return Refusal(
+                Reason.COPY,
+                UNSUPPORTED,
+                f'COPY can\'t carry sealed column "{name}"',
+                hint=hint,
+                column=name,
+                token=token,
+            )
         if writes or verdict is Verdict.CLEAR:
             return None
         hint = "Use COPY (SELECT ... FROM the table) TO: its columns are masked there."
-        return Refusal(Reason.COPY, DENIED, f'column "{name}" is not clear for this login', hint=hint, column=name, token=token)
+        return Refusal(
+            Reason.COPY, DENIED, f'column "{name}" is not clear for this login', hint=hint, column=name, token=token
+        )
 
     # -- the text that runs
 
-    def _admit(self, lexed: Lexed, plans: tuple[Plan | None, ...], settings: Settings, *, unsettles: bool, ddl: bool) -> Decision:
+    def _admit(
+        self, lexed: Lexed, plans: tuple[Plan | None, ...], settings: Settings, *, unsettles: bool, ddl: bool
+    ) -> Decision:
         splices: list[tuple[int, int, str]] = []
         try:
             for plan in plans:
@@ -506,18 +591,32 @@ class Gate:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
             return Refuse(refusal, self._shape(lexed))
         except LexError as error:
-            return Refuse(Refusal(Reason.LEXER, "42601", str(error)), self._shape(lexed), error.position + 1)
+            refusal = Refusal(Reason.LEXER, "42601", str(error), hint=_CHECK_TEXT)
+            return Refuse(refusal, self._shape(lexed), error.position + 1)
         text, offsets = _spliced(lexed.text, sorted(splices))
         try:
             raw = encode_sql(text, settings.client_encoding)
         except EncodingError:
-            return Refuse(Refusal(Reason.LEXER, "22021", "the statement can't be written in the client's encoding"), self._shape(lexed))
+            return Refuse(
+                Refusal(
+                    Reason.LEXER,
+                    "22021",
+                    "the statement can't be written in the client's encoding",
+                    hint="Set client_encoding to UTF8: a name that pgveil puts into the text is not in this one.",
+                ),
+                self._shape(lexed),
+            )
         return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl)
 
     def _sealed(self, lexed: Lexed, literal: SealLiteral) -> str:
         token = lexed.tokens[literal.token]
         if token.kind is Kind.BITSTRING:
-            raise BadValue(Reason.BAD_VALUE, "42804", f"a bit string can't be stored in column {literal.column.name}", literal.column.name)
+            raise BadValue(
+                Reason.BAD_VALUE,
+                "42804",
+                f"a bit string can't be stored in column {literal.column.name}",
+                literal.column.name,
+            )
         value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
         sealed = self._sealer.seal_literal(
             literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
@@ -534,7 +633,13 @@ class _Nothing:
 _NOTHING = _Nothing()
 _CHANGES_CATALOG = frozenset({StatementKind.DDL, StatementKind.CREATE_AS, StatementKind.DYNAMIC})
 _ANALYSED = frozenset(
-    {StatementKind.QUERY, StatementKind.EXPLAIN, StatementKind.CURSOR, StatementKind.CREATE_AS, StatementKind.COPY_QUERY}
+    {
+        StatementKind.QUERY,
+        StatementKind.EXPLAIN,
+        StatementKind.CURSOR,
+        StatementKind.CREATE_AS,
+        StatementKind.COPY_QUERY,
+    }
 )
 _CALLS = _ANALYSED | {StatementKind.DYNAMIC, StatementKind.PREPARE}
 
@@ -547,7 +652,9 @@ def _lasting(decision: Decision) -> bool:
     """Whether the same bytes will always be judged so: not where a literal is sealed with a nonce, or settings were unknown."""
     if isinstance(decision, Admit):
         return not any(plan is not None and plan.literals for plan in decision.plans)
-    return isinstance(decision, Pass) or (isinstance(decision, Refuse) and decision.refusal.reason is not Reason.BAD_VALUE)
+    return isinstance(decision, Pass) or (
+        isinstance(decision, Refuse) and decision.refusal.reason is not Reason.BAD_VALUE
+    )
 
 
 def _literals(lexed: Lexed, indexes: tuple[int, ...]) -> tuple[str, ...]:
@@ -575,20 +682,31 @@ def _unsettling_functions(catalog: Catalog) -> frozenset[str]:
     found = set()
     for function in catalog.functions:
         source = function.source.lower()
-        if "set_config" in source or "search_path" in source or ("execute" in source and function.language == "plpgsql"):
+        if (
+            "set_config" in source
+            or "search_path" in source
+            or ("execute" in source and function.language == "plpgsql")
+        ):
             found.add(function.name.name)
     return frozenset(found)
 
 
 def _touching(
-    action: Action, columns: Iterable[ColumnName] | None, asker: _Asker, protection: ProtectionMap, *, written: bool = False
+    action: Action,
+    columns: Iterable[ColumnName] | None,
+    asker: _Asker,
+    protection: ProtectionMap,
+    *,
+    written: bool = False,
 ) -> Plan:
     """A plan that changes nothing: the statement is recorded as touching `columns`."""
     touched = []
     for name in sorted(columns or ()):
         column = protection.rules.column(name)
         assert column is not None
-        touched.append(Touched(name, column.level, asker.principal.policy.verdict(name), read=not written, written=written))
+        touched.append(
+            Touched(name, column.level, asker.principal.policy.verdict(name), read=not written, written=written)
+        )
     tables = tuple(sorted({name.relation for name in columns or ()}))
     return Plan(action, tables, tuple(touched), writes=action is Action.DDL or written)
 
