@@ -16,7 +16,16 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from audit.errors import AuditError, AuditUnavailable
-from audit.event import CatalogLoaded, KeyUsed, LoggedOut, LoginFailed, LoginSucceeded, RulesLoaded
+from audit.event import (
+    CatalogLoaded,
+    KeyUsed,
+    LoggedOut,
+    LoginFailed,
+    LoginSucceeded,
+    Refused,
+    RulesLoaded,
+    StatementEnded,
+)
 from audit.log import AuditLog
 from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
     from proxy.metrics import MetricSink
     from proxy.session.link import SessionContext, SessionLike
     from rules.catalog import Catalog
-    from rules.model import Rules
+    from rules.model import Principal, Rules
 
 POLL_SECONDS = 1.0  # how long DDL past this worker may go unnoticed; the second witness covers the gap
 PSEUDONYM_DOMAIN = "pgveil:pseudonym"
@@ -85,7 +94,13 @@ class _Recorder:
 
     def append(self, event: Event) -> int:
         """See Recorder."""
-        self.last = self._log.append(event)
+        try:
+            self.last = self._log.append(event)
+        except AuditUnavailable:
+            # What has happened already is kept for when the log can be written again; only what is about to happen is stopped.
+            if not isinstance(event, StatementEnded | Refused) or self._log.note(event) is None:
+                raise
+            return 0
         self._waiting.add(self)
         return self.last
 
@@ -102,15 +117,20 @@ class _Client:
 
 
 class GuardedSession(Session):
-    """A Session that says so when the catalog must be read again."""
+    """A Session that says so when the login is through, and when the catalog must be read again."""
 
-    __slots__ = ("on_stale",)
+    __slots__ = ("announced", "on_stale", "on_start")
 
     on_stale: Callable[[], None]
+    on_start: Callable[[], None]
+    announced: bool
 
     def server_received(self, data: bytes) -> None:
         """See Session."""
         super().server_received(data)
+        if not self.announced and self.started:
+            self.announced = True
+            self.on_start()
         if self.catalog_stale:
             self.on_stale()
 
@@ -179,21 +199,25 @@ class Guard:
             observer=self.metrics,
             cache=self._descriptions.setdefault(context.database, DescriptionCache()),
         )
+        session.announced = False
         session.on_stale = lambda: self._stale(context.database)
+        session.on_start = lambda: self._logged_in(context, identity, principal)
         self._clients[context.number] = _Client(context, connection, session, recorder, time.monotonic())
+        return session
+
+    def _logged_in(self, context: SessionContext, identity: Identity, principal: Principal) -> None:
         self._audit.note(
             LoginSucceeded(
-                connection=connection,
-                login=context.login,
+                connection=identity.connection,
+                login=identity.login,
                 roles=principal.roles,
                 policy_class=principal.policy.id,
-                database=context.database,
-                client=context.client_address,
-                application=application,
+                database=identity.database,
+                client=identity.client,
+                application=identity.application,
                 tls="TLS" if context.client_tls else None,
             )
         )
-        return session
 
     def session_ended(self, context: SessionContext) -> None:
         """See Services."""
@@ -201,6 +225,9 @@ class Guard:
         if client is None:
             return
         self._waiting.discard(client.recorder)
+        if not client.session.started:
+            self.login_failed(context, client.session.ended_with)
+            return
         duration = int((time.monotonic() - client.since) * 1e6)
         self._audit.note(LoggedOut(connection=client.connection, login=context.login, duration_us=duration))
 

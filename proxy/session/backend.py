@@ -50,13 +50,14 @@ _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IM
 class Backend:
     """The server's direction of a session."""
 
-    __slots__ = ("_failures", "_framer", "_state", "ended", "held")
+    __slots__ = ("_failures", "_framer", "_state", "ended", "ended_with", "held")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
         self.ended = False  # the server said why it ends the connection
+        self.ended_with: str | None = None  # that error's SQLSTATE
         self.held = False  # waiting for an audit record
 
     @property
@@ -383,7 +384,8 @@ class Backend:
         head = state.pipeline.head
         response, fields = server_report(raw, None if head is None else _offsets(head))
         if head is None or fields.fatal:
-            self.ended = self.ended or fields.fatal
+            if fields.fatal:
+                self.ended, self.ended_with = True, fields.sqlstate
             state.observer.error(fields.sqlstate)
             state.to_client.append(response)
             return

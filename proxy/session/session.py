@@ -106,6 +106,17 @@ class Session:
         return self._state.fatal_allowed
 
     @property
+    def started(self) -> bool:
+        """Whether the server has let the login in for good: after authentication it may still refuse the role or the database."""
+        head = self._state.pipeline.head
+        return head is None or head.kind is not Kind.STARTUP
+
+    @property
+    def ended_with(self) -> str | None:
+        """The SQLSTATE of the FATAL error with which the server ended the connection, if it has."""
+        return self._backend.ended_with
+
+    @property
     def catalog_stale(self) -> bool:
         """Whether DDL of this session has been committed since the catalog was read: somebody must read it and call `catalog_refreshed`."""
         return self._state.catalog_stale

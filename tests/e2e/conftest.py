@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from world import World, make_world, stop_world  # noqa: E402
+from world import World, make_world, stop_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

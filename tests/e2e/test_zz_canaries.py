@@ -42,7 +42,11 @@ def test_no_canary_was_sent(world: World, login: str) -> None:
     rules = load_rules(world.home / "rules.yaml")
     policy = rules.principal(login, _memberships(world, login)).policy
     with psycopg.connect(world.dsn(login), autocommit=True) as connection:
-        for sql in ("select phone, email from customers", "select name, phone from customers order by phone"):
+        for sql in (
+            "select phone, email from customers",
+            "select name, phone from customers order by phone",
+            "select birth_date, email, income from customers",
+        ):
             try:
                 connection.execute(sql).fetchall()
             except psycopg.Error:

@@ -123,10 +123,22 @@ class World:
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name
         )
 
+    def record(self, **wanted: object) -> dict[str, Any]:
+        """The newest audit record with these fields. Records that gate nothing become durable a moment later, so it is waited for."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            found = [r for r in self.records() if all(r.get(k) == v for k, v in wanted.items())]
+            if found:
+                return found[-1]
+            time.sleep(0.05)
+        raise AssertionError(f"no audit record with {wanted}")
+
     def records(self) -> Iterator[dict[str, Any]]:
         """Every audit record, in file order."""
         for path in sorted(self.audit.rglob("*.jsonl")):
-            for line in path.read_text().splitlines():
+            for line in path.read_text().splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break  # it is being written
                 yield json.loads(line)["event"]
 
 
@@ -191,7 +203,14 @@ async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
     try:
         await load(connection, bank)
         await connection.execute(roles_sql())
-        await execute(connection, await make_plan(connection, rules, ring), rules, ring, random=os.urandom)
+        await execute(
+            connection,
+            await make_plan(connection, rules, ring),
+            rules,
+            ring,
+            random=os.urandom,
+            progress=lambda *_: None,
+        )
     finally:
         await connection.close()
 
