@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -28,7 +28,8 @@ def apply(
     rules: Annotated[Path, typer.Option("--rules", help="The rules file (YAML).", metavar="FILE")],
     keys: Annotated[Path, typer.Option("--keys", help="The key directory.", metavar="DIRECTORY")],
     database: Annotated[
-        str, typer.Option("--database", help="The database (postgresql:// URL).", metavar="DSN", envvar="PGVEIL_DATABASE")
+        str,
+        typer.Option("--database", help="The database (postgresql:// URL).", metavar="DSN", envvar="PGVEIL_DATABASE"),
     ],
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -49,11 +50,16 @@ def apply(
 
     loaded, ring = _rules(rules), _ring(keys)
     try:
-        code = asyncio.run(_apply(loaded, ring, database, only_plan=plan, yes=yes, lock_seconds=lock_timeout, as_json=json_))
+        code = asyncio.run(
+            _apply(loaded, ring, database, only_plan=plan, yes=yes, lock_seconds=lock_timeout, as_json=json_)
+        )
     except (DatabaseError, ApplyError) as error:
         _fail(_IO, str(error))
     except ValueError:
-        _fail(_USAGE, "--database is not a PostgreSQL connection URL that can be used; write postgresql://user@host:port/database")
+        _fail(
+            _USAGE,
+            "--database is not a PostgreSQL connection URL that can be used; write postgresql://user@host:port/database",
+        )
     if code:
         raise typer.Exit(code)
 

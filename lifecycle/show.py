@@ -30,7 +30,9 @@ def show_plan(plan: ApplyPlan) -> None:
     for warning in plan.warnings:
         console.print(Text(f"warning: {printable(warning)}"))
     if plan.obstacles:
-        table = Table("object", "problem", "what helps", title="Obstacles: nothing can be changed", title_justify="left")
+        table = Table(
+            "object", "problem", "what helps", title="Obstacles: nothing can be changed", title_justify="left"
+        )
         for obstacle in plan.obstacles:
             table.add_row(*(Text(printable(cell)) for cell in (obstacle.object, obstacle.problem, obstacle.fix)))
         console.print(table)

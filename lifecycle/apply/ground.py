@@ -1,5 +1,7 @@
 """What pgveil itself needs in a database: its role, its schema, the sealed domain, the masks' functions, its memory of privileges."""
 
+# ruff: noqa: S608 - names are quoted by quote_ident, texts by quote_literal
+
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from keys.mask_sql import install_sql
 from keys.sealed import SEALED_PATTERN
-from lifecycle.apply.inspect import Atom
 from lifecycle.apply.model import (
     OWNER,
     PSEUDONYM_DOMAIN,
@@ -22,7 +23,7 @@ from lifecycle.apply.model import (
 from rules.model import Protection, quote_ident, quote_literal
 
 if TYPE_CHECKING:
-    from lifecycle.apply.inspect import State
+    from lifecycle.apply.inspect import Atom, State
     from lifecycle.apply.model import Draft
     from rules.model import Rules
 
@@ -63,6 +64,14 @@ def uses_pseudonyms(rules: Rules) -> bool:
 def plan_ground(draft: Draft, state: State, rules: Rules) -> None:
     """Role, schema, domain, functions, memory: whatever is absent or not as it should be."""
     ground = state.ground
+    if not state.superuser and not (state.owns_pgveil and state.owns_database):
+        draft.obstacles.append(
+            Obstacle(
+                state.user,
+                f"apply makes roles, schemas and objects of {OWNER}'s; this login is neither a superuser nor both {OWNER}'s member and the database's owner",
+                f"run it as a superuser, or: CREATE ROLE {OWNER} NOLOGIN; GRANT {OWNER} TO the database's owner, who owns the tables too",
+            )
+        )
     if not ground.owner_role:
         draft.add(Kind.GROUND, OWNER, "create role, without login", f"CREATE ROLE {_OWNER} NOLOGIN")
     elif ground.owner_can_login:
@@ -119,5 +128,7 @@ def memory_sql(taken: frozenset[Atom], given: frozenset[Atom]) -> tuple[str, ...
         for atom in sorted(taken | given)
     ]
     if rows:
-        statements.append(f"INSERT INTO {table} (object, column_name, grantee, privilege, taken) VALUES " + ", ".join(rows))
+        statements.append(
+            f"INSERT INTO {table} (object, column_name, grantee, privilege, taken) VALUES " + ", ".join(rows)
+        )
     return tuple(statements)

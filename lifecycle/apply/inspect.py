@@ -82,6 +82,8 @@ class State:
     catalog: Catalog
     user: str
     superuser: bool
+    owns_pgveil: bool
+    owns_database: bool
     logins: Mapping[str, Login]
     roles: frozenset[str]
     ground: Ground
@@ -94,6 +96,13 @@ class State:
     given: frozenset[Atom]
     default_grants: tuple[tuple[str, str], ...]
 
+
+_USER = """
+SELECT current_user::text AS name, r.rolsuper AS superuser,
+       EXISTS (SELECT FROM pg_roles o WHERE o.rolname = $1 AND pg_has_role(o.oid, 'USAGE')) AS owns_pgveil,
+       (SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = current_database()) AS owns_database
+  FROM pg_roles r WHERE r.rolname = current_user
+"""
 
 _LOGINS = """
 SELECT r.rolname::text AS name, r.rolcanlogin AS can_login, r.rolsuper AS superuser, r.rolcreaterole AS creates_roles
@@ -196,9 +205,7 @@ def relation_sql(name: TableName) -> str:
 async def read_state(connection: Connection) -> State:
     """The database as it is now."""
     catalog = await read_catalog(connection)
-    user = await connection.fetchrow(
-        "SELECT current_user::text AS name, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser"
-    )
+    user = await connection.fetchrow(_USER, OWNER)
     assert user is not None
     roles = await connection.fetch(_LOGINS)
     ground = await _ground(connection)
@@ -208,10 +215,10 @@ async def read_state(connection: Connection) -> State:
     return State(
         catalog=catalog,
         user=user["name"],
-        superuser=bool(user["superuser"]),
-        logins={
-            r["name"]: Login(r["name"], r["superuser"], r["creates_roles"]) for r in roles if r["can_login"]
-        },
+        superuser=user["superuser"],
+        owns_pgveil=user["owns_pgveil"],
+        owns_database=user["owns_database"],
+        logins={r["name"]: Login(r["name"], r["superuser"], r["creates_roles"]) for r in roles if r["can_login"]},
         roles=frozenset(r["name"] for r in roles),
         ground=ground,
         schemas={r["name"]: r["owner"] for r in await connection.fetch(_OWN_SCHEMAS)},
@@ -244,13 +251,9 @@ def recorded_digest(comment: str | None, actual: str) -> str | None:
 async def _ground(connection: Connection) -> Ground:
     row = await connection.fetchrow(_GROUND, OWNER, SCHEMA)
     assert row is not None
-    key = False
-    if row["pseudonym_table"]:
-        try:
-            async with connection.transaction():
-                key = bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pgveil_private.pseudonym_key)"))
-        except asyncpg.InsufficientPrivilegeError:
-            key = False
+    key = row["pseudonym_table"] and await _readable(
+        connection, "SELECT EXISTS (SELECT FROM pgveil_private.pseudonym_key) AS there"
+    )
     return Ground(
         owner_role=row["owner_role"],
         owner_can_login=row["owner_can_login"],
@@ -258,9 +261,18 @@ async def _ground(connection: Connection) -> Ground:
         domain=row["domain"] is not None,
         domain_digest=recorded_digest(row["domain_comment"], str(await connection.fetchval(DOMAIN_DIGEST))),
         masks_digest=recorded_digest(row["schema_comment"], str(await connection.fetchval(FUNCTIONS_DIGEST))),
-        pseudonym_key=key,
+        pseudonym_key=bool(key and key[0]["there"]),
         memory=row["memory"],
     )
+
+
+async def _readable(connection: Connection, query: str) -> list[asyncpg.Record]:
+    """The rows of a query over pgveil's own tables; none where we may not read them, which the plan names as an obstacle."""
+    try:
+        async with connection.transaction():
+            return await connection.fetch(query)
+    except asyncpg.InsufficientPrivilegeError:
+        return []
 
 
 async def _routines(connection: Connection, catalog: Catalog) -> dict[int, str]:
@@ -287,8 +299,9 @@ async def _memory(connection: Connection, ground: Ground) -> tuple[frozenset[Ato
     """What an earlier run took and gave."""
     if not ground.memory:
         return frozenset(), frozenset()
-    rows = await connection.fetch(
-        "SELECT object, column_name, grantee, privilege, taken FROM pgveil.privileges_before"
+    rows = await _readable(
+        connection,
+        "SELECT object, column_name, grantee, privilege, taken FROM pgveil.privileges_before",
     )
     atoms = [(r["taken"], Atom(r["object"], r["column_name"], r["grantee"], r["privilege"])) for r in rows]
     return frozenset(a for taken, a in atoms if taken), frozenset(a for taken, a in atoms if not taken)

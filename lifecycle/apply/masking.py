@@ -8,11 +8,13 @@ from keys.mask import MaskError, make_mask
 from keys.typespec import parse_type
 from lifecycle.apply.ground import digest
 from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
-from lifecycle.apply.model import OWNER, SEALED_TYPE, Change, Kind, MakeView, Obstacle, options
+from lifecycle.apply.model import OWNER, SEALED_TYPE, Change, Kind, MakeView, Obstacle, Statements, options
 from rules.logical import type_of_oid
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from keys.typeio_base import LogicalType
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import Draft
@@ -53,13 +55,16 @@ def plan_views(draft: Draft, state: State, rules: Rules, people: People, before:
             first.append(_drop_view(name, "drop the view to make it anew"))
         draft.changes.append(Change(Kind.VIEW, str(name), "create masking view", view))
     for name, (table, policy, _) in wanted.items():
-        _plan_access(draft, state, people, before, table, policy, name, present=name in kept, schema_made=name.schema in made)
+        _plan_access(
+            draft, state, people, before, table, policy, name, present=name in kept, schema_made=name.schema in made
+        )
     return first
 
 
 def _limited(table: Table, policy: PolicyClass) -> bool:
     return any(
-        c.protection is Protection.MASKED and policy.verdict(c.name) is not Verdict.CLEAR for c in table.columns.values()
+        c.protection is Protection.MASKED and policy.verdict(c.name) is not Verdict.CLEAR
+        for c in table.columns.values()
     )
 
 
@@ -77,9 +82,11 @@ def _view(draft: Draft, table: Table, relation: Relation, policy: PolicyClass) -
     try:
         columns = [_shown(c, table.columns.get(c.name), policy) for c in relation.columns]
     except (MaskError, ValueError) as error:
-        draft.obstacles.append(Obstacle(str(table.name), f"a column of it cannot be masked: {error}", "choose another mask"))
+        draft.obstacles.append(
+            Obstacle(str(table.name), f"a column of it cannot be masked: {error}", "choose another mask")
+        )
         return None
-    query = "SELECT " + ",\n       ".join(columns) + f"\n  FROM {relation_sql(relation.name)} AS t"
+    query = "SELECT " + ",\n       ".join(columns) + f"\n  FROM {relation_sql(relation.name)} AS t"  # noqa: S608 - quoted
     # A column that gets another type needs the view made anew though its text stays: the types belong to the digest.
     types = [(c.name, _type_after(c, table.columns.get(c.name))) for c in relation.columns]
     return MakeView(policy.schema, view_name(table.name), query, digest(f"{query}\n{types}"))
@@ -122,22 +129,18 @@ def _type_of(column: CatalogColumn) -> LogicalType | None:
 
 
 def _drop_view(name: TableName, what: str) -> Change:
-    from lifecycle.apply.model import Statements  # noqa: PLC0415
-
     return Change(Kind.DROP, str(name), what, Statements((f"DROP VIEW {relation_sql(name)}",)))
 
 
-def _drop_stale(first: list[Change], state: State, wanted: object, schemas: set[str]) -> None:
-    from lifecycle.apply.model import Statements  # noqa: PLC0415
-
+def _drop_stale(first: list[Change], state: State, wanted: Container[TableName], schemas: set[str]) -> None:
     for schema in sorted(state.schemas):
         if schema not in schemas:
             sql = f"DROP SCHEMA {quote_ident(schema)} CASCADE"
-            first.append(Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements((sql,))))
-    assert hasattr(wanted, "__contains__")
-    for name in sorted(state.views):
-        if name.schema in schemas and name not in wanted:
-            first.append(_drop_view(name, "drop a masking view that is no longer needed"))
+            first.append(
+                Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements((sql,)))
+            )
+    stale = [n for n in sorted(state.views) if n.schema in schemas and n not in wanted]
+    first += [_drop_view(n, "drop a masking view that is no longer needed") for n in stale]
 
 
 def _make_schemas(draft: Draft, state: State, schemas: set[str]) -> set[str]:
@@ -147,7 +150,9 @@ def _make_schemas(draft: Draft, state: State, schemas: set[str]) -> set[str]:
             made.add(schema)
             draft.add(Kind.VIEW, schema, "create schema", f"CREATE SCHEMA {quote_ident(schema)} AUTHORIZATION {_OWNER}")
         elif state.schemas[schema] != OWNER:
-            draft.add(Kind.VIEW, schema, f"give schema to {OWNER}", f"ALTER SCHEMA {quote_ident(schema)} OWNER TO {_OWNER}")
+            draft.add(
+                Kind.VIEW, schema, f"give schema to {OWNER}", f"ALTER SCHEMA {quote_ident(schema)} OWNER TO {_OWNER}"
+            )
     return made
 
 
@@ -155,10 +160,14 @@ def _plan_owner(draft: Draft, state: State, tables: set[TableName]) -> None:
     """pgveil's role reads the tables that its views show."""
     for schema in sorted({t.schema for t in tables}):
         if Atom(quote_ident(schema), "", OWNER, "USAGE") not in state.held:
-            draft.add(Kind.GRANT, schema, f"USAGE to {OWNER}", f"GRANT USAGE ON SCHEMA {quote_ident(schema)} TO {_OWNER}")
+            draft.add(
+                Kind.GRANT, schema, f"USAGE to {OWNER}", f"GRANT USAGE ON SCHEMA {quote_ident(schema)} TO {_OWNER}"
+            )
     for table in sorted(tables):
         if Atom(relation_sql(table), "", OWNER, "SELECT") not in state.held:
-            draft.add(Kind.GRANT, str(table), f"SELECT to {OWNER}", f"GRANT SELECT ON TABLE {relation_sql(table)} TO {_OWNER}")
+            draft.add(
+                Kind.GRANT, str(table), f"SELECT to {OWNER}", f"GRANT SELECT ON TABLE {relation_sql(table)} TO {_OWNER}"
+            )
 
 
 def _plan_access(
@@ -194,10 +203,15 @@ def _plan_access(
     for atom in sorted(held - {Atom(object_, "", n, "SELECT") for n in wanted}):
         grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
         draft.add(
-            Kind.REVOKE, object_, f"{atom.privilege} from {atom.grantee or 'PUBLIC'}", f"REVOKE ALL ON TABLE {object_} FROM {grantee}"
+            Kind.REVOKE,
+            object_,
+            f"{atom.privilege} from {atom.grantee or 'PUBLIC'}",
+            f"REVOKE ALL ON TABLE {object_} FROM {grantee}",
         )
     for login in sorted(wanted - right):
-        draft.add(Kind.GRANT, str(view), f"SELECT to {login}", f"GRANT SELECT ON TABLE {object_} TO {quote_ident(login)}")
+        draft.add(
+            Kind.GRANT, str(view), f"SELECT to {login}", f"GRANT SELECT ON TABLE {object_} TO {quote_ident(login)}"
+        )
     for login in sorted(wanted):
         sql = f"GRANT USAGE ON SCHEMA {schema} TO {quote_ident(login)}"
         known = not schema_made and Atom(schema, "", login, "USAGE") in state.held

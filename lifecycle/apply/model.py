@@ -65,7 +65,7 @@ class SealColumn:
 
     column: Column
     type_oid: int
-    default: str | None = None
+    default: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class SealTable:
 
 @dataclass(frozen=True, slots=True)
 class MakeView:
-    """A masking view. `digest` names its definition, for its comment; `grantees` get SELECT."""
+    """A masking view. `digest` names its definition, for its comment."""
 
     schema: str
     name: str
@@ -181,9 +181,7 @@ class Draft:
 
     def finish(self) -> ApplyPlan:
         """The plan, each obstacle and warning once."""
-        return ApplyPlan(
-            tuple(self.changes), tuple(dict.fromkeys(self.obstacles)), tuple(dict.fromkeys(self.warnings))
-        )
+        return ApplyPlan(tuple(self.changes), tuple(dict.fromkeys(self.obstacles)), tuple(dict.fromkeys(self.warnings)))
 
 
 def options(column: Column) -> Mapping[str, object]:

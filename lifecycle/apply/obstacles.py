@@ -119,13 +119,29 @@ async def column_obstacles(connection: Connection, column: Column, parts: tuple[
         found.append(Obstacle(name, "it is inherited", "name it under the parent table in the rules"))
     if shape["loose"] and column.mode is SealMode.DETERMINISTIC:
         found.append(
-            Obstacle(name, "its collation takes different texts for equal, which sealed values are not", "give it a deterministic collation")
+            Obstacle(
+                name,
+                "its collation takes different texts for equal, which sealed values are not",
+                "give it a deterministic collation",
+            )
         )
     if shape["domain_checks"]:
-        found.append(Obstacle(name, f"its domain {own.declared_type} has checks, which sealed values do not pass", "give it the domain's base type"))
+        found.append(
+            Obstacle(
+                name,
+                f"its domain {own.declared_type} has checks, which sealed values do not pass",
+                "give it the domain's base type",
+            )
+        )
     for part in parts:
         if part.relation.kind == "f":
-            found.append(Obstacle(str(part.relation.name), "it is a foreign table: its rows are not in this database", "seal it where they are"))
+            found.append(
+                Obstacle(
+                    str(part.relation.name),
+                    "it is a foreign table: its rows are not in this database",
+                    "seal it where they are",
+                )
+            )
             continue
         where = name if part is table else f"{part.relation.name}.{column.name.column}"
         for row in await connection.fetch(_DEPENDANTS, part.relation.oid, part.attnum):
@@ -133,7 +149,11 @@ async def column_obstacles(connection: Connection, column: Column, parts: tuple[
             found.append(Obstacle(where, f"{row['what']} {row['name']} depends on it", fix))
         if column.mode is SealMode.RANDOMIZED:
             found += [
-                Obstacle(where, f"unique index {row['name']} cannot hold on a randomized column", "make the column deterministic, or drop the index")
+                Obstacle(
+                    where,
+                    f"unique index {row['name']} cannot hold on a randomized column",
+                    "make the column deterministic, or drop the index",
+                )
                 for row in await connection.fetch(_UNIQUE, part.relation.oid, part.attnum)
             ]
     return found

@@ -11,7 +11,7 @@ from lifecycle.apply.model import Draft, Obstacle
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.database import fix_settings
-from rules.model import Protection
+from rules.model import ColumnName, Protection
 from rules.protect import ProtectionMap
 
 if TYPE_CHECKING:
@@ -42,9 +42,34 @@ async def plan_inside(connection: Connection, rules: Rules, domains: frozenset[s
     views = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
     first = plan_views(views, state, rules, people, before)
     draft.changes += first
-    await plan_sealing(connection, draft, state, rules, values=values)
+    await plan_sealing(connection, draft, state, rules, domains, values=values)
     draft.changes += views.changes + late.changes
+    await _derived(connection, draft, state, rules)
     return draft.finish()
+
+
+_DERIVED = """
+SELECT a.attname::text AS name
+  FROM pg_depend d JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+  JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = $2 AND f.adrelid = $1 AND f.adnum <> $2
+ ORDER BY a.attnum
+"""
+
+
+async def _derived(connection: Connection, draft: Draft, state: State, rules: Rules) -> None:
+    """Generated columns that carry what a masked column holds and are not masked themselves."""
+    for column in rules.protected_columns():
+        relation = state.catalog.by_name.get(column.name.relation)
+        found = None if relation is None else relation.column(column.name.column)
+        if column.protection is not Protection.MASKED or relation is None or found is None:
+            continue
+        for row in await connection.fetch(_DERIVED, relation.oid, found.attnum):
+            derived = rules.column(ColumnName(*relation.name, row["name"]))
+            if derived is None or not derived.protected:
+                draft.warnings.append(
+                    f"generated column {relation.name}.{row['name']} is made of {column.name} and is not protected: classify it too"
+                )
 
 
 def _absent(draft: Draft, state: State, rules: Rules) -> None:
@@ -53,7 +78,11 @@ def _absent(draft: Draft, state: State, rules: Rules) -> None:
         relation = state.catalog.by_name.get(column.name.relation)
         if relation is None or relation.kind not in {"r", "p"}:
             draft.obstacles.append(
-                Obstacle(str(column.name.relation), "the database has no such table", "correct the rules: pgveil check --database")
+                Obstacle(
+                    str(column.name.relation),
+                    "the database has no such table",
+                    "correct the rules: pgveil check --database",
+                )
             )
             continue
         found = relation.column(column.name.column)
@@ -63,5 +92,7 @@ def _absent(draft: Draft, state: State, rules: Rules) -> None:
             )
         elif found.declared_type == "pgveil.sealed" and column.protection is not Protection.SEALED:
             draft.obstacles.append(
-                Obstacle(str(column.name), "it is sealed in the database and not in the rules", "write `protection: sealed`")
+                Obstacle(
+                    str(column.name), "it is sealed in the database and not in the rules", "write `protection: sealed`"
+                )
             )

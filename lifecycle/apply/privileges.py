@@ -7,6 +7,7 @@ changes nothing, and rules that are loosened give back what stricter ones took.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rules.model import ColumnName, Principal, Rules, TableName
     from rules.protect import ProtectionMap
 
+_PLAIN_QUOTED = re.compile(r'"([a-z_][a-z0-9_]*)"')
 _SELECT, _EXECUTE = "SELECT", "EXECUTE"
 # A trigger sees whole rows, and a foreign key of one's own can be asked which values there are.
 _PEEPING = ("TRIGGER", "REFERENCES")
@@ -48,6 +50,13 @@ class People:
         memberships = self.state.catalog.memberships
         return frozenset(n for n in logins if n == grantee or grantee in memberships(n))
 
+    def owners(self, owner: str) -> frozenset[str]:
+        """The logins that privileges can't keep out of what `owner` owns."""
+        catalog = self.state.catalog
+        return frozenset(
+            n for n in self.state.logins if n in catalog.superusers or n == owner or owner in catalog.memberships(n)
+        )
+
     def limited(self, login: str, columns: Iterable[ColumnName]) -> frozenset[ColumnName]:
         """Those of `columns` that `login` does not see clear."""
         policy = self.principals[login].policy
@@ -67,7 +76,7 @@ class Wall:
     people: People
     before: frozenset[Atom]
     after: set[Atom] = field(default_factory=set)
-    fenced: set[str] = field(default_factory=set)
+    fenced: dict[str, str] = field(default_factory=dict)  # the owner of each object
 
     def grantees(self, object_: str) -> dict[str, set[Atom]]:
         """What each grantee but pgveil's own role held on an object."""
@@ -80,7 +89,7 @@ class Wall:
     def fence_table(self, relation: Relation, masked: Mapping[str, ColumnName]) -> None:
         """Take the masked columns of a table from those who do not see them clear. `masked`: by the name they have there."""
         object_ = relation_sql(relation.name)
-        self.fenced.add(object_)
+        self.fenced[object_] = relation.owner
         limits = {
             login: frozenset(c for c, name in masked.items() if self.people.limited(login, (name,)))
             for login in self._fenceable(relation)
@@ -94,19 +103,18 @@ class Wall:
             bad = covered & frozenset().union(*bad_for.values()) if bad_for else frozenset()
             kept = {a for a in atoms if a.privilege not in (_SELECT, *_PEEPING)}
             kept |= self._select(object_, grantee, covered, bad, limits, members, whole=whole, atoms=atoms)
-            kept |= self._peeping(object_, atoms, frozenset(masked), bad_for, members)
+            kept |= self._peeping(atoms, frozenset(masked), bad_for, members)
             self.after |= kept
 
-    def fence_object(self, object_: str, owner_logins: frozenset[str], columns: frozenset[ColumnName], privileges: tuple[str, ...]) -> None:
+    def fence_object(self, object_: str, owner: str, columns: frozenset[ColumnName], privilege: str) -> None:
         """Take an object (a view, a function) whole from those who do not see all of `columns` clear."""
-        self.fenced.add(object_)
-        limited = {
-            n for n in self.people.state.logins if n not in owner_logins and self.people.limited(n, columns)
-        }
+        self.fenced[object_] = owner
+        owner_logins = self.people.owners(owner)
+        limited = {n for n in self.people.state.logins if n not in owner_logins and self.people.limited(n, columns)}
         for grantee, atoms in self.grantees(object_).items():
             members = self.people.members(grantee)
             for atom in atoms:
-                if atom.privilege not in privileges or not members & limited:
+                if atom.privilege != privilege or not members & limited:
                     self.after.add(atom)
                     continue
                 for login in members - limited - owner_logins:
@@ -145,7 +153,6 @@ class Wall:
 
     def _peeping(
         self,
-        object_: str,
         atoms: set[Atom],
         masked: frozenset[str],
         bad_for: Mapping[str, frozenset[str]],
@@ -160,7 +167,6 @@ class Wall:
                 continue
             for login in members - bad_for.keys():
                 self._give(atom._replace(grantee=login), self.people.members(login) & bad_for.keys())
-        del object_
         return kept
 
     def _give(self, atom: Atom, limited: Iterable[str]) -> None:
@@ -169,7 +175,7 @@ class Wall:
         if through:
             self.draft.obstacles.append(
                 Obstacle(
-                    atom.object,
+                    _shown(atom.object),
                     f"login {atom.grantee} sees it clear and login {through[0]}, a member of {atom.grantee}, does not: no privilege can part them",
                     f"REVOKE {quote_ident(atom.grantee)} FROM {quote_ident(through[0])}",
                 )
@@ -190,18 +196,12 @@ def plan_wall(draft: Draft, state: State, people: People, protection: Protection
         lineage = protection.lineage_of(relation)
         inside = frozenset(c for c in lineage.inside if _is_masked(rules, c)) if lineage is not None else frozenset()
         if inside and relation.oid not in state.invoker_views:
-            owners = frozenset(n for n in state.logins if catalog.owns(n, relation))
-            wall.fence_object(relation_sql(relation.name), owners, inside, (_SELECT,))
+            wall.fence_object(relation_sql(relation.name), relation.owner, inside, _SELECT)
     for function in sorted(catalog.functions, key=lambda f: f.oid):
         named = protection.functions.get(function.name.name, frozenset())
         columns = frozenset(c for c in named if _is_masked(rules, c))
         if function.oid in state.routines and columns:
-            owners = frozenset(
-                n
-                for n in state.logins
-                if n in catalog.superusers or n == function.owner or function.owner in catalog.memberships(n)
-            )
-            wall.fence_object(state.routines[function.oid], owners, columns, (_EXECUTE,))
+            wall.fence_object(state.routines[function.oid], function.owner, columns, _EXECUTE)
     _plan_difference(draft, state, wall)
     _warn(draft, state, people, protection, rules)
     return before
@@ -216,9 +216,18 @@ def _before(state: State) -> set[Atom]:
     """What everybody would hold without pgveil."""
     held = set(state.held)
     before = held - state.given
+    columns = {relation_sql(r.name): {"", *(c.name for c in r.columns)} for r in state.catalog.relations.values()}
+    columns |= {routine: {""} for routine in state.routines.values()}
     for atom in state.taken:
+        # What has been dropped since can't be given back.
+        if atom.column not in columns.get(atom.object, ()) or (atom.grantee and atom.grantee not in state.roles):
+            continue
         # Where nothing is left of what was given in its place, somebody has revoked it since, and it stays revoked.
-        instead = {a for a in state.given if a.object == atom.object and a.grantee == atom.grantee and a.privilege == atom.privilege}
+        instead = {
+            a
+            for a in state.given
+            if a.object == atom.object and a.grantee == atom.grantee and a.privilege == atom.privilege
+        }
         if not instead or instead & held:
             before.add(atom)
     return before
@@ -235,11 +244,11 @@ def _plan_difference(draft: Draft, state: State, wall: Wall) -> None:
     after = after | {a for a in loose if a in gone_objects}
     for atom in sorted(held - after):
         how = state.held[atom]
-        owner = _owner_of(state, atom.object)
+        owner = wall.fenced.get(atom.object)
         if how.grantable or (owner is not None and how.grantors - {owner}):
             draft.obstacles.append(
                 Obstacle(
-                    atom.object,
+                    _shown(atom.object),
                     f"{_who(atom.grantee)} holds {atom.privilege} on it WITH GRANT OPTION or from another grantor than its owner",
                     "revoke it by hand and grant it as the owner, without grant option",
                 )
@@ -258,19 +267,17 @@ def _plan_difference(draft: Draft, state: State, wall: Wall) -> None:
         )
 
 
-def _owner_of(state: State, object_: str) -> str | None:
-    for relation in state.catalog.relations.values():
-        if relation_sql(relation.name) == object_:
-            return relation.owner
-    return None
-
-
 def _who(grantee: str) -> str:
     return "PUBLIC" if grantee == PUBLIC else grantee
 
 
 def _grantee_sql(grantee: str) -> str:
     return "PUBLIC" if grantee == PUBLIC else quote_ident(grantee)
+
+
+def _shown(object_: str) -> str:
+    """An object for people: without the quotes that its name does not need."""
+    return _PLAIN_QUOTED.sub(r"\1", object_)
 
 
 def _on(object_: str) -> str:
@@ -300,7 +307,7 @@ def _revoke(draft: Draft, atoms: set[Atom]) -> None:
         scope = "" if "" in columns else _columns(columns)
         draft.add(
             Kind.REVOKE,
-            object_,
+            _shown(object_),
             f"{_what(privilege, columns)} from {_who(grantee)}",
             f"REVOKE {privilege}{scope} ON {_on(object_)} FROM {_grantee_sql(grantee)}",
         )
@@ -313,14 +320,14 @@ def _grant(draft: Draft, held: set[Atom], after: set[Atom]) -> None:
         if "" in columns:
             draft.add(
                 Kind.GRANT,
-                object_,
+                _shown(object_),
                 f"{privilege} to {_who(grantee)}",
                 f"GRANT {privilege} ON {_on(object_)} TO {_grantee_sql(grantee)}",
             )
         if columns - {""}:
             draft.add(
                 Kind.GRANT,
-                object_,
+                _shown(object_),
                 f"{_what(privilege, columns - {''})} to {_who(grantee)}",
                 f"GRANT {privilege}{_columns(columns)} ON {_on(object_)} TO {_grantee_sql(grantee)}",
             )
@@ -336,11 +343,15 @@ def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap,
             continue
         memberships = catalog.memberships(login)
         if login in catalog.superusers:
-            draft.warnings.append(f"login {login} is a superuser or can become one: no privilege keeps it from what it sees masked")
+            draft.warnings.append(
+                f"login {login} is a superuser or can become one: no privilege keeps it from what it sees masked"
+            )
             continue
         owned = sorted(str(t) for t in _owned(state, login, protection))
         if owned:
-            draft.warnings.append(f"login {login} owns {', '.join(owned)}: no privilege keeps it from what it sees masked there")
+            draft.warnings.append(
+                f"login {login} owns {', '.join(owned)}: no privilege keeps it from what it sees masked there"
+            )
         for role in sorted(memberships & _BYPASSING):
             draft.warnings.append(f"login {login} is a member of {role}, which can read past the tables' privileges")
         if state.logins[login].creates_roles:
@@ -354,7 +365,5 @@ def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap,
 
 def _owned(state: State, login: str, protection: ProtectionMap) -> list[TableName]:
     return [
-        r.name
-        for r in state.catalog.relations.values()
-        if protection.columns_of(r) and state.catalog.owns(login, r)
+        r.name for r in state.catalog.relations.values() if protection.columns_of(r) and state.catalog.owns(login, r)
     ]

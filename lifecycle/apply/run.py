@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _ADVISORY = 0x7067_7665_696C  # "pgveil": one apply at a time in a database
 LOCK_SECONDS = 10.0
+_COMMIT = "commit"
 
 
 async def execute(
@@ -58,34 +59,45 @@ async def execute(
     """
     if plan.obstacles:
         raise ObstaclesError(plan.obstacles)
+    if plan.empty:
+        return
     for change in plan.changes:
         if isinstance(change.work, MakeKey):
             ring.ensure(change.work.domain, random)
     step = "the beginning of the transaction"
     try:
-        async with connection.transaction():
+        # Read committed whatever the default is: a snapshot from before the locks would miss rows written until they were ours.
+        async with connection.transaction(isolation="read_committed"):
             await fix_settings(connection)
             await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{round(lock_seconds * 1000)}ms")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY)
             step = "locking the tables"
-            await _lock(connection, plan)
+            await _lock(connection, plan, rules)
             step = "looking at the database again"
             await _unchanged(connection, plan, rules, ring)
             for change in plan.changes:
                 step = f"{change.kind}, {change.object}: {change.what}"
                 await _perform(connection, change, ring, random, progress)
-            step = "commit"
+            step = _COMMIT
     except asyncpg.PostgresError as error:
         raise ApplyError(f"nothing was changed: {describe_error(error)}, at: {step}") from None
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if step == _COMMIT:
+            raise ApplyError(
+                "the connection failed during commit: run apply again to see whether it took place"
+            ) from None
         raise ApplyError(f"nothing was changed: the connection failed ({type(error).__name__}), at: {step}") from None
 
 
-async def _lock(connection: Connection, plan: ApplyPlan) -> None:
+async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
     """Lock what is going to be sealed, in one order, before anything is written: two that lock in two orders would wait for each other."""
     tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable))
     if tables:
         await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, tables))} IN ACCESS EXCLUSIVE MODE")
+    # The other tables' definitions must stay until we are done; reading and writing them goes on.
+    others = sorted(rules.protected_tables() - frozenset(tables))
+    if others:
+        await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, others))} IN ACCESS SHARE MODE")
 
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
@@ -134,7 +146,11 @@ async def _comment(connection: Connection, on: str, wanted: str, actual_query: s
 async def _set_pseudonym_key(connection: Connection, ring: KeyRing) -> None:
     """The key goes as a parameter, with the server's logging of statements off where we may turn it off."""
     if await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        for setting, value in (("log_statement", "none"), ("log_min_duration_statement", "-1"), ("log_parameter_max_length", "0")):
+        for setting, value in (
+            ("log_statement", "none"),
+            ("log_min_duration_statement", "-1"),
+            ("log_parameter_max_length", "0"),
+        ):
             await connection.execute("SELECT set_config($1, $2, true)", setting, value)
     await connection.execute("SELECT set_config('log_parameter_max_length_on_error', '0', true)")
     await connection.execute(pseudonym_key_sql(SCHEMA), ring.newest(PSEUDONYM_DOMAIN).material)

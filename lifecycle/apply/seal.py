@@ -5,6 +5,8 @@ writes the table and its indexes anew, so the files with plaintext row versions 
 write-ahead log, replicas' logs and backups until these are gone.
 """
 
+# ruff: noqa: S608 - names are quoted by quote_ident, texts by quote_literal
+
 from __future__ import annotations
 
 import re
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keys.sealed import SealedError, seal_batch
-from keys.types import WireValueError, decode, parse_type
+from keys.types import CANONICAL_SETTINGS, WireValueError, decode, parse_type
 from lifecycle.apply.inspect import relation_sql
 from lifecycle.apply.model import (
     SEALED_TYPE,
@@ -63,6 +65,11 @@ SELECT t.tgname::text AS name, t.tgenabled::text AS enabled
 """
 
 
+_UPDATE_RULES = """
+SELECT w.rulename::text AS name FROM pg_rewrite w WHERE w.ev_class = $1 AND w.ev_type = '2' AND w.ev_enabled <> 'D'
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
     """A foreign key, by the names of its tables and columns, pair by pair."""
@@ -74,9 +81,14 @@ class ForeignKey:
     definition: str
 
 
-async def plan_sealing(connection: Connection, draft: Draft, state: State, rules: Rules, *, values: bool) -> None:
+async def plan_sealing(
+    connection: Connection, draft: Draft, state: State, rules: Rules, domains: frozenset[str], *, values: bool
+) -> None:
     """Changes that seal every plain column that the rules seal. With `values` each value that might not fit is read and judged."""
-    tables = [t for t in (_table_to_seal(state, table) for table in sorted(rules.tables.values(), key=lambda t: t.name)) if t]
+    await _unknown_keys(connection, draft, state, rules, domains)
+    tables = [
+        t for t in (_table_to_seal(state, table) for table in sorted(rules.tables.values(), key=lambda t: t.name)) if t
+    ]
     if not tables:
         return
     changes: list[Change] = []
@@ -92,6 +104,34 @@ async def plan_sealing(connection: Connection, draft: Draft, state: State, rules
     for key in crossing:
         sql = f"ALTER TABLE {relation_sql(key.table)} ADD CONSTRAINT {quote_ident(key.name)} {key.definition}"
         draft.add(Kind.FOREIGN_KEY, f"{key.table}: {key.name}", "make it again, over sealed values, and check it", sql)
+
+
+async def _unknown_keys(
+    connection: Connection, draft: Draft, state: State, rules: Rules, domains: frozenset[str]
+) -> None:
+    """Columns that hold values sealed under keys that this ring has never had: it is another database's."""
+    for column in rules.protected_columns():
+        relation = state.catalog.by_name.get(column.name.relation)
+        if (
+            column.protection is not Protection.SEALED
+            or relation is None
+            or (column.domain or str(column.name)) in domains
+        ):
+            continue
+        found = relation.column(column.name.column)
+        if found is None or found.declared_type != SEALED_TYPE:
+            continue
+        name = quote_ident(found.name)
+        if await connection.fetchval(
+            f"SELECT EXISTS (SELECT FROM {relation_sql(relation.name)} WHERE {name} IS NOT NULL)"
+        ):
+            draft.obstacles.append(
+                Obstacle(
+                    str(column.name),
+                    "it holds values sealed under keys that this key ring does not have",
+                    "use the key directory that they were sealed with",
+                )
+            )
 
 
 def _table_to_seal(state: State, table: Table) -> tuple[Relation, tuple[Column, ...]] | None:
@@ -130,13 +170,17 @@ async def _plan_table(
         draft.obstacles += await column_obstacles(connection, column, numbered)
         if own.default is not None and not own.generated and _CONSTANT.fullmatch(own.default) is None:
             draft.obstacles.append(
-                Obstacle(str(column.name), "its default is not a constant, and the database cannot seal", "drop the default")
+                Obstacle(
+                    str(column.name), "its default is not a constant, and the database cannot seal", "drop the default"
+                )
             )
         for part in parts[1:]:
             theirs = part.column(column.name.column)
             if theirs is not None and theirs.default != own.default:
                 draft.obstacles.append(
-                    Obstacle(f"{part.name}.{theirs.name}", "its default is another than its parent's", "give both the same")
+                    Obstacle(
+                        f"{part.name}.{theirs.name}", "its default is another than its parent's", "give both the same"
+                    )
                 )
         draft.obstacles += await _misfits(connection, column, own, relation, values=values)
         sealing.append(SealColumn(column, own.type_oid, own.default))
@@ -144,11 +188,18 @@ async def _plan_table(
     triggers = [
         Trigger(p.name, r["name"], r["enabled"]) for p in parts for r in await connection.fetch(_TRIGGERS, p.oid)
     ]
+    for part in parts:
+        draft.obstacles += [
+            Obstacle(str(part.name), f"rule {r['name']} rewrites updates of it", "drop the rule")
+            for r in await connection.fetch(_UPDATE_RULES, part.oid)
+        ]
     if triggers:
         names = ", ".join(sorted({t.name for t in triggers}))
         draft.warnings.append(f"{relation.name} has triggers ({names}): from now on they see sealed values")
     rows = await connection.fetchval(f"SELECT count(*) FROM {relation_sql(relation.name)}")
-    what = ", ".join(f"{c.column.name.column} ({c.column.mode})" + (", its default too" if c.default else "") for c in sealing)
+    what = ", ".join(
+        f"{c.column.name.column} ({c.column.mode})" + (", its default too" if c.default else "") for c in sealing
+    )
     work = SealTable(relation.name, tuple(sealing), holders, tuple(triggers))
     return Change(Kind.SEAL, str(relation.name), f"seal {what}", work, rows)
 
@@ -225,7 +276,9 @@ class Reader:
 
     def canonical(self, text: str) -> bytes:
         """Canonical bytes. Raises WireValueError where nothing may be lost and something would be."""
-        value = decode(self.type, text.encode(), 0, declared_oid=self.declared_oid, exact=True)
+        value = decode(
+            self.type, text.encode(), 0, declared_oid=self.declared_oid, settings=CANONICAL_SETTINGS, exact=True
+        )
         if self.strict_text and value != text.encode():
             raise WireValueError("22000", "another text for the same value")
         return value
@@ -263,23 +316,43 @@ def _fits(reader: Reader, text: str) -> bool:
 
 
 async def seal_table(
-    connection: Connection, work: SealTable, ring: KeyRing, *, random: Callable[[int], bytes], progress: Progress, total: int
+    connection: Connection,
+    work: SealTable,
+    ring: KeyRing,
+    *,
+    random: Callable[[int], bytes],
+    progress: Progress,
+    total: int,
 ) -> None:
     """Seal a table's columns. Needs the table locked and its foreign keys over these columns gone. Raises ApplyError."""
     table = relation_sql(work.table)
     names = [quote_ident(c.column.name.column) for c in work.columns]
     defaults = [await _sealed_default(connection, c, ring, random) for c in work.columns]
     for trigger in work.triggers:
-        await connection.execute(f"ALTER TABLE ONLY {relation_sql(trigger.relation)} DISABLE TRIGGER {quote_ident(trigger.name)}")
-    dropped = [f"ALTER COLUMN {n} DROP DEFAULT" for n, c in zip(names, work.columns, strict=True) if c.default is not None]
+        await connection.execute(
+            f"ALTER TABLE ONLY {relation_sql(trigger.relation)} DISABLE TRIGGER {quote_ident(trigger.name)}"
+        )
+    dropped = [
+        f"ALTER COLUMN {n} DROP DEFAULT" for n, c in zip(names, work.columns, strict=True) if c.default is not None
+    ]
     if dropped:
         await connection.execute(f"ALTER TABLE {table} " + ", ".join(dropped))
-    await connection.execute(f"ALTER TABLE {table} " + ", ".join(f"ALTER COLUMN {n} TYPE pg_catalog.text USING {n}::pg_catalog.text" for n in names))
+    await connection.execute(
+        f"ALTER TABLE {table} "
+        + ", ".join(f"ALTER COLUMN {n} TYPE pg_catalog.text USING {n}::pg_catalog.text" for n in names)
+    )
     done = 0
+    # Each batch finds its rows by their place; for few rows the planner would rather read the whole table each time.
+    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
+        await connection.execute("SELECT set_config($1, 'off', true)", setting)
     for part in work.parts:
-        done = await _seal_part(connection, work, part, ring, random, lambda n: progress(str(work.table), n, total), done)
+        done = await _seal_part(
+            connection, work, part, ring, random, lambda n: progress(str(work.table), n, total), done
+        )
     kept = [
-        f"ALTER COLUMN {n} SET DEFAULT {quote_literal(d.decode())}" for n, d in zip(names, defaults, strict=True) if d is not None
+        f"ALTER COLUMN {n} SET DEFAULT {quote_literal(d.decode())}"
+        for n, d in zip(names, defaults, strict=True)
+        if d is not None
     ]
     final = [f"ALTER COLUMN {n} TYPE {SEALED_TYPE} USING {n}::{SEALED_TYPE}" for n in names]
     await connection.execute(f"ALTER TABLE {table} " + ", ".join(final))
@@ -287,7 +360,9 @@ async def seal_table(
         await connection.execute(f"ALTER TABLE {table} " + ", ".join(kept))
     for trigger in work.triggers:
         how = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(trigger.enabled, "ENABLE")
-        await connection.execute(f"ALTER TABLE ONLY {relation_sql(trigger.relation)} {how} TRIGGER {quote_ident(trigger.name)}")
+        await connection.execute(
+            f"ALTER TABLE ONLY {relation_sql(trigger.relation)} {how} TRIGGER {quote_ident(trigger.name)}"
+        )
 
 
 async def _seal_part(
@@ -312,10 +387,12 @@ async def _seal_part(
     query = f"SELECT ctid::text AS id, {', '.join(names)} FROM ONLY {relation} WHERE {anything}"
     async for rows in rows_of(connection, query, BATCH):
         sealed = [
-            _seal_values([r[i + 1] for r in rows], c.column, readers[i], ring, random) for i, c in enumerate(work.columns)
+            _seal_values([r[i + 1] for r in rows], c.column, readers[i], ring, random)
+            for i, c in enumerate(work.columns)
         ]
-        written = await update.fetch([r[0] for r in rows], *sealed)
-        assert not written
+        await update.fetch([r[0] for r in rows], *sealed)
+        if update.get_statusmsg() != f"UPDATE {len(rows)}":
+            raise ApplyError(f"{part}: not every row of a batch was written; nothing was changed")
         done += len(rows)
         progress(done)
     return done
@@ -332,7 +409,9 @@ def _seal_values(
         except WireValueError:
             bad += 1
     if bad:
-        raise ApplyError(f"{column.name}: {bad} values of one batch are not values of type {column.type}; nothing was changed")
+        raise ApplyError(
+            f"{column.name}: {bad} values of one batch are not values of type {column.type}; nothing was changed"
+        )
     key = ring.newest(column.domain or str(column.name))
     try:
         sealed = seal_batch(key, plain, randomized=column.mode is SealMode.RANDOMIZED, random=random)
@@ -349,5 +428,3 @@ async def _sealed_default(
     text = await connection.fetchval(f"SELECT ({column.default})::text")
     (sealed,) = _seal_values([text], column.column, Reader.of(column.column, column.type_oid), ring, random)
     return None if sealed is None else sealed.encode()
-
-
