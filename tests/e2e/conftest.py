@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from world import World, make_world, stop_world
+from tests.e2e.world import World, make_world, stop_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from world import World
+    from tests.e2e.world import World
 
 
 def _verify(directory: Path) -> subprocess.CompletedProcess[str]:

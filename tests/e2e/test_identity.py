@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 import psycopg
 import pytest
-from world import Tap
+
+from tests.e2e.world import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from world import World
+    from tests.e2e.world import World
 
 # BackendKeyData differs from connection to connection: 'K', its length, process id and secret key.
 _KEY_DATA = re.compile(rb"K\x00\x00\x00(?:\x0c.{8}|\x28.{36})", re.DOTALL)

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from world import World
+    from tests.e2e.world import World
 
 
 def psql(world: World, login: str, *commands: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

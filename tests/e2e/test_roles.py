@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
-    from world import World
+    from tests.e2e.world import World
 
 
 def _customer(world: World) -> dict[str, object]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 if TYPE_CHECKING:
-    from world import World
+    from tests.e2e.world import World
 
 
 def test_sync(world: World) -> None:

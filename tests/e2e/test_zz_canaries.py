@@ -15,7 +15,7 @@ from rules.load import load_rules
 from rules.model import Verdict
 
 if TYPE_CHECKING:
-    from world import World
+    from tests.e2e.world import World
 
 _SHORTEST = 5  # names of two characters occur everywhere; what is checked must be unmistakable
 

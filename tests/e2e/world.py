@@ -17,7 +17,6 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -32,6 +31,7 @@ from rules.load import load_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CUSTOMERS = 300
 READY_SECONDS = 30
