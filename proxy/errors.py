@@ -73,6 +73,12 @@ class ProtocolError(PgveilError):
     sqlstate = "08P01"
 
 
+class UnsupportedProtocol(ProtocolError):  # noqa: N818 - named as PostgreSQL says it
+    """A version of the protocol that we don't speak; PostgreSQL's own SQLSTATE for it."""
+
+    sqlstate = "0A000"
+
+
 class LimitError(ProtocolError):
     """A peer sent what the protocol allows and pgveil's limits do not."""
 

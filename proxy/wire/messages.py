@@ -11,7 +11,7 @@ from struct import Struct, error, pack
 from typing import Final, NamedTuple
 
 from proxy import limits
-from proxy.errors import ProtocolError
+from proxy.errors import ProtocolError, UnsupportedProtocol
 
 INT16: Final = Struct("!h")
 UINT16: Final = Struct("!H")
@@ -280,7 +280,7 @@ def parse_first_packet(packet: bytes) -> FirstPacket:
             raise ProtocolError("malformed cancel request: the key has an impossible length")
         return CancelRequest(process_id, key)
     if code >> 16 != 3:
-        raise ProtocolError(
+        raise UnsupportedProtocol(
             f"unsupported frontend protocol {(code >> 16) & 0xFFFF}.{code & 0xFFFF}: pgveil supports 3.0 to 3.2"
         )
     return Startup(code, tuple(_parameters(reader)))
