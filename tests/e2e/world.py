@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +18,14 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
@@ -142,10 +148,23 @@ class World:
                 yield json.loads(line)["event"]
 
 
-def write_config(home: Path, pg: Postgres, database: str, port: int, metrics_port: int, **more: str) -> Path:
-    """A configuration file in `home`; `more` are further top-level YAML lines by key."""
+def write_config(
+    home: Path,
+    pg: Postgres,
+    database: str,
+    port: int,
+    metrics_port: int,
+    *,
+    sslmode: str = "disable",
+    certificate: Path | None = None,
+) -> Path:
+    """A configuration file in `home`. `sslmode`: towards the server; `certificate`: the directory of one to show clients, else a new one."""
     path = home / "pgveil.yaml"
-    extra = "".join(f"{key}: {value}\n" for key, value in more.items())
+    if certificate is None:
+        write_certificate(home)
+    else:
+        for name in ("server.crt", "server.key"):
+            shutil.copy(certificate / name, home / name)
     path.write_text(
         f"""rules: rules.yaml
 keys: keys
@@ -156,14 +175,41 @@ listen:
   port: {port}
 server:
   hosts: 127.0.0.1:{pg.port}
-  sslmode: disable
+  sslmode: {sslmode}
 catalog:
   dsn: {pg.dsn(database)}
 metrics:
   port: {metrics_port}
-{extra}"""
+tls:
+  certificate: server.crt
+  key: server.key
+"""
     )
     return path
+
+
+def write_certificate(home: Path) -> None:
+    """A self-signed certificate for localhost in `home`: server.crt and server.key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (home / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (home / "server.key").touch(mode=0o600)
+    (home / "server.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
 def start_pgveil(config: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -215,14 +261,16 @@ async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
         await connection.close()
 
 
-def make_world(pg: Postgres, home: Path) -> World:
+def make_world(pg: Postgres, home: Path, *, sslmode: str = "disable", certificate: Path | None = None) -> World:
     """Build and start everything."""
     database = pg.create_database()
     bank = generate(customers=CUSTOMERS)
     asyncio.run(prepare(pg, home, database, bank))
     port, metrics_port = free_port(), free_port()
     log = home / "pgveil.log"
-    process = start_pgveil(write_config(home, pg, database, port, metrics_port), log)
+    process = start_pgveil(
+        write_config(home, pg, database, port, metrics_port, sslmode=sslmode, certificate=certificate), log
+    )
     wait_ready(metrics_port, process, log)
     return World(pg, home, database, bank, port, metrics_port, Tap(port), process)
 
