@@ -46,7 +46,7 @@ def apply(
     import asyncio
 
     from lifecycle.apply.model import ApplyError
-    from lifecycle.database import DatabaseError
+    from lifecycle.database import DatabaseError, DatabaseUrlError
 
     loaded, ring = _rules(rules), _ring(keys)
     try:
@@ -55,7 +55,7 @@ def apply(
         )
     except (DatabaseError, ApplyError) as error:
         _fail(_IO, str(error))
-    except ValueError:
+    except DatabaseUrlError:
         _fail(
             _USAGE,
             "--database is not a PostgreSQL connection URL that can be used; write postgresql://user@host:port/database",
@@ -90,6 +90,8 @@ async def _apply(
         return _told(plan, applied=True, as_json=as_json)
     except asyncpg.PostgresError as error:
         raise DatabaseError(f"the database says: {describe_error(error)}") from None
+    except UnicodeError:
+        raise DatabaseError("a stored text is not of the database's encoding") from None
     except RingError as error:
         raise DatabaseError(str(error)) from None
     finally:

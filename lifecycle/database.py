@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[Any]
 
-__all__ = ["DatabaseError", "connect", "describe_error", "fix_settings", "read_catalog"]
+__all__ = ["DatabaseError", "DatabaseUrlError", "connect", "describe_error", "fix_settings", "read_catalog"]
 
 _CONNECT_SECONDS = 10.0
 _ATTEMPTS = 3
@@ -40,8 +40,12 @@ class DatabaseError(Exception):
     """The database cannot be reached or read. The text names no value and no part of the connection URL."""
 
 
+class DatabaseUrlError(ValueError):
+    """Not a connection URL. The text does not quote it: it may hold a password."""
+
+
 async def connect(dsn: str, *, application: str) -> Connection:
-    """A connection. Raises DatabaseError; ValueError where the URL is not one."""
+    """A connection. Raises DatabaseError; DatabaseUrlError where the URL is not one."""
     try:
         return await asyncpg.connect(
             dsn, timeout=_CONNECT_SECONDS, server_settings={"application_name": application, "client_encoding": "UTF8"}
@@ -49,7 +53,7 @@ async def connect(dsn: str, *, application: str) -> Connection:
     except asyncpg.PostgresError as error:
         raise DatabaseError(f"the database refuses the connection: {describe_error(error)}") from None
     except (asyncpg.InterfaceError, ValueError):
-        raise ValueError("not a PostgreSQL connection URL that can be used") from None
+        raise DatabaseUrlError("not a PostgreSQL connection URL that can be used") from None
     except TimeoutError:
         raise DatabaseError("the database does not answer in time") from None
     except OSError as error:

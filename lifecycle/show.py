@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from lifecycle.apply.model import ApplyPlan
 
 
+def _table(title: str, *columns: str) -> Table:
+    """A table in which nothing is cut off, however narrow the terminal is."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def show_plan(plan: ApplyPlan) -> None:
     """The plan as a table; then warnings; then, where there are any, the obstacles."""
     console = Console()
     if plan.changes:
-        table = Table("change", "object", "what", "rows", title="Changes", title_justify="left")
+        table = _table("Changes", "change", "object", "what", "rows")
         for change in plan.changes:
             rows = "" if change.rows is None else f"{change.rows:,}"
             table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what, rows)))
@@ -30,9 +38,7 @@ def show_plan(plan: ApplyPlan) -> None:
     for warning in plan.warnings:
         console.print(Text(f"warning: {printable(warning)}"))
     if plan.obstacles:
-        table = Table(
-            "object", "problem", "what helps", title="Obstacles: nothing can be changed", title_justify="left"
-        )
+        table = _table("Obstacles: nothing can be changed", "object", "problem", "what helps")
         for obstacle in plan.obstacles:
             table.add_row(*(Text(printable(cell)) for cell in (obstacle.object, obstacle.problem, obstacle.fix)))
         console.print(table)

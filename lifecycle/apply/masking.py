@@ -58,7 +58,19 @@ def plan_views(draft: Draft, state: State, rules: Rules, people: People, before:
         _plan_access(
             draft, state, people, before, table, policy, name, present=name in kept, schema_made=name.schema in made
         )
+    _close_schemas(draft, state, people, schemas)
     return first
+
+
+def _close_schemas(draft: Draft, state: State, people: People, schemas: set[str]) -> None:
+    """Nobody outside a class keeps a privilege on its schema, and nobody in it more than USAGE."""
+    for schema in sorted(schemas):
+        for atom in sorted(a for a in state.held if a.object == quote_ident(schema) and a.grantee != OWNER):
+            found = people.principals.get(atom.grantee)
+            if found is None or found.policy.schema != schema or atom.privilege != "USAGE":
+                grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
+                sql = f"REVOKE {atom.privilege} ON SCHEMA {quote_ident(schema)} FROM {grantee}"
+                draft.add(Kind.REVOKE, schema, f"{atom.privilege} from {atom.grantee or 'PUBLIC'}", sql)
 
 
 def _limited(table: Table, policy: PolicyClass) -> bool:
@@ -135,9 +147,11 @@ def _drop_view(name: TableName, what: str) -> Change:
 def _drop_stale(first: list[Change], state: State, wanted: Container[TableName], schemas: set[str]) -> None:
     for schema in sorted(state.schemas):
         if schema not in schemas:
-            sql = f"DROP SCHEMA {quote_ident(schema)} CASCADE"
+            # Without CASCADE: what somebody has built on a masking view is not ours to drop.
+            views = tuple(f"DROP VIEW {relation_sql(n)}" for n in sorted(state.views) if n.schema == schema)
+            sql = (*views, f"DROP SCHEMA {quote_ident(schema)}")
             first.append(
-                Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements((sql,)))
+                Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements(sql))
             )
     stale = [n for n in sorted(state.views) if n.schema in schemas and n not in wanted]
     first += [_drop_view(n, "drop a masking view that is no longer needed") for n in stale]

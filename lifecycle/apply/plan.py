@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.masking import plan_views
-from lifecycle.apply.model import Draft, Obstacle
+from lifecycle.apply.model import SEALED_TYPE, Draft, Obstacle
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.database import fix_settings
@@ -90,7 +90,11 @@ def _absent(draft: Draft, state: State, rules: Rules) -> None:
             draft.obstacles.append(
                 Obstacle(str(column.name), "the table has no such column", "correct the rules: pgveil check --database")
             )
-        elif found.declared_type == "pgveil.sealed" and column.protection is not Protection.SEALED:
+    for column in (c for t in rules.tables.values() for c in t.columns.values()):
+        relation = state.catalog.by_name.get(column.name.relation)
+        found = None if relation is None else relation.column(column.name.column)
+        sealed = found is not None and found.declared_type == SEALED_TYPE
+        if sealed and column.protection is not Protection.SEALED:
             draft.obstacles.append(
                 Obstacle(
                     str(column.name), "it is sealed in the database and not in the rules", "write `protection: sealed`"

@@ -81,6 +81,8 @@ async def execute(
             step = _COMMIT
     except asyncpg.PostgresError as error:
         raise ApplyError(f"nothing was changed: {describe_error(error)}, at: {step}") from None
+    except UnicodeError:
+        raise ApplyError("nothing was changed: a stored text is not of the database's encoding") from None
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         if step == _COMMIT:
             raise ApplyError(

@@ -196,7 +196,8 @@ async def _plan_table(
     if triggers:
         names = ", ".join(sorted({t.name for t in triggers}))
         draft.warnings.append(f"{relation.name} has triggers ({names}): from now on they see sealed values")
-    rows = await connection.fetchval(f"SELECT count(*) FROM {relation_sql(relation.name)}")
+    anything = " OR ".join(f"{quote_ident(c.name.column)} IS NOT NULL" for c in columns)
+    rows = await connection.fetchval(f"SELECT count(*) FROM {relation_sql(relation.name)} WHERE {anything}")
     what = ", ".join(
         f"{c.column.name.column} ({c.column.mode})" + (", its default too" if c.default else "") for c in sealing
     )

@@ -390,3 +390,37 @@ async def test_the_owner_of_everything_need_not_be_a_superuser(any_place: Place)
         await connection.close()
     finally:
         place.server.psql("REVOKE pgveil_owner FROM ap_owner")
+
+
+async def test_a_login_that_changes_its_class_keeps_nothing_of_the_old_one(walled: Place) -> None:
+    old = walled.view(RULES, "ap_agent")
+    # Two logins in the class, so that it stays when one leaves.
+    both = RULES.replace("logins: [ap_agent]", "logins: [ap_agent, ap_dba]").replace(
+        "dba: {logins: [ap_dba]", "dba: {logins: [ap_owner]"
+    )
+    await walled.apply(both)
+    assert await walled.sqlstate("ap_dba", f"SELECT * FROM {old}.customers") == ""
+    await walled.apply(RULES)
+    assert await walled.sqlstate("ap_dba", f"SELECT * FROM {old}.customers") == "42501"
+    assert await walled.admin.fetchval("SELECT has_schema_privilege('ap_dba', $1, 'USAGE')", old) is False
+    assert (await walled.plan(RULES)).empty
+
+
+async def test_what_is_built_on_a_masking_view_is_not_dropped_with_it(walled: Place) -> None:
+    stale = walled.view(RULES, "ap_dba")
+    await walled.admin.execute(f"CREATE VIEW mine AS SELECT id FROM {stale}.customers")
+    rules = load_rules_text(
+        RULES.replace("dba: {logins: [ap_dba], levels: {core: masked, important: refused}}", ""), "rules.yaml"
+    )
+    plan = await walled.plan(rules)
+    with pytest.raises(ApplyError, match="2BP01"):
+        await execute(walled.admin, plan, rules, walled.ring, random=os.urandom, progress=lambda *_: None)
+    assert await walled.admin.fetchval("SELECT count(*) FROM mine") == 90
+
+
+async def test_sealed_in_the_database_and_not_in_the_rules_is_an_obstacle(walled: Place) -> None:
+    rules = RULES.replace("card: {level: core, mode: deterministic, type: text}", "card: {level: general}")
+    plan = await walled.plan(rules)
+    assert [(o.object, o.problem) for o in plan.obstacles] == [
+        ("public.customers.card", "it is sealed in the database and not in the rules")
+    ]

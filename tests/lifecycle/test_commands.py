@@ -14,7 +14,7 @@ from lifecycle.commands import register
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
     from lifecycle.demo.postgres import Postgres
 
