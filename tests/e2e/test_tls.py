@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_ways_in(world: World, options: str) -> None:
-    dsn = world.dsn("teller").replace("127.0.0.1", "localhost") + "?" + options.format(home=world.home)
+    dsn = f"postgresql://teller@localhost:{world.port}/{world.database}?" + options.format(home=world.home)
     with psycopg.connect(dsn) as teller:
         assert teller.execute("select pan from cards limit 1").fetchone() is not None
         used = teller.pgconn.ssl_in_use
@@ -57,7 +57,7 @@ def test_scram_and_tls_on_both_legs(tmp_path: Path) -> None:
         world = make_world(server, home, sslmode="require", certificate=certificates)
         try:
             server.psql("alter role teller password 'open sesame'")
-            dsn = world.dsn("teller").replace("teller@127.0.0.1", "teller:open%20sesame@localhost")
+            dsn = f"postgresql://teller:open%20sesame@localhost:{world.port}/{world.database}"
             for binding in ("require", "prefer", "disable"):
                 with psycopg.connect(f"{dsn}?sslmode=require&channel_binding={binding}") as teller:
                     assert teller.execute("select pan from cards limit 1").fetchone() is not None

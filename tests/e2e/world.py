@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CUSTOMERS = 300
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 READY_SECONDS = 30
 
 
 class Tap:
-    """Forwards connections to `target` and remembers, by login, every byte that the server's side sent. TLS is not looked into."""
+    """Forwards connections to `target` and remembers, by login, every byte that the server's side sent. It declines TLS, to see them."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -83,6 +85,9 @@ class Tap:
     def _forward(self, source: socket.socket, target: socket.socket, login: list[str], up: bool) -> None:
         try:
             while data := source.recv(65536):
+                if up and not login[0] and data == _SSL_REQUEST:
+                    source.sendall(b"N")
+                    continue
                 if up and not login[0] and b"user\0" in data:
                     login[0] = data.split(b"user\0", 1)[1].split(b"\0", 1)[0].decode()
                 if not up:

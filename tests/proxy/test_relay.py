@@ -363,7 +363,7 @@ async def test_a_crashed_server_is_reported_by_us(worker_for: MakeWorker) -> Non
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "08P01"),
         (b"\x7f\xff\xff\xff", "08P01"),
         (b"\0\0\x27\x11", "08P01"),
-        (b"\0\0\0\x08\0\2\0\0", "08P01"),
+        (b"\0\0\0\x08\0\2\0\0", "0A000"),
         (m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"), (b"replication", b"true"))).build(), "0A000"),
         (m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"),)).build() + m.build_query(b"SELECT 1"), "08P01"),
     ],
