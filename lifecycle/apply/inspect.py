@@ -124,7 +124,7 @@ SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS owner_role,
 
 # What the functions really are, so that one replaced by hand is seen.
 FUNCTIONS_DIGEST = """
-SELECT COALESCE(md5(string_agg(pg_get_functiondef(p.oid) || pg_get_userbyid(p.proowner)::text, '' ORDER BY p.proname, p.oid)), '')
+SELECT COALESCE(md5(string_agg(pg_get_functiondef(p.oid) || pg_get_userbyid(p.proowner)::text, '' ORDER BY n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))), '')
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname IN ('pgveil', 'pgveil_private')
 """
