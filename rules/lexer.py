@@ -25,22 +25,23 @@ MAX_IDENTIFIER_BYTES: Final = 63
 MAX_OPERATOR_LENGTH: Final = 63
 MAX_PARAMETER: Final = 2**31 - 1
 
-# The parts of the regular expression. Everything that repeats is possessive, so that no text makes it slow.
+# The parts of the regular expression. Everything that repeats is possessive, so that no text makes it slow. Groups are made so by `(?>...)`
+# and not by `(...)*+`: Python before 3.11.5 matches those wrongly (python/cpython#106052), and Debian 12 has such a one.
 _HIGH = "\x80-\U0010ffff"  # in a server encoding every byte of a non-ASCII character has its high bit set, and may be in a name
-_GAP = r"(?:[ \t\n\r\f]++|--[^\n\r]*+|/\*[^*/]*+\*/)*+"
-_PLAIN = rf"'[^']*+(?:'(?:'|{CONTINUED})[^']*+)*+'"
-_ESCAPED = rf"'[^'\\]*+(?:(?:\\.|'(?:'|{CONTINUED}))[^'\\]*+)*+'"
-_BITS = rf"[bBxX]'[^']*+(?:'{CONTINUED}[^']*+)*+'"
-_DOLLAR = rf"\$((?:[A-Za-z_{_HIGH}][A-Za-z0-9_{_HIGH}]*+)?+)\$.*?\$\2\$"
-_QUOTED = r'"[^"]*+(?:""[^"]*+)*+"'
+_GAP = r"(?>(?:[ \t\n\r\f]++|--[^\n\r]*+|/\*[^*/]*+\*/)*)"
+_PLAIN = rf"'[^']*+(?>(?:'(?:'|{CONTINUED})[^']*+)*)'"
+_ESCAPED = rf"'[^'\\]*+(?>(?:(?:\\.|'(?:'|{CONTINUED}))[^'\\]*+)*)'"
+_BITS = rf"[bBxX]'[^']*+(?>(?:'{CONTINUED}[^']*+)*)'"
+_DOLLAR = rf"\$((?>(?:[A-Za-z_{_HIGH}][A-Za-z0-9_{_HIGH}]*+)?))\$.*?\$\2\$"
+_QUOTED = r'"[^"]*+(?>(?:""[^"]*+)*)"'
 _NAME = rf"(?![eEbBxXnN]'|[uU]&[\"'])[A-Za-z_{_HIGH}][A-Za-z0-9_${_HIGH}]*+"
-_DIGITS = r"[0-9]++(?:_[0-9]++)*+"
-_REAL = rf"(?:{_DIGITS}(?:\.(?!\.)(?:{_DIGITS})?+)?+|\.{_DIGITS})(?:[eE][+-]?+{_DIGITS})?+"
+_DIGITS = r"[0-9]++(?>(?:_[0-9]++)*)"
+_REAL = rf"(?:{_DIGITS}(?>(?:\.(?!\.)(?>(?:{_DIGITS})?))?)|\.{_DIGITS})(?>(?:[eE][+-]?+{_DIGITS})?)"
 # The server finds the junk behind a number by longest match; `$` is junk for some forms in some versions, and an error of its own in others.
-_NUMBER = rf"(?>0[xX](?:_?[0-9A-Fa-f])++|0[oO](?:_?[0-7])++|0[bB](?:_?[01])++|{_REAL})(?![A-Za-z0-9_${_HIGH}])"
+_NUMBER = rf"(?>0[xX](?:_?[0-9A-Fa-f])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|{_REAL})(?![A-Za-z0-9_${_HIGH}])"
 _PARAM = rf"\$[0-9]++(?![A-Za-z_{_HIGH}])"
 _PUNCT = r"[(),;\[\]]|\.\.|\.(?![0-9])|::|:=|:"
-_OPERATORS = r"(?:(?!--|/\*)[~!@#^&|`?%+\-*/<>=])++"
+_OPERATORS = r"(?>(?:(?!--|/\*)[~!@#^&|`?%+\-*/<>=])+)"
 
 # Group numbers; 2 is the tag of a dollar-quoted constant. The order of the alternatives is free: no two begin alike, but for the
 # exclusions that they spell out.
@@ -340,7 +341,7 @@ def _complaint(text: str, at: int, scs: bool) -> str:
     if char == "$":
         if text[at + 1 : at + 2].isdigit():
             return "trailing junk after parameter"
-        if re.match(rf"\$(?:[A-Za-z_{_HIGH}][A-Za-z0-9_{_HIGH}]*+)?+\$", text[at:]):
+        if re.match(rf"\$(?>(?:[A-Za-z_{_HIGH}][A-Za-z0-9_{_HIGH}]*+)?)\$", text[at:]):
             return "unterminated dollar-quoted string"
     return "syntax error"
 

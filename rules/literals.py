@@ -13,7 +13,7 @@ from rules.tokens import LexError
 MAX_RADIX_DIGITS: Final = 1000  # of 0x, 0o and 0b constants; keeps their conversion to decimal cheap
 
 # Between the closing quote of one part of a constant and the body of the next: a line break must be in it, block comments may not.
-CONTINUED = r"(?:[ \t\f]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f]++|--[^\n\r]*+[\n\r])*+'"
+CONTINUED = r"(?>(?:[ \t\f]++|--[^\n\r]*+)*)[\n\r](?>(?:[ \t\n\r\f]++|--[^\n\r]*+[\n\r])*)'"
 _QUOTE_RE: Final = re.compile(rf"'(?:'|{CONTINUED})")
 _ESCAPE_RE: Final = re.compile(
     rf"\\(?:([0-7]{{1,3}})|x([0-9A-Fa-f]{{1,2}})|u([0-9A-Fa-f]{{4}})|U([0-9A-Fa-f]{{8}})|(.))|'(?:'|{CONTINUED})",
