@@ -47,6 +47,8 @@ def test_refusals_logins_and_rules_are_recorded(world: World) -> None:
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         analyst.execute("select pan from cards")
+    with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
+        teller.execute("select pan from cards limit 1")
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(world.dsn("nobody_here"))
     world.record(kind="login_failed", login="nobody_here")
