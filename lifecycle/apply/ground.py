@@ -74,9 +74,13 @@ def plan_ground(draft: Draft, state: State, rules: Rules) -> None:
         )
     if not ground.owner_role:
         draft.add(Kind.GROUND, OWNER, "create role, without login", f"CREATE ROLE {_OWNER} NOLOGIN")
-    elif ground.owner_can_login:
+    elif ground.owner_can_much:
         draft.obstacles.append(
-            Obstacle(OWNER, "this role can log in, and sees everything", f"ALTER ROLE {OWNER} NOLOGIN")
+            Obstacle(
+                OWNER,
+                "this role can log in, or has rights over the whole server, and sees every masked value",
+                f"ALTER ROLE {OWNER} NOLOGIN NOSUPERUSER NOCREATEROLE NOREPLICATION",
+            )
         )
     if ground.schema_owner is None:
         draft.add(Kind.GROUND, SCHEMA, "create schema", f"CREATE SCHEMA {_SCHEMA} AUTHORIZATION {_OWNER}")

@@ -66,7 +66,7 @@ class Ground:
     """What of pgveil's own is there. Digests are None where there is nothing, or something that is not ours."""
 
     owner_role: bool
-    owner_can_login: bool
+    owner_can_much: bool
     schema_owner: str | None
     domain: bool
     domain_digest: str | None
@@ -111,7 +111,7 @@ SELECT r.rolname::text AS name, r.rolcanlogin AS can_login, r.rolsuper AS superu
 
 _GROUND = """
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS owner_role,
-       COALESCE((SELECT rolcanlogin FROM pg_roles WHERE rolname = $1), false) AS owner_can_login,
+       COALESCE((SELECT rolcanlogin OR rolsuper OR rolcreaterole OR rolreplication FROM pg_roles WHERE rolname = $1), false) AS owner_can_much,
        (SELECT pg_get_userbyid(n.nspowner)::text FROM pg_namespace n WHERE n.nspname = $2) AS schema_owner,
        (SELECT obj_description(n.oid, 'pg_namespace') FROM pg_namespace n WHERE n.nspname = $2) AS schema_comment,
        (SELECT t.oid::int8 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
@@ -256,7 +256,7 @@ async def _ground(connection: Connection) -> Ground:
     )
     return Ground(
         owner_role=row["owner_role"],
-        owner_can_login=row["owner_can_login"],
+        owner_can_much=row["owner_can_much"],
         schema_owner=row["schema_owner"],
         domain=row["domain"] is not None,
         domain_digest=recorded_digest(row["domain_comment"], str(await connection.fetchval(DOMAIN_DIGEST))),

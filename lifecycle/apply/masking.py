@@ -13,7 +13,7 @@ from rules.logical import type_of_oid
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from keys.typeio_base import LogicalType
     from lifecycle.apply.inspect import State
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from lifecycle.apply.privileges import People
     from rules.catalog import CatalogColumn, Relation
     from rules.model import Column, PolicyClass, Rules, Table
+    from rules.protect import ProtectionMap
 
 _OWNER = quote_ident(OWNER)
 
 
-def plan_views(draft: Draft, state: State, rules: Rules, people: People, before: frozenset[Atom]) -> list[Change]:
+def plan_views(
+    draft: Draft, state: State, rules: Rules, people: People, protection: ProtectionMap, before: frozenset[Atom]
+) -> list[Change]:
     """Plan the views. Gives back what must be done before columns are sealed: views and schemas that have to go."""
     first: list[Change] = []
     classes = {p.policy.id: p.policy for p in people.principals.values()}
@@ -33,12 +36,16 @@ def plan_views(draft: Draft, state: State, rules: Rules, people: People, before:
     for policy in sorted(classes.values(), key=lambda c: c.id):
         for table in sorted(rules.tables.values(), key=lambda t: t.name):
             relation = state.catalog.by_name.get(table.name)
-            if relation is None or not _limited(table, policy):
+            if relation is None:
+                continue
+            # A child's columns are its parent's, masks and all.
+            columns = {n: c for n, of in protection.columns_of(relation).items() if (c := rules.column(of)) is not None}
+            if not _limited(columns, policy):
                 continue
             if relation.row_security:
                 _row_security(draft, table)
                 continue
-            view = _view(draft, table, relation, policy)
+            view = _view(draft, columns, relation, policy)
             if view is not None:
                 wanted[TableName(view.schema, view.name)] = (table, policy, view)
     schemas = {name.schema for name in wanted}
@@ -73,10 +80,9 @@ def _close_schemas(draft: Draft, state: State, people: People, schemas: set[str]
                 draft.add(Kind.REVOKE, schema, f"{atom.privilege} from {atom.grantee or 'PUBLIC'}", sql)
 
 
-def _limited(table: Table, policy: PolicyClass) -> bool:
+def _limited(columns: Mapping[str, Column], policy: PolicyClass) -> bool:
     return any(
-        c.protection is Protection.MASKED and policy.verdict(c.name) is not Verdict.CLEAR
-        for c in table.columns.values()
+        c.protection is Protection.MASKED and policy.verdict(c.name) is not Verdict.CLEAR for c in columns.values()
     )
 
 
@@ -90,18 +96,18 @@ def _row_security(draft: Draft, table: Table) -> None:
     )
 
 
-def _view(draft: Draft, table: Table, relation: Relation, policy: PolicyClass) -> MakeView | None:
+def _view(draft: Draft, rules: Mapping[str, Column], relation: Relation, policy: PolicyClass) -> MakeView | None:
     try:
-        columns = [_shown(c, table.columns.get(c.name), policy) for c in relation.columns]
+        columns = [_shown(c, rules.get(c.name), policy) for c in relation.columns]
     except (MaskError, ValueError) as error:
         draft.obstacles.append(
-            Obstacle(str(table.name), f"a column of it cannot be masked: {error}", "choose another mask")
+            Obstacle(str(relation.name), f"a column of it cannot be masked: {error}", "choose another mask")
         )
         return None
     query = "SELECT " + ",\n       ".join(columns) + f"\n  FROM {relation_sql(relation.name)} AS t"  # noqa: S608 - quoted
     # A column that gets another type needs the view made anew though its text stays: the types belong to the digest.
-    types = [(c.name, _type_after(c, table.columns.get(c.name))) for c in relation.columns]
-    return MakeView(policy.schema, view_name(table.name), query, digest(f"{query}\n{types}"))
+    types = [(c.name, _type_after(c, rules.get(c.name))) for c in relation.columns]
+    return MakeView(policy.schema, view_name(relation.name), query, digest(f"{query}\n{types}"))
 
 
 def _type_after(column: CatalogColumn, rule: Column | None) -> str:

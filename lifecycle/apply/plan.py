@@ -38,9 +38,10 @@ async def plan_inside(connection: Connection, rules: Rules, domains: frozenset[s
     plan_ground(draft, state, rules)
     people = people_of(state, rules)
     late = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
-    before = plan_wall(late, state, people, ProtectionMap(rules, state.catalog), rules)
+    protection = ProtectionMap(rules, state.catalog)
+    before = plan_wall(late, state, people, protection, rules)
     views = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
-    first = plan_views(views, state, rules, people, before)
+    first = plan_views(views, state, rules, people, protection, before)
     draft.changes += first
     await plan_sealing(connection, draft, state, rules, domains, values=values)
     draft.changes += views.changes + late.changes

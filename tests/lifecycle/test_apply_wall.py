@@ -424,3 +424,37 @@ async def test_sealed_in_the_database_and_not_in_the_rules_is_an_obstacle(walled
     assert [(o.object, o.problem) for o in plan.obstacles] == [
         ("public.customers.card", "it is sealed in the database and not in the rules")
     ]
+
+
+async def test_a_child_that_the_rules_name_is_masked_like_its_parent(any_place: Place) -> None:
+    place = any_place
+    await place.admin.execute("""
+        CREATE TABLE people (id int, phone text);
+        CREATE TABLE staff (salary numeric, nick text) INHERITS (people);
+        INSERT INTO staff VALUES (1, '13800138000', 50, 'joe');
+        GRANT SELECT ON people, staff TO ap_agent;
+    """)
+    rules = """
+version: 1
+tables:
+  public.people: {columns: {phone: {level: important, mask: phone}}}
+  public.staff: {columns: {nick: {level: important, mask: {kind: constant, value: x}}}}
+roles:
+  agent: {logins: [ap_agent], levels: {important: masked}}
+"""
+    await place.apply(rules)
+    schema = place.view(rules, "ap_agent")
+    assert await place.run("ap_agent", f"SELECT phone, nick FROM {schema}.staff") == [("138****8000", "x")]
+    assert await place.run("ap_agent", f"SELECT phone FROM {schema}.people") == [("138****8000",)]
+    assert await place.sqlstate("ap_agent", "SELECT phone FROM staff") == "42501"
+    assert (await place.plan(rules)).empty
+
+
+async def test_pgveils_own_role_must_not_be_able_to_log_in(place: Place) -> None:
+    await place.admin.execute(SCHEMA)
+    await place.apply(RULES)
+    await place.admin.execute("ALTER ROLE pgveil_owner LOGIN")
+    try:
+        assert [o.object for o in (await place.plan(RULES)).obstacles] == ["pgveil_owner"]
+    finally:
+        await place.admin.execute("ALTER ROLE pgveil_owner NOLOGIN")
