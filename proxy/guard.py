@@ -320,7 +320,9 @@ class Guard:
 
     def _synced(self, seconds: float, records: int) -> None:
         self.metrics.audit_synced(records, seconds)
-        self.metrics.audit_queue(self._audit.queue_length)
+        # The log writes its first record while it is being opened.
+        if self._poller is not None:
+            self.metrics.audit_queue(self._audit.queue_length)
 
     # -- what wakes sessions
 
