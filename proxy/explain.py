@@ -259,7 +259,7 @@ class _Telling:
         elif self._principal.policy.schema in replacement:
             why = "the masking view stands for the table"
         else:
-            why = "the view has no schema of that name"
+            why = "the view is known by this name"
         return Splice(at + 1, original, replacement, why)
 
     def _touched(self, name: ColumnName, *, read: bool | None = None, written: bool | None = None) -> TouchedColumn:
