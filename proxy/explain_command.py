@@ -158,11 +158,13 @@ def _ring(directory: Path) -> KeyRing | None:
 
 def _text(sql: str) -> str:
     """Raises ConfigError for what is no text."""
-    text = sql if sql != "-" else sys.stdin.read(_MAX_TEXT)
     try:
+        text = sql if sql != "-" else sys.stdin.read(_MAX_TEXT + 1)
         text.encode()
-    except UnicodeEncodeError:
+    except UnicodeError:
         raise ConfigError("the statement is not valid text in this terminal's encoding") from None
+    if len(text) > _MAX_TEXT:
+        raise ConfigError(f"the statement has more than {_MAX_TEXT} characters")
     if not text.strip():
         raise ConfigError("there is no statement")
     return text
