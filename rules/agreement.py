@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # The domain that sealed columns have in the database.
 SEALED_TYPE = "pgveil.sealed"
-SEALED_ARRAY_TYPE = "pgveil.sealed[]"
 _KINDS_WITH_DATA = frozenset("rpf")
 
 
@@ -102,18 +101,19 @@ def _table(report: _Report, table: Table, relation: Relation, catalog: Catalog) 
 
 
 def _column(report: _Report, column: Column, there: CatalogColumn) -> None:
-    if there.declared_type in {SEALED_TYPE, SEALED_ARRAY_TYPE}:
+    if there.declared_type == f"{SEALED_TYPE}[]":
+        report.add(
+            column.name,
+            f"{column.name} is {there.declared_type}, but an array is sealed as one value",
+            f"make the column {SEALED_TYPE}; `pgveil apply` does so from a plain array",
+        )
+        return
+    if there.declared_type == SEALED_TYPE:
         if column.protection is not Protection.SEALED:
             report.add(
                 column.name,
                 f"{column.name} is sealed in the database but `{column.protection}` in the rules",
                 "write `protection: sealed`",
-            )
-        elif is_array(column.type) != (there.declared_type == SEALED_ARRAY_TYPE):
-            report.add(
-                column.name,
-                f"{column.name} is {there.declared_type} but the rules say {column.type}",
-                "give the type that clients see",
             )
         return
     actual = logical_type_of(there)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
 from rules.analyse.record import ViewLineage
-from rules.lexer import LexError, lex
-from rules.model import Column, ColumnName, Protection, TableName
+from rules.lexer import Kind, LexError, lex
+from rules.model import Column, ColumnName, Protection, TableName, view_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from rules.catalog import Catalog, Function, Relation
+    from rules.lexer import Lexed
     from rules.model import Rules
 
 SEALED_DOMAIN = "pgveil.sealed"
@@ -38,11 +39,13 @@ class ProtectionMap:
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
         self._column_words = frozenset(name for columns in self._columns.values() for name in columns)
-        self._analyse_views()
-        self.relation_words = frozenset(
-            catalog.relations[oid].name.name for oid in (*self._columns, *self._lineages)
-        )
-        self.functions = self._reading_functions()
+        self._everything = frozenset(c for columns in self._columns.values() for c in columns.values())
+        self.functions: Mapping[str, frozenset[ColumnName]] = {}
+        # A view can call a function that reads a view: until nothing new is found. Each round finds more columns, so it ends.
+        while self._analyse_views() | self._analyse_functions():
+            pass
+        self.relation_words = self._relation_words()
+        self.operators = frozenset(o.name.name for o in catalog.operators if o.name.name in self.functions)
         self.suspects = self.relation_words | self._column_words
         self._sources = self._by_source()
         self.unapplied = self._not_sealed_yet()
@@ -91,32 +94,59 @@ class ProtectionMap:
     def _matters(self, relation: Relation) -> bool:
         return relation.oid in self._columns or relation.oid in self._lineages
 
-    def _analyse_views(self) -> None:
-        """Lineages of all views that reach something protected, directly or through other views."""
-        pending = [r for r in self.catalog.relations.values() if r.definition is not None and not _is_own(r.name)]
-        changed = True
-        while changed:
-            changed = False
-            names = {self.catalog.relations[oid].name.name for oid in (*self._columns, *self._lineages)}
-            for relation in list(pending):
-                lineage = self._lineage(relation, names)
-                if lineage is not None:
-                    self._lineages[relation.oid] = lineage
-                    pending.remove(relation)
-                    changed = True
+    def _relation_words(self) -> frozenset[str]:
+        return frozenset(self.catalog.relations[oid].name.name for oid in (*self._columns, *self._lineages))
 
-    def _lineage(self, relation: Relation, names: set[str]) -> ViewLineage | None:
+    def _analyse_views(self) -> bool:
+        """Lineages of the views that reach something protected, as far as is known by now; whether that is more than before."""
+        grown = False
+        for relation in self.catalog.relations.values():
+            if relation.definition is not None and not _is_own(relation.name):
+                lineage = self._lineage(relation, self._relation_words())
+                if lineage is not None and lineage != self._lineages.get(relation.oid):
+                    self._lineages[relation.oid] = lineage
+                    grown = True
+        return grown
+
+    def _lineage(self, relation: Relation, names: frozenset[str]) -> ViewLineage | None:
         assert relation.definition is not None
         try:
             lexed = lex(relation.definition.rstrip().rstrip(";"))
         except LexError:
             return self._opaque(relation, names)
+        called = self._called(lexed, dotted=False)
         if lexed.words.isdisjoint(names):
-            return None
+            return self._computed(relation, called) if called else None
         try:
-            return lineage_of_query(lexed, self, _SEARCH_PATH, frozenset(names) | self._column_words)
+            lineage = lineage_of_query(lexed, self, _SEARCH_PATH, names | self._column_words)
         except (ParseError, AmbiguousNameError):
-            return self._opaque(relation, lexed.words & names)
+            lineage = self._opaque(relation, lexed.words & names)
+        # The view that a view reads may itself turn out to call something, so what was found before stays.
+        before = self._lineages.get(relation.oid)
+        called |= before.inside if before is not None else frozenset()
+        return self._with_calls(lineage, called)
+
+    def _called(self, lexed: Lexed, *, dotted: bool) -> frozenset[ColumnName]:
+        """What the functions and operators that a text calls can read. `dotted`: `t.f` can be a call, which the server never writes."""
+        columns: set[ColumnName] = set()
+        for name in calls(lexed, 0, len(lexed.tokens) - 1, self.functions, dotted=dotted):
+            columns |= self.functions[lexed.tokens[name].value]
+        return frozenset(columns)
+
+    def _computed(self, relation: Relation, columns: frozenset[ColumnName]) -> ViewLineage:
+        """A view that reads protected columns through functions only: any of its columns may be made of them."""
+        return ViewLineage(tuple(Output(None, False, columns) for _ in relation.columns), columns, self._all_masked(columns))
+
+    def _with_calls(self, lineage: ViewLineage, columns: frozenset[ColumnName]) -> ViewLineage:
+        more = columns - lineage.inside
+        if not more:
+            return lineage
+        outputs = tuple(Output(o.column, o.direct, o.touches | more) for o in lineage.columns)
+        return ViewLineage(outputs, lineage.inside | more, lineage.known and self._all_masked(more))
+
+    def _all_masked(self, names: Iterable[ColumnName]) -> bool:
+        columns = [self.rules.column(name) for name in names]
+        return all(c is not None and c.protection is Protection.MASKED for c in columns)
 
     def _opaque(self, relation: Relation, names: Iterable[str]) -> ViewLineage:
         """A view that could not be analysed: each of its columns may hold anything of what it names."""
@@ -129,37 +159,40 @@ class ProtectionMap:
         touched = frozenset(inside)
         return ViewLineage(tuple(Output(None, False, touched) for _ in relation.columns), touched, known=False)
 
-    def _reading_functions(self) -> Mapping[str, frozenset[ColumnName]]:
-        """Functions whose text names something protected, or that could run any text: by name, with the columns at stake."""
+    def _analyse_functions(self) -> bool:
+        before, self.functions = self.functions, self._reading((*self.catalog.functions, *self.catalog.operators))
+        return before != self.functions
+
+    def _reading(self, routines: Iterable[Function]) -> Mapping[str, frozenset[ColumnName]]:
+        """Those that name something protected, or could run any text: by name (an operator's is its sign), with the columns at stake."""
         found: dict[str, set[ColumnName]] = {}
-        everything = {c for columns in self._columns.values() for c in columns.values()}
-        for function in self.catalog.functions:
+        for function in routines:
             if function.name.schema == OWN_SCHEMA:
                 continue
-            columns = self._named_in(function, everything)
+            columns = self._named_in(function, self._everything)
             if columns:
                 found.setdefault(function.name.name, set()).update(columns)
         return MappingProxyType({name: frozenset(columns) for name, columns in found.items()})
 
-    def _named_in(self, function: Function, everything: set[ColumnName]) -> set[ColumnName]:
+    def _named_in(self, function: Function, everything: frozenset[ColumnName]) -> frozenset[ColumnName]:
         if function.language in {"internal", "c"}:
             # Compiled code of extensions: dblink and its like run texts of their own.
-            return everything if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby")) else set()
+            return everything if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby")) else frozenset()
         if function.language not in _DYNAMIC_LANGUAGES:
             return everything
         try:
-            words = lex(function.source).words
+            lexed = lex(function.source)
         except LexError:
             return everything
-        if function.language == "plpgsql" and "execute" in words:
+        if function.language == "plpgsql" and "execute" in lexed.words:
             return everything
-        columns: set[ColumnName] = set()
-        for name in words & self.relation_words:
+        columns = set(self._called(lexed, dotted=True))
+        for name in lexed.words & self._relation_words():
             for relation in self._by_bare_name.get(name, ()):
                 columns |= set(self.columns_of(relation).values())
                 lineage = self._lineages.get(relation.oid)
                 columns |= lineage.inside if lineage is not None else set()
-        return columns
+        return frozenset(columns)
 
     def _by_source(self) -> Mapping[tuple[int, int], ColumnName]:
         sources: dict[tuple[int, int], ColumnName] = {}
@@ -187,9 +220,8 @@ class ProtectionMap:
         return sources
 
     def _origin_of_own_view(self, view: Relation, column: str) -> ColumnName | None:
-        name = view.name.name
         for table in self.rules.protected_tables():
-            if name in {table.name, f"{table.schema}.{table.name}"} and (table.schema == "public") == (name == table.name):
+            if view.name.name == view_name(table):
                 found = self.rules.column(ColumnName(table.schema, table.name, column))
                 return found.name if found is not None else None
         return None
@@ -206,6 +238,21 @@ class ProtectionMap:
         relation = self.catalog.by_name.get(column.name.relation)
         found = relation.column(column.name.column) if relation is not None else None
         return found is not None and found.declared_type == SEALED_DOMAIN
+
+
+def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dotted: bool = True) -> list[int]:
+    """The tokens from `first` to `last` that call one of `functions`: `f(...)`, an operator, or `t.f`, another way to write `f(t)`."""
+    tokens = lexed.tokens
+    found = []
+    for at in range(first, last + 1):
+        token = tokens[at]
+        if token.value not in functions:
+            continue
+        named = token.kind in (Kind.WORD, Kind.QUOTED)
+        opened = at < last and tokens[at + 1].value == "("
+        if token.kind is Kind.OP or (named and (opened or (dotted and at > first and tokens[at - 1].value == "."))):
+            found.append(at)
+    return found
 
 
 def _is_own(name: TableName) -> bool:

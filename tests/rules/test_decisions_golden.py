@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,7 +20,9 @@ from proxy.session.gate import Admit, NeedSettings, Pass, Refuse, Settings
 from rules.catalog import Catalog, CatalogColumn, Function, Relation
 from rules.load import load_rules_text
 from rules.model import Column, Principal, TableName, view_name
-from rules.plan import Plan
+
+if TYPE_CHECKING:
+    from rules.plan import Plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "decisions"
 SETTINGS = Settings(search_path=("pg_catalog", "public"))

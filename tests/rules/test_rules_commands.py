@@ -253,7 +253,8 @@ class TestAgainstDatabase:
 
     def test_arrays_of_sealed_values(self, run: Run, path: Path, dsn: str) -> None:
         execute(dsn, "ALTER TABLE clients DROP card, ADD card pgveil.sealed[]")
-        assert "is pgveil.sealed[] but the rules say varchar(19)" in run("check", path, "--database", dsn).stderr
+        assert "an array is sealed as one value" in run("check", path, "--database", dsn).stderr
+        execute(dsn, "ALTER TABLE clients DROP card, ADD card pgveil.sealed")
         path.write_text(
             RULES.replace(
                 "varchar(19), mode: deterministic, mask: bank_card",
