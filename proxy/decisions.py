@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
+from proxy.blanked import check_garbled, server_check
 from proxy.session.gate import Admit, BadValue, NeedSettings, OffsetMap, Pass, Refuse
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify, copy_table
@@ -20,12 +21,12 @@ from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.plan import Action, Plan, Reason, Refusal, Touched
-from rules.protect import ProtectionMap
+from rules.protect import ProtectionMap, calls
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from proxy.session.gate import Decision, Settings
+    from proxy.session.gate import Decision, ServerCheck, Settings
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, Principal, Rules
@@ -272,7 +273,10 @@ class Gate:
         try:
             lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
         except LexError as error:
-            return self._garbled(sql, "42601", f"the statement was not understood: {error}", error.position + 1)
+            check = check_garbled(text, error, settings)
+            return self._garbled(
+                sql, "42601", f"the statement was not understood: {error}", error.position + 1, check
+            )
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
         unsettles = any(p.unsettles for p in parts) or not world.unsettling.isdisjoint(lexed.words)
         ddl = any(p.kind in _CHANGES_CATALOG for p in parts)
@@ -293,7 +297,7 @@ class Gate:
                 return NeedSettings()
             raise
         except _RefusedError as refused:
-            return self._refuse(refused.refusal, lexed)
+            return self._refuse(refused.refusal, lexed, settings)
         if all(plan is None for plan in plans):
             return Pass(unsettles, ddl, len(parts))
         return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)
@@ -305,18 +309,23 @@ class Gate:
             return True
         if any(word.startswith("pgveil_") for word in lexed.words):
             return True
+        operators = world.protection.operators
+        if operators and any(t.kind is Kind.OP and t.value in operators for t in lexed.tokens):
+            return True
         if not asker.unfenced:
             return False
-        return not lexed.words.isdisjoint(DANGEROUS_WORDS) or any(p.kind is StatementKind.DYNAMIC for p in parts)
+        return not lexed.words.isdisjoint(DANGEROUS_WORDS) or any(p.kind in _UNFENCED_KINDS for p in parts)
 
-    def _garbled(self, sql: bytes, sqlstate: str, message: str, position: int | None) -> Decision:
+    def _garbled(
+        self, sql: bytes, sqlstate: str, message: str, position: int | None, check: ServerCheck | None = None
+    ) -> Decision:
         """A text that we can't read. The server's own error is the best answer, unless the text could matter after all."""
         lowered = sql.lower()
         suspicious = b"u&" in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
         if not suspicious:
             return Pass(unsettles=True, ddl=True)
         refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
-        return Refuse(refusal, "", position)
+        return Refuse(refusal, "", position, check)
 
     def _shape(self, lexed: Lexed) -> str:
         """The normalised text for the audit log. What stands in double quotes and names nothing could be a value in the wrong quotes."""
@@ -325,38 +334,43 @@ class Gate:
             shape = shape.replace(quote_ident(word), '"?"')
         return shape[: self._limits.shape_chars]
 
-    def _refuse(self, refusal: Refusal, lexed: Lexed) -> Refuse:
+    def _refuse(self, refusal: Refusal, lexed: Lexed, settings: Settings) -> Refuse:
         position = lexed.tokens[refusal.token].start + 1 if refusal.token is not None else None
-        return Refuse(refusal, self._shape(lexed), position)
+        check = None if refusal.reason in _NOT_ASKED else server_check(lexed, settings.client_encoding)
+        return Refuse(refusal, self._shape(lexed), position, check)
 
     # -- statements
 
     def _plan_all(self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings) -> list[Plan | None]:
+        world = self._world
         plans: list[Plan | None] = []
-        unsettled = False
+        unsettled = changed = False
         for index, (part, (first, last)) in enumerate(zip(parts, lexed.statements, strict=True)):
-            plan = self._plan(lexed, index, part, (first, last), asker, settings)
-            if plan is not None and unsettled:
-                raise _RefusedError(
-                    Refusal(
-                        Reason.SETTINGS,
-                        UNSUPPORTED,
-                        "a statement before this one changes settings that its meaning depends on",
-                        hint="Send the statements one by one.",
-                        token=first,
-                    )
-                )
-            unsettled |= part.unsettles
+            words = frozenset(t.value for t in lexed.tokens[first : last + 1] if t.kind in (Kind.WORD, Kind.QUOTED))
+            named = not words.isdisjoint(world.triggers)
+            plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
+            if unsettled and (named or plan is not None):
+                raise _RefusedError(_one_by_one("changes settings that its meaning depends on", first))
+            if changed and part.kind in _CALLS:
+                raise _RefusedError(_one_by_one("changes what its names may mean", first))
+            unsettled |= part.unsettles or not words.isdisjoint(world.unsettling)
+            changed |= part.kind in _CHANGES_CATALOG and (named or asker.unfenced)
             plans.append(plan)
         return plans
 
     def _plan(
-        self, lexed: Lexed, index: int, part: Classified, whole: tuple[int, int], asker: _Asker, settings: Settings
+        self,
+        lexed: Lexed,
+        index: int,
+        part: Classified,
+        whole: tuple[int, int],
+        words: frozenset[str],
+        asker: _Asker,
+        settings: Settings,
     ) -> Plan | None:
-        words = frozenset(t.value for t in lexed.tokens[whole[0] : whole[1] + 1] if t.kind in (Kind.WORD, Kind.QUOTED))
-        self._own_objects(lexed, whole)
+        self._own_objects(lexed, whole, settings)
         if asker.unfenced:
-            self._unfenced(words, part, whole)
+            self._unfenced(lexed, words, part, whole)
         key = (lexed.shape, index, asker.principal.policy.id, asker.views, settings.search_path, asker.unfenced)
         significant = self._plans.get(key)
         found: object = None
@@ -387,13 +401,15 @@ class Gate:
     ) -> tuple[tuple[int, ...], Plan | Refusal | _Nothing]:
         """The plan of a statement and the literals that it depends on."""
         protection = self._world.protection
-        called = self._functions(lexed, part, whole, asker) if part.kind in _CALLS else None
+        called: frozenset[ColumnName] | Refusal = frozenset()
+        if part.kind in _CALLS:
+            called = self._functions(lexed, whole, asker)
         if isinstance(called, Refusal):
             return (), called
         if words.isdisjoint(protection.relation_words):
             return (), _touching(Action.OTHER, called, asker, protection) if called else _NOTHING
         if part.kind in _ANALYSED:
-            return self._analysed(lexed, part, asker, settings, called or frozenset())
+            return self._analysed(lexed, part, asker, settings, called)
         if part.kind is StatementKind.COPY_TABLE:
             return (), self._copy(lexed, part, asker, settings)
         return (), self._utility(part, words, asker, whole[0])
@@ -431,13 +447,23 @@ class Gate:
 
     # -- what is not a query
 
-    def _own_objects(self, lexed: Lexed, whole: tuple[int, int]) -> None:
+    def _own_objects(self, lexed: Lexed, whole: tuple[int, int], settings: Settings) -> None:
+        if any(_is_own_schema(schema) for schema in settings.search_path or ()):
+            raise _RefusedError(
+                Refusal(
+                    Reason.SETTINGS,
+                    DENIED,
+                    "pgveil's own objects can't be named through pgveil, and a schema of its own is in search_path",
+                    hint="Take pgveil's schemas out of search_path: SET search_path = public",
+                    token=whole[0],
+                )
+            )
         for index in range(whole[0], whole[1]):
             token = lexed.tokens[index]
-            if (
-                token.kind in (Kind.WORD, Kind.QUOTED)
-                and _is_own_schema(token.value)
-                and lexed.tokens[index + 1].value == "."
+            following = lexed.tokens[index + 1].value
+            if token.kind in (Kind.WORD, Kind.QUOTED) and (
+                (_is_own_schema(token.value) and following == ".")
+                or (token.value == "execute" and _is_own_schema(following))
             ):
                 raise _RefusedError(
                     Refusal(
@@ -449,8 +475,12 @@ class Gate:
                     )
                 )
 
-    def _unfenced(self, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
-        if part.kind is StatementKind.DYNAMIC or not words.isdisjoint(DANGEROUS_WORDS):
+    def _unfenced(self, lexed: Lexed, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
+        functions = self._world.protection.functions
+        harmful = part.kind is StatementKind.DYNAMIC or not words.isdisjoint(DANGEROUS_WORDS)
+        if part.kind is StatementKind.DDL:
+            harmful |= not words.isdisjoint(functions) or self._defines_reader(lexed, words, whole)
+        if harmful:
             raise _RefusedError(
                 Refusal(
                     Reason.UNFENCED,
@@ -461,33 +491,41 @@ class Gate:
                 )
             )
 
-    def _functions(
-        self, lexed: Lexed, part: Classified, whole: tuple[int, int], asker: _Asker
-    ) -> frozenset[ColumnName] | Refusal | None:
+    def _defines_reader(self, lexed: Lexed, words: frozenset[str], whole: tuple[int, int]) -> bool:
+        """Whether a function that is made here could read something protected, as far as the text of its body tells."""
+        if words.isdisjoint({"function", "procedure"}) or words.isdisjoint({"create", "replace"}):
+            return False
+        if words.isdisjoint({"sql", "plpgsql"}):
+            return True
+        triggers = self._world.triggers | DANGEROUS_WORDS | {"execute"}
+        for index in range(whole[0], whole[1] + 1):
+            if lexed.tokens[index].kind is Kind.STRING:
+                try:
+                    inner = lex(literal_value(lexed, index)).words
+                except LexError:
+                    return True
+                if not inner.isdisjoint(triggers):
+                    return True
+        return False
+
+    def _functions(self, lexed: Lexed, whole: tuple[int, int], asker: _Asker) -> frozenset[ColumnName] | Refusal:
         """The protected columns that called functions read; a refusal where the role may not, or would get sealed values."""
-        protection = self._world.protection
+        functions = self._world.protection.functions
         columns: set[ColumnName] = set()
-        for index in range(whole[0], whole[1]):
-            token = lexed.tokens[index]
-            if (
-                token.kind in (Kind.WORD, Kind.QUOTED)
-                and token.value in protection.functions
-                and lexed.tokens[index + 1].value == "("
-            ):
-                reads = protection.functions[token.value]
-                bad = sorted(c for c in reads if not self._clear_and_plain(c, asker))
-                if bad:
-                    return Refusal(
-                        Reason.UNSUPPORTED,
-                        UNSUPPORTED,
-                        f'function "{token.value}" can read column "{bad[0]}", which pgveil can\'t protect inside a function',
-                        hint="Query the tables themselves instead of calling the function.",
-                        column=bad[0],
-                        token=index,
-                    )
-                columns |= reads
-        _ = part
-        return frozenset(columns) or None
+        for index in calls(lexed, *whole, functions):
+            name = lexed.tokens[index].value
+            bad = sorted(c for c in functions[name] if not self._clear_and_plain(c, asker))
+            if bad:
+                return Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'function "{name}" can read column "{bad[0]}", which pgveil can\'t protect inside a function',
+                    hint="Query the tables themselves instead of calling the function.",
+                    column=bad[0],
+                    token=index,
+                )
+            columns |= functions[name]
+        return frozenset(columns)
 
     def _clear_and_plain(self, name: ColumnName, asker: _Asker) -> bool:
         column = self.column(name)
@@ -641,7 +679,11 @@ _ANALYSED = frozenset(
         StatementKind.COPY_QUERY,
     }
 )
-_CALLS = _ANALYSED | {StatementKind.DYNAMIC, StatementKind.PREPARE}
+# What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.
+_NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})
+_CALLS = _ANALYSED | {StatementKind.DYNAMIC, StatementKind.PREPARE, StatementKind.COPY_TABLE, StatementKind.OTHER}
+# What a login that privileges can't fence may not do without a closer look.
+_UNFENCED_KINDS = frozenset({StatementKind.DYNAMIC, StatementKind.DDL})
 
 
 def _is_own_schema(name: str) -> bool:
@@ -709,6 +751,16 @@ def _touching(
         )
     tables = tuple(sorted({name.relation for name in columns or ()}))
     return Plan(action, tables, tuple(touched), writes=action is Action.DDL or written)
+
+
+def _one_by_one(what: str, token: int) -> Refusal:
+    return Refusal(
+        Reason.SETTINGS,
+        UNSUPPORTED,
+        f"a statement before this one {what}",
+        hint="Send the statements one by one.",
+        token=token,
+    )
 
 
 def _no_limited(what: str, token: int) -> Refusal:

@@ -14,6 +14,7 @@ from proxy.session.replies import (
     UNDEFINED_PORTAL,
     UNDEFINED_STATEMENT,
     Trouble,
+    own_words,
     server_report,
 )
 from proxy.session.rows import open_rows
@@ -110,7 +111,7 @@ class Backend:
         if not trail.settled(head.ticket):
             return False
         head.ticket = 0
-        if head.route is not Route.REPLACE and not head.failed:
+        if head.error is None and not head.failed:
             self._failures.fail(
                 head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN
             )
@@ -389,10 +390,17 @@ class Backend:
             state.observer.error(fields.sqlstate)
             state.to_client.append(response)
             return
+        if head.check is not None:
+            own = own_words(raw, head.check)
+            ours, response = own is None, own or response
+        else:
+            ours = head.route is Route.REPLACE and fields.sqlstate == _REPLACED.get(head.kind)
         if head.failed or head.route is Route.SKIP:
             pass
-        elif head.route is Route.REPLACE and fields.sqlstate == _REPLACED.get(head.kind):
+        elif ours:
             assert head.error is not None
+            if head.refusal is not None:
+                state.refused(head.refusal)
             state.to_client.append(head.error)
         else:
             state.observer.error(fields.sqlstate)

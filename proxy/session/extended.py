@@ -61,9 +61,7 @@ class Extended:
         if state.ignores():
             return
         if isinstance(decision, Refuse):
-            judging.refuse(
-                Kind.PARSE, decision.refusal, shape=decision.shape, position=decision.position, name=message.name
-            )
+            judging.refuse_text(Kind.PARSE, decision, name=message.name, types=message.types)
             return
         refusal = self._no_room(message.name, message.text)
         if refusal is not None:
@@ -114,7 +112,7 @@ class Extended:
             return None
         statement = state.statements.get(names.statement)
         plain = statement is None or (statement.plan is None and self._judging.current(statement))
-        if plain and not names.portal.startswith(RESERVED) and len(state.portals) < state.limits.portals:
+        if plain and not _reserved(names) and len(state.portals) < state.limits.portals:
             self._forward_bind(head.raw, names.portal, statement)
             return None
         return self._bind(head, names, statement)
@@ -135,7 +133,7 @@ class Extended:
     def _bind(self, message: Head | bytes, names: messages.BindHead, statement: PreparedStatement | None) -> Steps:
         state = self._state
         refusal = None
-        if names.portal.startswith(RESERVED):
+        if _reserved(names):
             refusal = _RESERVED_NAME
         elif len(state.portals) >= state.limits.portals and state.portals.get(names.portal) is None:
             refusal = _too_many("portals", state.limits.portals)
@@ -339,6 +337,10 @@ class Extended:
         if entry.run is None or entry.run.writes:
             state.unknown_executes += 1
         state.send(raw, entry)
+
+
+def _reserved(names: messages.BindHead) -> bool:
+    return names.portal.startswith(RESERVED) or names.statement.startswith(RESERVED)
 
 
 def _shape(statement: PreparedStatement) -> str:

@@ -177,20 +177,20 @@ class Frontend:
         if state.ignores():
             return
         if isinstance(decision, Refuse):
-            self._refuse_query(decision.refusal, decision.shape, decision.position)
+            self._refuse_query(decision)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
         if isinstance(decision, Admit):
             entry.run, entry.ticket = judging.start(decision, arrived)
             if entry.run is None:
-                self._refuse_query(AUDIT_DOWN, decision.shape)
+                self._refuse_query(Refuse(AUDIT_DOWN, decision.shape))
                 return
             if entry.ticket and entry.run.writes:
                 # It commits by itself: the record must be there before it runs.
                 yield lambda: state.trail.settled(entry.ticket)
                 if not state.trail.durable(entry.ticket):
                     state.end_run(entry.run, "error", AUDIT_DOWN.sqlstate)
-                    self._refuse_query(AUDIT_DOWN, decision.shape)
+                    self._refuse_query(Refuse(AUDIT_DOWN, decision.shape))
                     return
             raw = messages.build_query(decision.text)
             state.observer.message_objects(1)
@@ -209,25 +209,12 @@ class Frontend:
             state.tracker.unsettle()
         if decision.ddl:
             entry.ddl = state.ddl_in_flight = True
-        entry.undo = self._forget_unnamed()
+        entry.undo = state.forget_unnamed()
         state.unknown_executes = 0
         state.send(raw, entry)
 
-    def _forget_unnamed(self) -> Callable[[], None] | None:
-        """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""
-        statement = self._state.statements.remove(b"")
-        portal = self._state.portals.remove(b"")
-        if statement is None or portal is None:
-            return statement or portal
-
-        def undo() -> None:
-            statement()
-            portal()
-
-        return undo
-
-    def _refuse_query(self, refusal: Refusal, shape: str, position: int | None = None) -> None:
-        self._judging.refuse(Kind.QUERY, refusal, shape=shape, position=position, undo=self._forget_unnamed())
+    def _refuse_query(self, refuse: Refuse) -> None:
+        self._judging.refuse_text(Kind.QUERY, refuse)
         self._state.unknown_executes = 0
 
     def _function_call(self, raw: bytes) -> Steps:

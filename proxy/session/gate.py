@@ -6,7 +6,7 @@ pass between them, so each side can be tested with the other one replaced.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -81,12 +81,28 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerCheck:
+    """What the server may be asked about a refused text, which could be nothing but a typing error.
+
+    `text`: the client's, every constant blanked at its length, in the client's encoding. `constants`: of each the 1-based character position,
+    the blanked source and the client's own, to be put back where the server's error quotes it.
+    """
+
+    text: bytes = field(repr=False)
+    constants: tuple[tuple[int, bytes, bytes], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer with an error. `position`: 1-based character position in the client's text. `shape`: '' where the text was not understood."""
+    """Answer with an error. `position`: 1-based character position in the client's text. `shape`: '' where the text was not understood.
+
+    `check`: pgveil may just not have understood the text, so the server is asked first; its own error counts before the refusal.
+    """
 
     refusal: Refusal
     shape: str = ""
     position: int | None = None
+    check: ServerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
-from proxy.session.replies import PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
+from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
 from proxy.session.statements import PreparedStatement, Run
 from proxy.wire import messages
@@ -198,11 +198,44 @@ class Judging:
         """Send something that must fail, and have its error replaced. `name`: of the statement that a Parse would have made."""
         state = self._state
         ticket = state.trail.refused(state.principal, refusal, shape)
-        state.observer.refused(refusal.reason)
-        state.observer.error(refusal.sqlstate)
+        state.refused(refusal)
         data = messages.build_parse(name, REFUSED_TEXT) if kind is Kind.PARSE else _FAILING[kind]
         error = refusal_response(refusal, position)
         state.send(data, Expectation(kind, Route.REPLACE, error=error, ticket=ticket, undo=undo))
+
+    def refuse_text(self, kind: Kind, refuse: Refuse, *, name: bytes = b"", types: tuple[int, ...] = ()) -> None:
+        """Refuse the text of a Query or a Parse (of statement `name`, with the parameter types that the client declared).
+
+        Where the server is asked first, it gets a Parse of the text with its constants blanked. Parse never executes anything, whatever the
+        statement (PostgreSQL 55.2.3), and what it makes is closed at once: the Close before it is for one that an error cut off.
+        A Query is refused by messages of the extended protocol then, with a Sync of ours; the client can't tell.
+        """
+        state = self._state
+        query = kind is Kind.QUERY
+        undo = state.forget_unnamed() if query else None
+        check = refuse.check
+        if check is None:
+            self.refuse(kind, refuse.refusal, shape=refuse.shape, position=refuse.position, name=name, undo=undo)
+            return
+        ticket = state.trail.refused(state.principal, refuse.refusal, refuse.shape)
+        error = refusal_response(refuse.refusal, refuse.position)
+        close = messages.build_close(b"S", CHECK_NAME)
+        if not name:
+            # The server drops the unnamed statement before it looks at the text that would replace it.
+            undo = undo if query else state.statements.remove(b"")
+            state.send(messages.build_close(b"S", b""), Expectation(Kind.CLOSE, Route.GUARD, undo=undo))
+        state.send(close, Expectation(Kind.CLOSE, Route.GUARD))
+        state.send(
+            messages.build_parse(CHECK_NAME, check.text, types),
+            Expectation(Kind.PARSE, Route.CHECK, error=error, refusal=refuse.refusal, check=check, ticket=ticket),
+        )
+        state.send(close, Expectation(Kind.CLOSE, Route.GUARD))
+        state.send(
+            messages.build_parse(REFUSED_NAME, REFUSED_TEXT),
+            Expectation(Kind.PARSE, Route.REPLACE, error=error, refusal=refuse.refusal, ticket=ticket),
+        )
+        if query:
+            state.send(messages.SYNC, Expectation(Kind.SYNC))
 
     # -- audit -----------------------------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,10 @@ from proxy.wire.messages import Back
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from proxy.session.gate import ServerCheck
     from proxy.session.settings import Probe
     from proxy.session.statements import Portal, PreparedStatement, Run
+    from rules.plan import Refusal
 
 
 class Kind(IntEnum):
@@ -62,6 +64,7 @@ class Route(Enum):
     GUARD = "guard"  # nobody: pgveil asked within the client's pipeline; an error is the client's all the same
     SKIP = "skip"  # nobody: pgveil asked between the client's requests
     REPLACE = "replace"  # the client gets pgveil's error in place of the server's
+    CHECK = "check"  # nobody, but an error is the client's: the server was asked about a text that pgveil refuses
 
 
 class Step(Enum):
@@ -115,8 +118,8 @@ class Expectation:
     """One message that the server will answer, and what is to be done with the answers.
 
     `run`: the planned or refused execution, None for what touches nothing protected. `undo` takes back what sending it changed in the
-    session's books, for when the server ignores it. `error`: the ErrorResponse that replaces the server's. `ticket`: the audit record that
-    must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
+    session's books, for when the server ignores it. `error`: the ErrorResponse that replaces the server's; `refusal`: what it tells of,
+    if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates. `note`: a question of ours.
     """
@@ -127,6 +130,8 @@ class Expectation:
     portal: Portal | None = None
     run: Run | None = None
     error: bytes | None = None
+    refusal: Refusal | None = None
+    check: ServerCheck | None = None
     ticket: int = 0
     flow: Flow = Flow.NONE
     failed: bool = False

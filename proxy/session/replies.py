@@ -11,15 +11,17 @@ from proxy.errors import error_response
 from proxy.wire.messages import Back, ErrorFields, build_error, parse_error
 
 if TYPE_CHECKING:
-    from proxy.session.gate import BadValue, OffsetMap
+    from proxy.session.gate import BadValue, OffsetMap, ServerCheck
     from rules.plan import Refusal
 
 # Text that fails in the server's analysis for every role and setting, so a refused statement fails for real (docs/errors.md).
 REFUSED_TEXT: Final = b"SELECT pg_catalog.pgveil_refused()"
 REFUSED_NAME: Final = b"pgveil_none"
 PROBE_NAME: Final = b"pgveil_probe"
+CHECK_NAME: Final = b"pgveil_check"
 RESERVED: Final = b"pgveil_"
 
+SYNTAX_ERROR: Final = "42601"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_STATEMENT: Final = "26000"
 UNDEFINED_PORTAL: Final = "34000"
@@ -72,6 +74,24 @@ def refusal_response(refusal: Refusal, position: int | None = None) -> bytes:
 def bad_value_response(bad: BadValue) -> bytes:
     """The ErrorResponse of a value that cannot be sealed or opened."""
     return error_response(bad.sqlstate, bad.message, detail=bad.detail)
+
+
+def own_words(raw: bytes, check: ServerCheck) -> bytes | None:
+    """The server's error about a text that pgveil refuses, as the client may see it; None where the refusal is the better answer.
+
+    That is where the error is about a value (class 22), as values were blanked, and where it is about the question: several statements can't be
+    parsed at once, which a simple Query may hold.
+    """
+    fields = parse_error(raw[5:])
+    several = fields.sqlstate == SYNTAX_ERROR and fields.get("R") == b"exec_parse_message"
+    if several or fields.sqlstate.startswith("22"):
+        return None
+    at, message = fields.get("P"), fields.get("M")
+    for position, blank, source in check.constants:
+        if message is not None and at == str(position).encode():
+            fields = fields.replace("M", message.replace(blank, source, 1))
+            return server_report(build_error(fields, Back.ERROR), None)[0]
+    return server_report(raw, None)[0]
 
 
 def server_report(raw: bytes, offsets: OffsetMap | None) -> tuple[bytes, ErrorFields]:

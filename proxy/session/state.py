@@ -158,6 +158,19 @@ class State:
         """Whether the client's messages mean nothing until its next sync."""
         return self.pipeline.ignoring or self.broken
 
+    def forget_unnamed(self) -> Callable[[], None] | None:
+        """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""
+        statement = self.statements.remove(b"")
+        portal = self.portals.remove(b"")
+        if statement is None or portal is None:
+            return statement or portal
+
+        def undo() -> None:
+            statement()
+            portal()
+
+        return undo
+
     def send(self, data: bytes, expectation: Expectation) -> None:
         """A message to the server that will be answered."""
         self.to_server.append(data)
@@ -166,6 +179,11 @@ class State:
     def send_failing(self, route: Route) -> None:
         """Make the server fail, by a Parse of a text that it cannot analyse."""
         self.send(messages.build_parse(REFUSED_NAME, REFUSED_TEXT), Expectation(Kind.PARSE, route))
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a refusal."""
+        self.observer.refused(refusal.reason)
+        self.observer.error(refusal.sqlstate)
 
     def refuse_error(self, error: bytes, sqlstate: str) -> bytes:
         """Count an error of ours on its way to the client."""
