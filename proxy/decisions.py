@@ -72,7 +72,8 @@ DANGEROUS_WORDS = frozenset(
     }
 )
 _CHECK_TEXT = "Check the text's quotes, its encoding and its length."
-_PRIVILEGED_ROLES = frozenset(
+# Roles of PostgreSQL's own whose members privileges on tables don't keep out.
+PRIVILEGED_ROLES = frozenset(
     {"pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files", "pg_execute_server_program"}
 )
 
@@ -253,7 +254,7 @@ class Gate:
         relations = [catalog.by_name[c.name.relation] for c in masked if c.name.relation in catalog.by_name]
         unfenced = bool(masked) and (
             login in catalog.superusers
-            or not _PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
+            or not PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
             or any(catalog.owns(login, r) for r in relations)
         )
         views = frozenset(
@@ -274,9 +275,7 @@ class Gate:
             lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
         except LexError as error:
             check = check_garbled(text, error, settings)
-            return self._garbled(
-                sql, "42601", f"the statement was not understood: {error}", error.position + 1, check
-            )
+            return self._garbled(sql, "42601", f"the statement was not understood: {error}", error.position + 1, check)
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
         unsettles = any(p.unsettles for p in parts) or not world.unsettling.isdisjoint(lexed.words)
         ddl = any(p.kind in _CHANGES_CATALOG for p in parts)
@@ -486,7 +485,7 @@ class Gate:
                     Reason.UNFENCED,
                     UNSUPPORTED,
                     "this login owns protected tables or is a superuser, so the server would show it what its role may not see",
-                    hint="Use a login that owns no protected table; `pgveil doctor` lists those that do.",
+                    hint="Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do.",
                     token=whole[0],
                 )
             )

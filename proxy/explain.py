@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
+from proxy.decisions import PRIVILEGED_ROLES
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.trail import Identity, Trail
@@ -115,7 +116,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class RefusalShown:
-    """What the client is told. `position`: 1-based in characters; `columns`: the protected columns of what the text names."""
+    """What the client is told. `position`: 1-based in characters; `columns`: the protected columns of what the text names.
+
+    `server_first`: pgveil may just not have understood the text, so a running pgveil shows it to the server, constants blanked, and where
+    that finds an error of its own the client gets that one.
+    """
 
     reason: str
     sqlstate: str
@@ -124,6 +129,7 @@ class RefusalShown:
     hint: str | None
     position: int | None
     section: str
+    server_first: bool
     columns: tuple[TouchedColumn, ...]
     audit: dict[str, Any]
 
@@ -164,7 +170,7 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
         login,
         principal.roles,
         principal.policy.id,
-        login not in catalog.superusers and not any(catalog.owns(login, table) for table in tables),
+        PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login)) and not any(catalog.owns(login, t) for t in tables),
         catalog.database,
         rules.version,
         REFUSED if refusal is not None else ADMITTED if ADMITTED in outcomes else PASSES,
@@ -192,7 +198,8 @@ class _Telling:
             case Pass():
                 return tuple(self._passing(span) for span in self._spans()), None
             case Refuse():
-                return (), self._refusal(decision.refusal, decision.shape, decision.position)
+                asked = decision.check is not None
+                return (), self._refusal(decision.refusal, decision.shape, decision.position, server_first=asked)
             case NeedSettings():
                 return (), self._refusal(SETTINGS_UNKNOWN, "", None)
             case Admit():
@@ -294,7 +301,9 @@ class _Telling:
 
     # -- refusals
 
-    def _refusal(self, refusal: Refusal, shape: str, position: int | None) -> RefusalShown:
+    def _refusal(
+        self, refusal: Refusal, shape: str, position: int | None, *, server_first: bool = False
+    ) -> RefusalShown:
         self._trail.refused(self._principal, refusal, shape)
         named = set(self._named())
         if refusal.column is not None:
@@ -307,6 +316,7 @@ class _Telling:
             refusal.hint,
             position,
             f"docs/errors.md#{refusal.reason.value}",
+            server_first,
             tuple(self._touched(name) for name in sorted(named)),
             _record(self._records[-1]),
         )

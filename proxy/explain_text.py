@@ -166,6 +166,8 @@ def _parameter(sealed: Sealing) -> str:
 def _refusal(refusal: RefusalShown, text: str) -> Iterator[Text]:
     yield from (_text(line) for line in psql_lines(refusal, text))
     yield _text(f"reason {refusal.reason}: see {refusal.section}")
+    if refusal.server_first:
+        yield _text("(the server is asked first: an error of its own, as for a typing error, would come instead)")
     if refusal.columns:
         yield from _section("protected columns of what it names", _columns(refusal.columns))
     yield from _section("audit record", [_json(refusal.audit)])
