@@ -146,11 +146,7 @@ class World:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every audit record, in file order."""
-        for path in sorted(self.audit.rglob("*.jsonl")):
-            for line in path.read_text().splitlines(keepends=True):
-                if not line.endswith("\n"):
-                    break  # it is being written
-                yield json.loads(line)["event"]
+        return records_in(self.audit)
 
 
 def write_config(
@@ -191,6 +187,15 @@ tls:
 """
     )
     return path
+
+
+def records_in(audit: Path) -> Iterator[dict[str, Any]]:
+    """Every audit record under a directory, in file order; a line that is being written is left out."""
+    for path in sorted(audit.rglob("*.jsonl")):
+        for line in path.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            yield json.loads(line)["event"]
 
 
 def write_certificate(home: Path) -> None:
