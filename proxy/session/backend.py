@@ -23,6 +23,7 @@ from proxy.session.witness import Opening, Shown, disagreement
 from proxy.wire import messages
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
+from rules.encodings import EncodingError, decode_sql
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IM
 class Backend:
     """The server's direction of a session."""
 
-    __slots__ = ("_failures", "_framer", "_state", "ended", "ended_with", "held")
+    __slots__ = ("_authorized", "_failures", "_framer", "_state", "ended", "ended_with", "held")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
+        self._authorized: bytes | None = None  # who has logged in, by the server's account (in the client's encoding)
         self.ended = False  # the server said why it ends the connection
         self.ended_with: str | None = None  # that error's SQLSTATE
         self.held = False  # waiting for an audit record
@@ -227,7 +229,32 @@ class Backend:
         elif kind == Back.PARAMETER_STATUS:
             name, value = messages.parse_parameter_status(raw[5:])
             state.tracker.parameter(name, value)
+            head = state.pipeline.head
+            if name == b"session_authorization" and head is not None and head.kind is Kind.STARTUP:
+                self._authorized = value
         state.to_client.append(raw)
+
+    def _same_login(self) -> bool:
+        """Whether the server has let in the login that the principal was made for. Ends the session where it has not.
+
+        Only what it says before the first ReadyForQuery counts: SET SESSION AUTHORIZATION later on never changes who asks.
+        """
+        state = self._state
+        login = state.identity.login
+        authorized = self._authorized
+        if authorized is None or authorized == login.encode():
+            return True
+        try:
+            if decode_sql(authorized, state.tracker.settings.client_encoding) == login:
+                return True
+        except EncodingError:
+            pass  # a name that can't be read is another one
+        state.fatal_report(
+            "28000",
+            "the server has logged in another user than the one that pgveil was asked for",
+            hint="If a pooler stands between pgveil and the server, let it log in as the client's own user.",
+        )
+        return False
 
     def _swallow(self, head: Expectation, kind: int, raw: bytes, step: Step) -> None:
         """Answers to what has been answered with our error already."""
@@ -425,6 +452,9 @@ class Backend:
             state.to_client.append(raw)
             return
         pipeline.step(Back.READY)
+        head = pipeline.head
+        if head is not None and head.kind is Kind.STARTUP and not self._same_login():
+            return
         done = pipeline.done()
         pipeline.status = status
         self._settle(status)

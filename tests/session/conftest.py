@@ -216,11 +216,11 @@ class Bench:
         self.time += 0.001
         return self.time
 
-    def session(self) -> Session:
+    def session(self, login: str = "alice") -> Session:
         session = Session(
             judge=self.judge,
             codec=self.codec,
-            identity=Identity("alice", "shop", "192.0.2.1:5", "test", "c1"),
+            identity=Identity(login, "shop", "192.0.2.1:5", "test", "c1"),
             recorder=self.recorder,
             clock=self.clock,
             limits=self.limits,
@@ -317,7 +317,7 @@ class Proxy:
         up: asyncio.StreamReader,
         down: asyncio.StreamWriter,
     ) -> None:
-        session = self._bench.session()
+        session = self._bench.session("postgres")
         resume = asyncio.Event()
 
         def pump() -> None:

@@ -774,3 +774,43 @@ def test_long_results_stream(bench: Bench) -> None:
         passed += len(taken(session)[0])
     assert passed == len(row) * 10
     assert bench.observer.objects == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "same"),
+    [
+        (b"alice", b"UTF8", True),
+        (b"bob", b"UTF8", False),
+        (b"Alice", b"UTF8", False),
+        (b"", b"UTF8", False),
+        (b"\xff", b"UTF8", False),
+    ],
+)
+def test_the_server_says_who_has_logged_in(bench: Bench, name: bytes, encoding: bytes, same: bool) -> None:
+    session = bench.session()
+    session.server_received(
+        m.build_parameter_status(b"session_authorization", name) + m.build_parameter_status(b"client_encoding", encoding)
+    )
+    taken(session)
+    session.server_received(READY)
+    client, server = taken(session)
+    assert session.started is same
+    assert server == b""
+    if same:
+        assert client == READY
+        session.server_received(m.build_parameter_status(b"session_authorization", b"bob"))
+        assert session.closing is None
+    else:
+        assert errors(client) == ["28000"]
+        assert READY not in client
+        assert session.closing is not None
+
+
+def test_a_login_in_the_clients_encoding(bench: Bench) -> None:
+    session = bench.session("j\u00fcrg")
+    session.server_received(
+        m.build_parameter_status(b"session_authorization", b"j\xfcrg")
+        + m.build_parameter_status(b"client_encoding", b"LATIN1")
+        + READY
+    )
+    assert session.started
