@@ -198,7 +198,7 @@ class Postgres:
         if owner is not None:
             _open_path(self.bin_dir)
             os.chown(self.data, owner.pw_uid, owner.pw_gid)
-        subprocess.run(
+        made = subprocess.run(
             [
                 str(self.bin_dir / "initdb"),
                 *(
@@ -214,10 +214,12 @@ class Postgres:
                     str(self.data),
                 ),
             ],
-            check=True,
+            check=False,
             capture_output=True,
             **self._as_server(),
         )
+        if made.returncode:
+            raise PostgresUnavailableError(f"initdb failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude = 'pgveil.conf'\n")
 
