@@ -118,8 +118,8 @@ class Statement:
 class RefusalShown:
     """What the client is told. `position`: 1-based in characters; `columns`: the protected columns of what the text names.
 
-    `server_first`: pgveil may just not have understood the text, so a running pgveil shows it to the server, constants blanked, and where
-    that finds an error of its own the client gets that one.
+    `server_first`: a running pgveil shows the text to the server before it refuses, constants blanked, and where that finds an error of its
+    own (a typing error, a name that does not exist) the client gets that one.
     """
 
     reason: str
@@ -170,7 +170,9 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
         login,
         principal.roles,
         principal.policy.id,
-        PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login)) and not any(catalog.owns(login, t) for t in tables),
+        login not in catalog.superusers
+        and PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
+        and not any(catalog.owns(login, table) for table in tables),
         catalog.database,
         rules.version,
         REFUSED if refusal is not None else ADMITTED if ADMITTED in outcomes else PASSES,

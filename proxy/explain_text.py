@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from proxy.explain import PASSES, pieces
+from rules.plan import Reason
 from rules.problems import printable
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _EDITED = "bold reverse"
 _INDENT = "  "
+# Of other reasons a typing error is not likely.
+_NOT_UNDERSTOOD = frozenset({Reason.UNPARSED, Reason.LEXER})
 
 
 def psql_lines(refusal: RefusalShown, text: str) -> list[str]:
@@ -166,7 +169,7 @@ def _parameter(sealed: Sealing) -> str:
 def _refusal(refusal: RefusalShown, text: str) -> Iterator[Text]:
     yield from (_text(line) for line in psql_lines(refusal, text))
     yield _text(f"reason {refusal.reason}: see {refusal.section}")
-    if refusal.server_first:
+    if refusal.server_first and refusal.reason in _NOT_UNDERSTOOD:
         yield _text("(the server is asked first: an error of its own, as for a typing error, would come instead)")
     if refusal.columns:
         yield from _section("protected columns of what it names", _columns(refusal.columns))

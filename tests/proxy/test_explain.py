@@ -212,10 +212,38 @@ class TestRefusals:
         assert found.refusal is not None
         assert (found.refusal.reason, found.refusal.sqlstate) == ("settings", "0A000")
 
+    def test_a_text_that_the_server_may_not_understand_either(self) -> None:
+        for sql, told_so in (
+            ("select phone from customers where", True),
+            ("select pan from cards order by pan", False),
+        ):
+            found = told(sql, "teller")
+            assert found.refusal is not None
+            assert found.refusal.server_first
+            assert ("the server is asked first" in printed(found)) is told_so
+
     def test_a_view_shows_what_it_reads(self) -> None:
         found = told("select upper(phone) from v_phones")
         assert found.refusal is not None
         assert [c.column for c in found.refusal.columns] == ["public.customers.phone"]
+
+
+@pytest.mark.parametrize(
+    ("login", "changes", "fenced"),
+    [
+        ("agent", {}, True),
+        ("owner", {}, False),
+        ("agent", {"superusers": frozenset({"agent"})}, False),
+        ("agent", {"members": {"agent": frozenset({"owner"})}}, False),
+        ("agent", {"members": {"agent": frozenset({"pg_read_all_data"})}}, False),
+    ],
+)
+def test_who_is_kept_out_by_privileges(login: str, changes: dict[str, Any], fenced: bool) -> None:
+    other = gate()
+    other.update(other.protection.rules, replace(bank_catalog(), **changes))
+    found = explain(other, "select 1", login, SETTINGS)
+    assert found.fenced is fenced
+    assert ("NOT kept out" in printed(found)) is not fenced
 
 
 class TestPrinting:
