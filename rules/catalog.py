@@ -105,6 +105,7 @@ class Function:
 class Catalog:
     """One database at one moment. `version` is a digest of everything in it, so equal catalogs have equal versions.
 
+    `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
     """
 
@@ -116,6 +117,7 @@ class Catalog:
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
     superusers: frozenset[str] = frozenset()
     schemas: frozenset[str] = frozenset()
+    operators: tuple[Function, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[TableName, Relation]:
@@ -160,6 +162,7 @@ def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
         members=MappingProxyType(members),
         superusers=superusers | {login for login, roles in members.items() if not superusers.isdisjoint(roles)},
         schemas=frozenset(r["schema"] for r in rows["schemas"]),
+        operators=tuple(_function(r) for r in sorted(rows.get("operators", ()), key=lambda r: int(r["oid"]))),
     )
     return replace(unversioned, version=_digest(unversioned))
 
@@ -245,6 +248,7 @@ def _digest(catalog: Catalog) -> str:
         catalog.server_version,
         tuple(catalog.relations.values()),
         catalog.functions,
+        catalog.operators,
         sorted((login, sorted(roles)) for login, roles in catalog.members.items()),
         sorted(catalog.superusers),
         sorted(catalog.schemas),

@@ -97,6 +97,20 @@ SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
  WHERE {_OWN.format(oid="p.oid")}
 """
 
+# An operator runs its function, so it carries its source.
+_OPERATORS = f"""
+{_FIXED}
+SELECT o.oid::int8 AS oid, n.nspname::text AS schema, o.oprname::text AS name,
+       pg_catalog.pg_get_userbyid(o.oprowner)::text AS owner,
+       l.lanname::text AS language, p.prosecdef AS security_definer,
+       COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc) AS source
+  FROM pg_catalog.pg_operator o
+  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+  JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
+ WHERE {_OWN.format(oid="o.oid")}
+"""
+
 # The database's owner is a member of pg_database_owner without a row that says so.
 _MEMBERS = """
 SELECT pg_catalog.pg_get_userbyid(m.member)::text AS member, pg_catalog.pg_get_userbyid(m.roleid)::text AS role
@@ -119,6 +133,7 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "columns": _COLUMNS,
         "inherits": _INHERITS,
         "functions": _FUNCTIONS,
+        "operators": _OPERATORS,
         "members": _MEMBERS,
         "superusers": _SUPERUSERS,
     }
@@ -148,6 +163,8 @@ SELECT pg_catalog.concat_ws('.',
        FROM pg_catalog.pg_trigger t JOIN kept k ON k.oid = t.tgrelid WHERE NOT t.tgisinternal),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(p.oid, p.xmin), 0))
        FROM pg_catalog.pg_proc p WHERE p.oid >= 16384),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(o.oid, o.xmin), 0))
+       FROM pg_catalog.pg_operator o WHERE o.oid >= 16384),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(y.oid, y.xmin), 0))
        FROM pg_catalog.pg_type y WHERE y.oid >= 16384 AND y.typrelid = 0 AND y.typarray <> 0),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(n.oid, n.nspname), 0))

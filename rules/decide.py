@@ -13,7 +13,7 @@ from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from rules.analyse.facts import ColumnUse, Constant, Facts, Pair, RelationRef
+    from rules.analyse.facts import ColumnUse, Constant, Facts, Obstacle, Pair, RelationRef
     from rules.model import Rules, TableName
 
 DENIED = "42501"  # insufficient_privilege
@@ -63,7 +63,7 @@ class _Decision:
         facts = self.facts
         self._known()
         for obstacle in facts.obstacles:
-            self._obstacle(obstacle.reason, obstacle.message, obstacle.hint, obstacle.token)
+            self._obstacle(obstacle)
         self._refused_columns()
         self._views()
         self._target_reads()
@@ -96,6 +96,10 @@ class _Decision:
             )
         return column
 
+    def _columns_of(self, relation: TableName) -> frozenset[ColumnName]:
+        table = self.judgement.rules.tables.get(relation)
+        return frozenset(c.name for c in table.columns.values() if c.protected) if table is not None else frozenset()
+
     def _verdict(self, name: ColumnName) -> Verdict:
         return self.judgement.policy.verdict(name)
 
@@ -119,8 +123,9 @@ class _Decision:
                 )
             )
 
-    def _obstacle(self, reason: Reason, message: str, hint: str, token: int | None) -> None:
-        raise RefusedError(Refusal(reason, UNSUPPORTED, f"pgveil can't protect this statement: {message}", hint=hint, token=token))
+    def _obstacle(self, found: Obstacle) -> None:
+        message = found.message if found.sqlstate else f"pgveil can't protect this statement: {found.message}"
+        raise RefusedError(Refusal(found.reason, found.sqlstate or UNSUPPORTED, message, hint=found.hint, token=found.token))
 
     def _refused_columns(self) -> None:
         """Columns that the role may not see at all, used in any way but being written."""
@@ -290,7 +295,8 @@ class _Decision:
 
     def _replace(self, ref: RelationRef) -> Iterable[Edit]:
         """The reference to a table becomes one to its masking view, where a column that must be masked is used."""
-        masked = sorted(c for c in ref.columns if self._limited(c) and not self._sealed(c))
+        read = ref.columns | (self._columns_of(ref.relation) if ref.whole else frozenset())
+        masked = sorted(c for c in read if self._limited(c) and not self._sealed(c))
         if not masked:
             return
         if not ref.replaceable:
@@ -316,12 +322,13 @@ class _Decision:
                 )
             )
         view = view_name(ref.relation)
-        text = f"{quote_ident(self.judgement.policy.schema)}.{quote_ident(view)}"
+        text = qualifier = f"{quote_ident(self.judgement.policy.schema)}.{quote_ident(view)}"
         if not ref.aliased and view != ref.relation.name:
-            text += f" AS {quote_ident(ref.relation.name)}"
+            qualifier = quote_ident(ref.relation.name)
+            text += f" AS {qualifier}"
         yield Edit(ref.first, ref.last, text)
         for first, last in ref.qualified:
-            yield Edit(first, last, quote_ident(ref.relation.name))
+            yield Edit(first, last, qualifier)
 
     def _constants(self) -> tuple[tuple[SealLiteral, ...], tuple[SealParam, ...], list[Edit]]:
         """What is sealed, and edits that take the casts off sealed parameters."""

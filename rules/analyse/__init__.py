@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from rules.analyse.facts import Facts
+from rules.analyse.keywords import RESERVED
 from rules.analyse.queries import Outputs, Queries
 from rules.analyse.record import AmbiguousNameError, Protected, Record, ViewLineage
 from rules.analyse.scope import Scope
@@ -96,6 +97,8 @@ def _account(tree: Tree, record: Record, suspects: frozenset[str]) -> None:
         if token.kind not in (Kind.WORD, Kind.QUOTED) or token.value not in suspects or index in record.visited:
             continue
         before = tokens[index - 1].value if index > tree.first else ""
+        if token.kind is Kind.WORD and token.value in RESERVED and before != ".":
+            continue  # a keyword; it names a column behind a dot only
         after = tokens[index + 1] if index < tree.last else None
         if after is not None and (after.value == "(" or after.kind is Kind.STRING):
             continue  # a function's name, or the type of a typed constant

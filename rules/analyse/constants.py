@@ -39,7 +39,7 @@ def extent_of(tree: Tree, node: exp.Expr) -> Extent | None:
     """The extent of a constant: a literal or parameter, perhaps negative, in parentheses or cast. None where it is anything else."""
     index = tree.constant_token(node)
     if index is not None:
-        return Extent(index)
+        return _signed(tree.lexed, Extent(index))
     if not isinstance(node, exp.Paren | exp.Neg | exp.Cast):
         return None
     if isinstance(node, exp.TryCast) or (isinstance(node, exp.Cast) and node.args.get("format")):
@@ -66,12 +66,21 @@ def _grow(lexed: Lexed, extent: Extent, before: str, after: str) -> bool:
     return True
 
 
+def _signed(lexed: Lexed, extent: Extent) -> Extent | None:
+    """A plus sign before a number, which sqlglot leaves out of its tree, belongs to it; before anything else it is an operation."""
+    while _text(lexed, extent.first - 1) == "+":
+        if lexed.tokens[extent.token].kind is not Kind.NUMBER:
+            return None
+        extent.first -= 1
+    return extent
+
+
 def _negate(lexed: Lexed, extent: Extent) -> Extent | None:
     if extent.negative or extent.casts or _text(lexed, extent.first - 1) != "-" or lexed.tokens[extent.token].kind is not Kind.NUMBER:
         return None
     extent.first -= 1
     extent.negative = True
-    return extent
+    return _signed(lexed, extent)
 
 
 def _cast(lexed: Lexed, extent: Extent) -> Extent | None:

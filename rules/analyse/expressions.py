@@ -20,6 +20,7 @@ _EQUALITIES = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)
 _ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Between)
 _BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren, exp.Where, exp.Having)
 _ARRAY_FUNCTIONS = frozenset({"all", "some", "any"})
+_MISSING_HINT = "If it does exist, pgveil does not know of it: write the statement in a plainer form."
 
 
 class Expressions:
@@ -81,6 +82,8 @@ class Expressions:
             return self._window(node, scope)
         if isinstance(node, exp.Dot):
             return self._dot(node, scope)
+        if isinstance(node, exp.Cast):
+            self._row_type(node)
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
 
     def _all_used(self, nodes: Iterable[exp.Expr], use: Use, scope: Scope) -> Flow:
@@ -213,17 +216,42 @@ class Expressions:
 
     def _dot(self, node: exp.Dot, scope: Scope) -> Flow:
         """`(t).c`: the column, where `t` is an entry's name; else a field of a computed value."""
-        inner = node.this
-        while isinstance(inner, exp.Paren):
-            inner = inner.this
         field = node.expression
-        if isinstance(inner, exp.Column) and not inner.table and isinstance(field, exp.Identifier) and isinstance(inner.this, exp.Identifier):
-            name = inner.name
-            entry = scope.entry(name)
-            if entry is not None and not scope.unqualified(name)[0]:
-                self._visit_identifier(inner.this)
-                return self._member(entry, field)
+        entry = self.row_entry(node.this, scope) if isinstance(field, exp.Identifier) else None
+        if entry is not None:
+            return self._member(entry, field)
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+
+    def row_entry(self, node: exp.Expr, scope: Scope) -> Entry | None:
+        """The entry whose whole row `node` is, in `(node).column`: the server asks the privilege on all of its columns."""
+        while isinstance(node, exp.Paren):
+            node = node.this
+        if not isinstance(node, exp.Column) or node.table or not isinstance(node.this, exp.Identifier):
+            return None
+        entry = scope.entry(node.name)
+        if entry is None or scope.unqualified(node.name)[0]:
+            return None
+        self._visit_identifier(node.this)
+        if entry.reference is not None:
+            self.record.references[entry.reference].whole = True
+        return entry
+
+    def _row_type(self, node: exp.Cast) -> None:
+        """A cast to the row type of a protected table: a masking view's rows are of another type, and sealed fields would show."""
+        kind = node.to.args.get("kind")
+        names = [kind] if isinstance(kind, exp.Identifier) else list(kind.find_all(exp.Identifier)) if isinstance(kind, exp.Dot) else []
+        if not names:
+            return
+        schema = names[-2].name if len(names) > 1 else None
+        relation = self.record.database.resolve(schema, names[-1].name, self.record.search_path)
+        if relation is None:
+            return
+        lineage = self.record.database.lineage_of(relation)
+        columns = frozenset(self.record.database.columns_of(relation).values()) | (lineage.inside if lineage is not None else frozenset())
+        if columns:
+            self.record.obstacle(
+                f'a cast to the row type of "{relation.name}"', "Name the columns instead.", self.record.tree.token_of(names[-1]), columns
+            )
 
     # -- column references
 
@@ -233,14 +261,12 @@ class Expressions:
             self._visit_identifier(part)
         if isinstance(node.this, exp.Star):
             entry = self._qualified_entry(node, scope)
-            return self.whole_row(entry, node) if entry is not None else NOTHING
+            return self.whole_row(entry, node) if entry is not None else self.no_such_table(node)
         self._visit_identifier(node.this)
         if not parts:
             return self._bare(node, scope)
         entry = self._qualified_entry(node, scope)
-        if entry is None:
-            return self._unknown_qualifier(node, scope)
-        return self._member(entry, node.this)
+        return self.no_such_table(node) if entry is None else self._member(entry, node.this)
 
     def _qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
         schema = node.db or None
@@ -274,10 +300,10 @@ class Expressions:
 
     def _bare(self, node: exp.Column, scope: Scope) -> Flow:
         name = node.name
-        found, _ = scope.unqualified(name)
+        found, further_in = scope.unqualified(name)
         if found:
             flows = [self.read(entry, flow, node) if entry is not None else flow for entry, flow in found]
-            if len(flows) == 1:
+            if len(flows) == 1 and not further_in:
                 return flows[0]
             # The server will call it ambiguous; if it does not, the analysis has missed something.
             self._doubt(name, node, mixed(*flows))
@@ -288,20 +314,21 @@ class Expressions:
         if name in SYSTEM_COLUMNS:
             for each in scope.entries:
                 self._needs_table(each, f"the system column {name} does not exist in a masking view")
+        elif not further_in:
+            self.record.missing(f'column "{name}" does not exist', _MISSING_HINT, self._anchor(node), "42703")
         return NOTHING
 
-    def _unknown_qualifier(self, node: exp.Column, scope: Scope) -> Flow:
-        """A qualifier that names no entry: the server will refuse it, or it is a composite column's field."""
-        found, _ = scope.unqualified(node.table)
-        flows = [self.read(entry, flow, node) if entry is not None else flow for entry, flow in found]
-        for flow in flows:
-            self.consume(flow, Use.COMPUTE, node)
-        return mixed(*flows)
+    def no_such_table(self, node: exp.Column) -> Flow:
+        """A qualifier that names nothing in FROM."""
+        self.record.missing(f'missing FROM-clause entry for table "{node.table}"', _MISSING_HINT, self._anchor(node), "42P01")
+        return NOTHING
 
     def read(self, entry: Entry, flow: Flow, node: exp.Expr) -> Flow:
         """A column of `entry` is read."""
         if flow.touches and entry.reference is not None:
             self.record.references[entry.reference].columns |= flow.touches
+        elif flow.column is not None and flow.reference is not None:
+            self.record.references[flow.reference].columns.add(flow.column)
         if flow.column is not None and entry.target:
             self.record.target_reads.append(ColumnUse(flow.column, Use.COMPUTE, self._anchor(node), None))
         return flow

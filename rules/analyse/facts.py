@@ -65,7 +65,8 @@ class RelationRef:
 
     `columns`: its protected columns whose value goes anywhere at all. `aliased`: an alias follows. `plain`: it can be replaced by another
     relation's name (no TABLESAMPLE, no lock, no ONLY over children). `qualified`: token ranges of column references that repeat the
-    schema (`public.customers.name`), to be shortened if the relation is replaced.
+    schema (`public.customers.name`), to be shortened if the relation is replaced. `whole`: its row is read as one value, for which the
+    server asks the privilege on every column.
     """
 
     relation: TableName
@@ -76,6 +77,7 @@ class RelationRef:
     replaceable: bool
     obstacle: str
     qualified: tuple[tuple[int, int], ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A form that pgveil does not protect; refused where it could matter for the role."""
+    """A form that pgveil does not protect. `sqlstate`: the server's own, where it would refuse the statement as well."""
 
     reason: Reason
     message: str
     hint: str
     token: int | None = None
     columns: frozenset[ColumnName] = frozenset()
+    sqlstate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class Queries:
             return self._values(node, scope)
         if isinstance(node, exp.Table):
             # TABLE name
-            self._item(node, scope)
+            scope.star += self._item(node, scope)
             return self._star(scope)
         self._unknown(node, "this form of query is not analysed")
         return Outputs()
@@ -79,6 +79,8 @@ class Queries:
         if clause is None:
             return
         recursive = bool(clause.args.get("recursive"))
+        if recursive:
+            self._only_backwards(clause.expressions)
         for cte in clause.expressions:
             alias = cte.args.get("alias")
             name = alias.name
@@ -86,6 +88,16 @@ class Queries:
             if cte.args.get("search") or cte.args.get("cycle"):
                 self._unknown(cte, "SEARCH and CYCLE are not analysed")
             scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
+
+    def _only_backwards(self, ctes: Sequence[exp.CTE]) -> None:
+        """With RECURSIVE a query can name those behind it, and itself: what we would take for a table of that name."""
+        names = [cte.args["alias"].name for cte in ctes]
+        for position, cte in enumerate(ctes):
+            own = isinstance(cte.this, exp.SetOperation)
+            ahead = set(names[position + own :]) - set(names[:position])
+            for table in cte.this.find_all(exp.Table):
+                if not table.db and table.name in ahead:
+                    self._unknown(table, "a recursive WITH query that names itself or a later one in this form is not analysed")
 
     def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
         if isinstance(body, exp.Insert | exp.Update | exp.Delete):
@@ -154,9 +166,8 @@ class Queries:
                 for entry in scope.entries:
                     for column in entry.columns:
                         self.expressions.read(entry, column.flow, item)
-            elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-                self.expressions.visit(*(item.args.get(k) for k in ("table", "db", "catalog")))
-                self._qualified_star(item, scope, outputs)
+            elif (starred := _starred(item)) is not None:
+                self._qualified_star(starred, scope, outputs)
             else:
                 flow = self.expressions.value(item, scope)
                 direct = _is_reference(item)
@@ -168,8 +179,20 @@ class Queries:
         found.known = scope.star_known
         return found
 
-    def _qualified_star(self, item: exp.Column, scope: Scope, outputs: Outputs) -> None:
-        entry = self.expressions._qualified_entry(item, scope)  # noqa: SLF001 - the two walkers are one machine in two files
+    def _qualified_star(self, item: exp.Column | exp.Dot, scope: Scope, outputs: Outputs) -> None:
+        """`t.*`, `(t.*)`, `(t).*`, and `(e).*` with a value of some composite type, whose columns we don't know."""
+        walk = self.expressions
+        if isinstance(item, exp.Column):
+            walk.visit(*(item.args.get(k) for k in ("table", "db", "catalog")))
+            entry = walk._qualified_entry(item, scope)  # noqa: SLF001 - the two walkers are one machine in two files
+            if entry is None:
+                walk.no_such_table(item)
+        else:
+            entry = walk.row_entry(item.this, scope)
+            if entry is None:
+                flow = walk.value(item.this, scope)
+                walk.consume(flow, Use.COMPUTE, item)
+                outputs.append(Named(None, mixed(flow)))
         if entry is None:
             outputs.known = False
             return
@@ -255,8 +278,11 @@ class Queries:
             names = {str(t.name) for t in lock.expressions}
             self.expressions.visit(*(i for t in lock.expressions for i in t.find_all(exp.Identifier)))
             for entry in scope.entries:
-                if entry.reference is not None and (not names or entry.name in names):
-                    self.record.references[entry.reference].obstacle = "rows of a masking view can't be locked"
+                if names and entry.name not in names:
+                    continue
+                own = [] if entry.reference is None else [entry.reference]
+                for reference in [*own, *entry.inside]:
+                    self.record.references[reference].obstacle = "rows of a masking view can't be locked"
 
     # -- set operations and VALUES
 
@@ -304,14 +330,22 @@ class Queries:
     # -- FROM items
 
     def _item(self, node: exp.Expr, scope: Scope) -> list[Named]:
-        """Add one FROM item to the scope; its columns as `*` shows them."""
+        """Add one FROM item to the scope, with what is joined to it; its columns as `*` shows them."""
+        star = self._parenthesised(node, scope) if _is_join(node) else self._single(node, scope)
+        joins = node.args.get("joins")
+        if not joins:
+            return star
+        before, scope.star = scope.star, star
+        self._joins(joins, scope)
+        star, scope.star = scope.star, before
+        return star
+
+    def _single(self, node: exp.Expr, scope: Scope) -> list[Named]:
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             entry = self.relation(node, scope)
         elif isinstance(node, exp.Table):
             entry = self._function(node, scope)
         elif isinstance(node, exp.Subquery):
-            if isinstance(node.this, exp.Table) and not node.args.get("alias"):
-                return self._nested_join(node, scope)
             entry = self._derived_table(node, scope)
         elif isinstance(node, exp.Lateral):
             entry = self._lateral(node, scope)
@@ -327,40 +361,34 @@ class Queries:
             entry = Entry(None, [], opaque=True)
         scope.entries.append(entry)
         scope.star_known &= not entry.opaque
-        star = list(entry.columns)
-        star += self._joins_of(node, scope)
-        return star
+        return list(entry.columns)
 
-    def _joins_of(self, node: exp.Expr, scope: Scope) -> list[Named]:
-        joins = node.args.get("joins")
-        if not joins:
-            return []
-        before = scope.star
-        scope.star = list(scope.entries[-1].columns)
-        own = len(scope.entries[-1].columns)
-        self._joins(joins, scope)
-        joined, scope.star = scope.star, before
-        return joined[own:]
-
-    def _nested_join(self, node: exp.Subquery, scope: Scope) -> list[Named]:
-        """`(a JOIN b ...)` without an alias: its entries are the level's own."""
-        inner = node.this
-        joins = inner.args.get("joins") or []
-        before, scope.star = scope.star, []
-        entry = self.relation(inner, scope) if isinstance(inner.this, exp.Identifier) else self._function(inner, scope)
-        scope.entries.append(entry)
-        scope.star_known &= not entry.opaque
-        scope.star = list(entry.columns)
-        self._joins(joins, scope)
-        found, scope.star = scope.star, before
-        return found
+    def _parenthesised(self, node: exp.Expr, scope: Scope) -> list[Named]:
+        """`(a JOIN b ...)`: without an alias its entries are the level's own; with one they are hidden behind it."""
+        alias = node.args.get("alias")
+        if not alias:
+            return self._item(node.this, scope)
+        self.expressions.visit(alias.this, *alias.columns)
+        start = len(self.record.references)
+        inner = Scope(scope)
+        columns = _renamed(self._item(node.this, inner), alias)
+        inside = range(start, len(self.record.references))
+        scope.entries.append(Entry(alias.name, columns, opaque=not inner.star_known, inside=inside))
+        scope.star_known &= inner.star_known
+        return list(columns)
 
     def _derived_table(self, node: exp.Subquery, scope: Scope) -> Entry:
         alias = node.args.get("alias")
         if alias:
             self.expressions.visit(alias.this, *alias.columns)
         # A plain derived table does not see its siblings; the level around the whole query it does.
-        return _derived(alias.name if alias else None, self.outputs(node.this, scope.without_siblings()), alias)
+        return self._subquery(node.this, alias, scope.without_siblings())
+
+    def _subquery(self, query: exp.Expr, alias: exp.TableAlias | None, scope: Scope) -> Entry:
+        start = len(self.record.references)
+        entry = _derived(alias.name if alias else None, self.outputs(query, scope), alias)
+        entry.inside = range(start, len(self.record.references))
+        return entry
 
     def _lateral(self, node: exp.Lateral, scope: Scope) -> Entry:
         alias = node.args.get("alias")
@@ -368,7 +396,7 @@ class Queries:
             self.expressions.visit(alias.this, *alias.columns)
         inner = node.this
         if isinstance(inner, exp.Subquery):
-            return _derived(alias.name if alias else None, self.outputs(inner.this, scope), alias)
+            return self._subquery(inner.this, alias, scope)
         self.expressions.consume(self.expressions.value(inner, scope), Use.COMPUTE, inner)
         return Entry(alias.name if alias else None, [], opaque=True)
 
@@ -466,7 +494,7 @@ class Queries:
             if join.args.get("method") == "NATURAL":
                 names = self._natural(left, right, scope, left_entries)
             if names:
-                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope, direct=join.side != "FULL")
+                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope, str(join.side))
             else:
                 scope.star += right
             self.expressions.condition(join.args.get("on"), scope)
@@ -477,7 +505,7 @@ class Queries:
         have = {c.name for c in right}
         return [c.name for c in left if c.name is not None and c.name in have]
 
-    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope, *, direct: bool) -> list[Named]:
+    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope, side: str) -> list[Named]:
         """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
         merged: list[Named] = []
         for name in names:
@@ -490,7 +518,8 @@ class Queries:
                 self.record.pairs.append(Pair(first.column, second.column, self.record.tree.first))
                 self.record.use(first, Use.EQUAL_COLUMN, self.record.tree.first)
                 self.record.use(second, Use.EQUAL_COLUMN, self.record.tree.first)
-                flow = Flow(first.column, first.touches | second.touches, first.reference, direct)
+                shown = second if side == "RIGHT" else first
+                flow = Flow(shown.column, first.touches | second.touches, shown.reference, side != "FULL" and shown.direct)
             else:
                 self.record.use(first, Use.COMPUTE, self.record.tree.first)
                 self.record.use(second, Use.COMPUTE, self.record.tree.first)
@@ -519,6 +548,25 @@ def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
 def _derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
     columns = [Named(o.name, replace(o.flow, null=False)) for o in outputs]
     return Entry(name, _renamed(columns, alias), opaque=not outputs.known)
+
+
+def _is_join(node: exp.Expr) -> bool:
+    """Whether a FROM item is a join in parentheses, and no query."""
+    if not isinstance(node, exp.Subquery):
+        return False
+    inner = node.this
+    while isinstance(inner, exp.Subquery) and not inner.args.get("joins"):
+        inner = inner.this
+    return not isinstance(inner, exp.Query) or isinstance(inner, exp.Subquery | exp.Table)
+
+
+def _starred(item: exp.Expr) -> exp.Column | exp.Dot | None:
+    """What stands before the `.*` of an item of a select list; None for any other item."""
+    while isinstance(item, exp.Paren):
+        item = item.this
+    if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+        return item
+    return item if isinstance(item, exp.Dot) and isinstance(item.expression, exp.Star) else None
 
 
 def _is_reference(node: exp.Expr) -> bool:

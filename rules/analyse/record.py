@@ -70,6 +70,7 @@ class Reference:
     obstacle: str = ""
     columns: set[ColumnName] = field(default_factory=set)
     qualified: list[tuple[int, int]] = field(default_factory=list)
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +105,10 @@ class Record:
         """Note a form that can't be protected."""
         self.obstacles.append(Obstacle(reason, message, hint, token, columns))
 
+    def missing(self, message: str, hint: str, token: int, sqlstate: str) -> None:
+        """Note a name that means nothing here, so the server should refuse the statement; if it does not, the analysis has missed something."""
+        self.obstacles.append(Obstacle(Reason.UNPARSED, message, hint, token, frozenset(), sqlstate))
+
     def facts(self, action: Action, outputs: list[Named] | None, *, writes: bool) -> Facts:
         """The findings as a value."""
         return Facts(
@@ -119,6 +124,7 @@ class Record:
                     r.replaceable and not r.obstacle,
                     r.obstacle,
                     tuple(r.qualified),
+                    r.whole,
                 )
                 for r in self.references
             ),

@@ -49,7 +49,8 @@ class Named:
 class Entry:
     """A range-table entry. `opaque`: it has, or may have, columns that are not in `columns`.
 
-    `reference` numbers the relation reference in the text. `target`: the relation that the statement writes.
+    `reference` numbers the relation reference in the text. `inside`: of a subquery or an aliased join, the references in it. `target`: its
+    columns are those of the relation that the statement writes.
     """
 
     name: str | None
@@ -58,6 +59,7 @@ class Entry:
     reference: int | None = None
     opaque: bool = False
     target: bool = False
+    inside: range = range(0)
 
     def find(self, name: str) -> Flow | None:
         """The flow of a column, by its name."""
@@ -107,18 +109,20 @@ class Scope:
         return None
 
     def unqualified(self, name: str) -> tuple[list[tuple[Entry | None, Flow]], bool]:
-        """Every candidate of a bare column name at the innermost level that has one, and whether an opaque entry could have it as well."""
+        """Every candidate of a bare column name at the innermost level that has one, and whether an opaque entry further in could have it.
+
+        An opaque entry of the same level makes no difference: the server would call the name ambiguous.
+        """
         opaque = False
         for level in self.levels():
             if name in level.merged:
-                return [(None, level.merged[name])], False
+                return [(None, level.merged[name])], opaque
             found: list[tuple[Entry | None, Flow]] = []
             for entry in level.entries:
                 flow = entry.find(name)
                 if flow is not None:
                     found.append((entry, flow))
-                elif entry.opaque:
-                    opaque = True
             if found:
                 return found, opaque
+            opaque |= any(entry.opaque for entry in level.entries)
         return [], opaque

@@ -6,6 +6,7 @@ parameter as a constant that spells its token's number. So what sqlglot's tokeni
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from rules.lexer import Lexed, Token
+
+# It would log the text of statements that it does not understand.
+logging.getLogger("sqlglot").disabled = True
 
 _NUMBER_BASE = 10**9
 # sqlglot moves array subscripts by one; numbers that lie far apart stay recognisable.

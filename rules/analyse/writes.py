@@ -99,7 +99,10 @@ class Writes:
     def _conflict(self, conflict: exp.Expr | None, target: Entry, scope: Scope) -> None:
         if conflict is None:
             return
-        excluded = Entry("excluded", [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns], opaque=target.opaque)
+        # To read EXCLUDED's columns the server asks the privilege to read the table's.
+        excluded = Entry(
+            "excluded", [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns], opaque=target.opaque, target=True
+        )
         inner = Scope(scope, [target, excluded])
         only_target = Scope(scope, [target])
         for key in conflict.args.get("conflict_keys") or []:
