@@ -7,16 +7,13 @@ search_path, `-- allow:` the kinds of difference that are known and right for th
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from twins import LOGINS, Finding, Twins
+from tests.rules.twins import LOGINS, Finding, Twins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
