@@ -244,9 +244,6 @@ class Config:
     rules: Path = _setting(_path, "The rules file.", Path("rules.yaml"))
     keys: Path = _setting(_path, "Directory of the wrapped data keys.", Path("keys"))
     audit: Path = _setting(_path, "Directory of the audit log.", Path("audit"))
-    mode: str = _setting(
-        _one_of("enforce", "observe"), "`observe` forwards what would be refused, and records it.", "enforce"
-    )
     workers: int = _setting(_whole(0, 256), "Processes. 0 is one for each CPU.", 0)
     listen: Listen = field(default_factory=Listen)
     tls: Tls = field(default_factory=Tls)

@@ -74,9 +74,6 @@ class MetricSink(Protocol):
     def refused(self, reason: Reason) -> None:
         """A statement was refused."""
 
-    def would_refuse(self, reason: Reason) -> None:
-        """A statement would have been refused, had the mode not been `observe`."""
-
     def opened(self, values: int) -> None:
         """Sealed values opened for a result."""
 
@@ -151,7 +148,6 @@ class Metrics:
         "_refusals",
         "_sealed",
         "_server",
-        "_would_refuse",
     )
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -200,14 +196,7 @@ class Metrics:
         refusals = Counter(
             "pgveil_refusals_total", "Statements refused, by reason (docs/errors.md).", ["reason"], registry=registry
         )
-        observed = Counter(
-            "pgveil_observed_refusals_total",
-            "Statements that were let through in mode observe and would have been refused otherwise, by reason.",
-            ["reason"],
-            registry=registry,
-        )
         self._refusals = {r: refusals.labels(r).inc for r in Reason}
-        self._would_refuse = {r: observed.labels(r).inc for r in Reason}
         self._opened = Counter("pgveil_opened_values_total", "Sealed values opened for results.", registry=registry).inc
         self._sealed = Counter(
             "pgveil_sealed_values_total", "Values sealed on their way to the server.", registry=registry
@@ -307,10 +296,6 @@ class Metrics:
         """See MetricSink."""
         self._refusals[reason]()
 
-    def would_refuse(self, reason: Reason) -> None:
-        """See MetricSink."""
-        self._would_refuse[reason]()
-
     def opened(self, values: int) -> None:
         """See MetricSink."""
         self._opened(values)
@@ -393,9 +378,6 @@ class NullMetrics:
         """Nothing."""
 
     def refused(self, reason: Reason) -> None:
-        """Nothing."""
-
-    def would_refuse(self, reason: Reason) -> None:
         """Nothing."""
 
     def opened(self, values: int) -> None:

@@ -27,7 +27,7 @@ def test_an_empty_file_has_every_default() -> None:
         config = parse_config(text, FILE)
         assert config.listen.port == 6432
         assert config.server.hosts == (Address("localhost", 5432),)
-        assert (config.mode, config.workers) == ("enforce", 0)
+        assert config.workers == 0
         assert config.rules == Path("/etc/pgveil/rules.yaml")
 
 
@@ -36,7 +36,6 @@ def test_everything_can_be_set() -> None:
         """
 rules: policy/rules.yaml
 keys: /var/lib/pgveil/keys
-mode: observe
 workers: 3
 listen: {address: "::", port: 0, unix_directory: run, backlog: 10}
 tls: {certificate: a.crt, key: a.key, required: true, client_ca: ca.crt, minimum_version: TLSv1.3}
@@ -76,7 +75,6 @@ log: {level: debug}
         ("listen: 5\n", ["1:1: listen: write its settings below it, indented"]),
         ("listen:\n  port: true\n", ["2:3: listen.port: write a whole number from 0 to 65535"]),
         ("workers: -1\n", ["1:1: workers: write a whole number from 0 to 256"]),
-        ("mode: off\n", ["1:1: mode: write one of enforce, observe"]),
         ("rules: ''\n", ["1:1: rules: write a non-empty text"]),
         ("tls: {required: 1, certificate: a, key: b}\n", ["1:7: tls.required: write true or false"]),
         (
@@ -108,7 +106,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "a: b: c", "- x", "mode: enforce\nmode: observe\n", "%", "a: !!python/object:x {}\n"]
+    "text", ["a: [", "a: b: c", "- x", "workers: 1\nworkers: 2\n", "%", "a: !!python/object:x {}\n"]
 )
 def test_what_is_not_yaml_or_no_mapping(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -130,7 +128,7 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (1 << 21))
     with pytest.raises(ConfigError, match="no configuration file"):
         load_config(path)
-    path.write_text("mode: observe\n")
+    path.write_text("workers: 2\n")
     assert load_config(path).audit == tmp_path / "audit"
 
 
