@@ -34,7 +34,7 @@ def demo(
     ] = _CUSTOMERS,
     no_color: Annotated[bool, typer.Option("--no-color", help="Plain text.")] = False,
 ) -> None:
-    """A bank with PostgreSQL of its own behind pgveil, told as a story. Needs nothing but pgveil[demo]; ends by itself.
+    """A bank with PostgreSQL of its own behind pgveil, told as a story. Needs no network, and ends by itself.
 
     Exit code 0: everything came out as told. 1: something did not. 3: the stage could not be set.
     """
