@@ -118,7 +118,7 @@ def test_writes_are_sealed_and_come_back(world: World) -> None:
         marks = ", ".join(["%s"] * len(template))
         inserted = app.execute(
             f"insert into cards ({columns}) values ({marks}) returning id, pan", tuple(template.values())
-        ).fetchone()  # type: ignore[arg-type]
+        ).fetchone()
         assert inserted is not None
         assert inserted[1] == pan
         with psycopg.connect(world.dsn("postgres", direct=True)) as direct:

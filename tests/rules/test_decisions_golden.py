@@ -135,7 +135,7 @@ def _cases() -> list[Case]:
     for path in sorted(FIXTURES.glob("*.sql")):
         for block in path.read_text().strip().split("\n\n"):
             lines = block.splitlines()
-            expected = {}
+            expected: dict[str, str] = {}
             for line in lines:
                 who, colon, what = line.removeprefix("-- ").partition(": ")
                 if line.startswith("-- ") and colon and who in {"teller", "agent", "both"}:
