@@ -186,7 +186,7 @@ class Gate:
             protection,
             protection.relation_words | frozenset(protection.functions) | {"pgveil"},
             frozenset(_names(catalog)),
-            _unsettling_functions(catalog) | {"set_config"},
+            _unsettling_functions(catalog, frozenset(protection.functions)) | {"set_config"},
         )
         self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
         self._texts: LRUCache[Hashable, Decision] = LRUCache(self._limits.texts)
@@ -215,6 +215,10 @@ class Gate:
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""
         return self._world.protection.rules.column(name)
+
+    def protected_names(self, names: frozenset[str]) -> frozenset[str]:
+        """See Judge."""
+        return names & self._world.protection.relation_words
 
     def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
         """See Judge."""
@@ -279,6 +283,7 @@ class Gate:
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
         unsettles = any(p.unsettles for p in parts) or not world.unsettling.isdisjoint(lexed.words)
         ddl = any(p.kind in _CHANGES_CATALOG for p in parts)
+        unsettles |= self._may_shadow(lexed, settings, ddl=ddl)
         if not self._matters(lexed, parts, asker):
             return Pass(unsettles, ddl, len(parts))
         if extended and len(parts) > 1:
@@ -300,6 +305,12 @@ class Gate:
         if all(plan is None for plan in plans):
             return Pass(unsettles, ddl, len(parts))
         return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)
+
+    def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
+        """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
+        if settings.temporary:
+            return True
+        return not lexed.words.isdisjoint(self._world.protection.relation_words) and (ddl or _selects_into(lexed))
 
     def _matters(self, lexed: Lexed, parts: list[Classified], asker: _Asker) -> bool:
         """Whether the text could reach anything protected. Most texts end here."""
@@ -344,8 +355,10 @@ class Gate:
         world = self._world
         plans: list[Plan | None] = []
         unsettled = changed = False
+        # What hides a protected name is certain for the first statement only: it may drop it.
+        settings = replace(settings, temporary=world.protection.shadowed(settings.search_path, settings.temporary))
         for index, (part, (first, last)) in enumerate(zip(parts, lexed.statements, strict=True)):
-            words = frozenset(t.value for t in lexed.tokens[first : last + 1] if t.kind in (Kind.WORD, Kind.QUOTED))
+            words = _words(lexed, (first, last), settings.temporary)
             named = not words.isdisjoint(world.triggers)
             plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
             if unsettled and (named or plan is not None):
@@ -353,6 +366,8 @@ class Gate:
             if changed and part.kind in _CALLS:
                 raise _RefusedError(_one_by_one("changes what its names may mean", first))
             unsettled |= part.unsettles or not words.isdisjoint(world.unsettling)
+            unsettled |= bool(settings.temporary) or _makes_temporary(words, part)
+            settings = replace(settings, temporary=frozenset())
             changed |= part.kind in _CHANGES_CATALOG and (named or asker.unfenced)
             plans.append(plan)
         return plans
@@ -370,7 +385,8 @@ class Gate:
         self._own_objects(lexed, whole, settings)
         if asker.unfenced:
             self._unfenced(lexed, words, part, whole)
-        key = (lexed.shape, index, asker.principal.policy.id, asker.views, settings.search_path, asker.unfenced)
+        policy, names = asker.principal.policy.id, (settings.search_path, settings.temporary)
+        key = (lexed.shape, index, policy, asker.views, names, asker.unfenced)
         significant = self._plans.get(key)
         found: object = None
         if isinstance(significant, tuple):
@@ -419,7 +435,8 @@ class Gate:
         protection = self._world.protection
         self._observer.parsed()
         try:
-            facts = analyse(lexed, (part.first, part.last), protection, settings.search_path, protection.suspects)
+            database = protection.under(settings.temporary)
+            facts = analyse(lexed, (part.first, part.last), database, settings.search_path, protection.suspects)
         except ParseError as error:
             return (), Refusal(
                 Reason.UNPARSED,
@@ -718,8 +735,34 @@ def _names(catalog: Catalog) -> Iterable[str]:
     yield from (function.name.name for function in catalog.functions)
 
 
-def _unsettling_functions(catalog: Catalog) -> frozenset[str]:
-    """Functions that could change settings for the rest of the session."""
+def _words(lexed: Lexed, whole: tuple[int, int], shadowed: frozenset[str]) -> frozenset[str]:
+    """The identifiers of a statement, but for those that mean the session's temporary relations."""
+    words = set()
+    for index in range(whole[0], whole[1] + 1):
+        token = lexed.tokens[index]
+        if token.kind not in (Kind.WORD, Kind.QUOTED):
+            continue
+        if token.value not in shadowed or (index > whole[0] and lexed.tokens[index - 1].value == "."):
+            words.add(token.value)
+    return frozenset(words)
+
+
+def _selects_into(lexed: Lexed) -> bool:
+    """Whether a SELECT INTO may be in the text: an INTO that neither INSERT nor MERGE stands before."""
+    tokens = lexed.tokens
+    return "into" in lexed.words and any(
+        t.kind is Kind.WORD and t.value == "into" and (i == 0 or tokens[i - 1].value not in {"insert", "merge"})
+        for i, t in enumerate(tokens)
+    )
+
+
+def _makes_temporary(words: frozenset[str], part: Classified) -> bool:
+    """Whether a relation that the following statements name may be a temporary one of this statement's making."""
+    return not words.isdisjoint({"temp", "temporary", "pg_temp"}) and (part.kind in _CHANGES_CATALOG or "into" in words)
+
+
+def _unsettling_functions(catalog: Catalog, reading: frozenset[str]) -> frozenset[str]:
+    """Functions that could change settings for the rest of the session, or make or drop a temporary relation of a protected name."""
     found = set()
     for function in catalog.functions:
         source = function.source.lower()
@@ -727,6 +770,7 @@ def _unsettling_functions(catalog: Catalog) -> frozenset[str]:
             "set_config" in source
             or "search_path" in source
             or ("execute" in source and function.language == "plpgsql")
+            or (function.name.name in reading and any(word in source for word in ("create", "drop", "alter")))
         ):
             found.add(function.name.name)
     return frozenset(found)

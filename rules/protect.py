@@ -17,6 +17,7 @@ from rules.model import Column, ColumnName, Protection, TableName, view_name
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
+    from rules.analyse import Protected
     from rules.catalog import Catalog, Function, Relation
     from rules.lexer import Lexed
     from rules.model import Rules
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 SEALED_DOMAIN = "pgveil.sealed"
 # pgveil's own schema and those of the masking views: nobody's statement may name what is in them.
 OWN_SCHEMA = "pgveil"
+# A session's temporary schema, by the name that current_schemas() gives.
+_TEMPORARY = "pg_temp_"
 _SEARCH_PATH = ("pg_catalog",)
 _DYNAMIC_LANGUAGES = frozenset({"plpgsql", "sql", "internal", "c"})
 _NO_COLUMNS: Mapping[str, ColumnName] = MappingProxyType({})
@@ -80,6 +83,22 @@ class ProtectionMap:
         return relation.name in self.rules.tables
 
     # -- what the gate asks
+
+    def shadowed(self, search_path: tuple[str, ...] | None, temporary: frozenset[str]) -> frozenset[str]:
+        """Those of the session's temporary relations that their names mean without a schema: nothing in the search_path comes before them."""
+        return frozenset(name for name in temporary if self._is_shadowed(search_path or (), name))
+
+    def _is_shadowed(self, search_path: tuple[str, ...], name: str) -> bool:
+        for schema in search_path:
+            if schema.startswith(_TEMPORARY):
+                return True
+            if TableName(schema, name) in self.catalog.by_name:
+                return False
+        return False
+
+    def under(self, shadowed: frozenset[str]) -> Protected:
+        """What the analysis is to ask in a session where `shadowed` are temporary relations."""
+        return _Shadowed(self, shadowed) if shadowed else self
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         """The protected column behind a RowDescription field's origin; of several behind a view's column, the first by name."""
@@ -253,6 +272,25 @@ def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dot
         if token.kind is Kind.OP or (named and (opened or (dotted and at > first and tokens[at - 1].value == "."))):
             found.append(at)
     return found
+
+
+class _Shadowed:
+    """A ProtectionMap as a session with temporary relations sees it: these are nothing that the catalog knows."""
+
+    __slots__ = ("_map", "_names", "columns_of", "lineage_of", "replaceable")
+
+    def __init__(self, protection: ProtectionMap, names: frozenset[str]) -> None:
+        self._map = protection
+        self._names = names
+        self.columns_of = protection.columns_of
+        self.lineage_of = protection.lineage_of
+        self.replaceable = protection.replaceable
+
+    def resolve(self, schema: str | None, name: str, search_path: tuple[str, ...] | None) -> Relation | None:
+        """See `rules.analyse.Protected.resolve`."""
+        if schema is None and name in self._names:
+            return None
+        return self._map.resolve(schema, name, search_path)
 
 
 def _is_own(name: TableName) -> bool:

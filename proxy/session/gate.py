@@ -19,12 +19,15 @@ class Settings:
     """What a text's meaning depends on besides itself.
 
     `search_path`: the effective schemas in order (current_schemas(true)), or None while unknown. `database_role`: current_user.
+    `temporary`: the session's temporary relations as far as something protected bears the same name (`Judge.protected_names`); known with
+    `search_path`.
     """
 
     standard_conforming_strings: bool = True
     client_encoding: str = "UTF8"
     search_path: tuple[str, ...] | None = None
     database_role: str | None = None
+    temporary: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,9 @@ class Judge(Protocol):
 
     def column(self, name: ColumnName) -> Column | None:
         """The rules' column of that name."""
+
+    def protected_names(self, names: frozenset[str]) -> frozenset[str]:
+        """Those of the names that a protected relation, or a view of one, bears in any schema."""
 
 
 class BadValue(Exception):  # noqa: N818 - the name says what is wrong

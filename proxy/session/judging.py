@@ -73,8 +73,10 @@ class Judging:
         state = self._state
         if not (yield from self.quiet()):
             return Refuse(SETTINGS_UNKNOWN)
+        state.tracker.judged_by(state.judge.generation)
         decision = self._ask(text, extended=extended)
-        if not state.tracker.known and isinstance(decision, NeedSettings | Admit):
+        doubtful = isinstance(decision, NeedSettings | Admit) or (isinstance(decision, Refuse) and state.tracker.lost)
+        if doubtful and not state.tracker.known:
             yield from self._probe()
             decision = self._ask(text, extended=extended)
         return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
@@ -176,7 +178,7 @@ class Judging:
             state.to_server.append(messages.FLUSH)
         yield lambda: probe.finished
         if probe.row is not None:
-            state.tracker.probed(probe.row)
+            state.tracker.probed(probe.row, state.judge)
 
     def flush(self) -> None:
         """See that the server answers what it has: somebody waits for it."""

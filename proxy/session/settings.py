@@ -16,11 +16,18 @@ from proxy.session.gate import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.session.gate import Judge
+
 PROBE_TEXT: Final = (
     b"SELECT pg_catalog.current_setting('standard_conforming_strings'), pg_catalog.pg_client_encoding(),"
     b" pg_catalog.array_to_json(pg_catalog.current_schemas(true))::pg_catalog.text, current_user::pg_catalog.text,"
-    b" pg_catalog.current_setting('bytea_output'), pg_catalog.current_setting('extra_float_digits')"
+    b" pg_catalog.current_setting('bytea_output'), pg_catalog.current_setting('extra_float_digits'),"
+    b" CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) '0' THEN '[]' ELSE"
+    b" (SELECT COALESCE(pg_catalog.json_agg(t.relname)::pg_catalog.text, '[]') FROM (SELECT c.relname FROM pg_catalog.pg_class c"
+    b" WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 10001) t) END"
 )
+# Temporary relations of one session, their indexes included. With more its names are not known, and what needs them is refused.
+_MOST_TEMPORARY: Final = 10_000
 
 # A completion tag's first word after which the settings may be other ones (SET LOCAL and a rolled back SET end with the transaction).
 _CHANGING: Final = frozenset((b"SET", b"RESET", b"DISCARD"))
@@ -35,12 +42,14 @@ class SettingsTracker:
     `doubt`: even the reported ones may be out of date; no text may be judged before the next quiet ReadyForQuery or a probe.
     """
 
-    __slots__ = ("_reported", "_touched", "doubt", "output", "settings")
+    __slots__ = ("_reported", "_touched", "doubt", "lost", "output", "settings", "temporary_at")
 
     def __init__(self) -> None:
         self.settings = Settings()
         self.output = OutputSettings()
         self.doubt = False
+        self.lost = False  # temporary relations may have come or gone since the last probe
+        self.temporary_at: int | None = None  # the judge's generation at the last probe, if it named temporary relations
         self._touched = False
         self._reported: dict[bytes, bytes] = {}
 
@@ -52,7 +61,7 @@ class SettingsTracker:
     def unsettle(self) -> None:
         """A statement that may change settings was sent, or is seen to have run."""
         self._touched = True
-        self.doubt = True
+        self.doubt = self.lost = True
         self._forget()
 
     def parameter(self, name: bytes, value: bytes) -> None:
@@ -88,31 +97,52 @@ class SettingsTracker:
         if quiet:
             self.doubt = False
 
-    def probed(self, row: Sequence[bytes | None]) -> bool:
+    def probed(self, row: Sequence[bytes | None], judge: Judge) -> bool:
         """The answer to PROBE_TEXT; False where it is not one."""
         values = [None if v is None else v.decode("utf-8", "replace") for v in row]
-        if len(values) != 6 or None in values:
+        if len(values) != 7 or None in values:
             return False
-        strings, encoding, schemas, role, bytea, digits = (str(v) for v in values)
+        strings, encoding, schemas, role, bytea, digits, relations = (str(v) for v in values)
+        path, temporary = _names(schemas), _names(relations)
         try:
-            path = json.loads(schemas)
             places = int(digits)
         except ValueError:
             return False
-        if not isinstance(path, list) or not all(isinstance(s, str) for s in path):
+        if path is None or temporary is None or len(temporary) > _MOST_TEMPORARY:
             return False
-        self._set(Settings(strings != "off", encoding, tuple(path), role))
+        shadowing = judge.protected_names(frozenset(temporary)) if temporary else frozenset()
+        self._set(Settings(strings != "off", encoding, path, role, shadowing))
+        self.temporary_at = judge.generation if temporary else None
+        self.lost = False
         self.output = replace(self.output, client_encoding=encoding, bytea_output=bytea, extra_float_digits=places)
         self.doubt = False
         return True
 
+    def judged_by(self, generation: int) -> None:
+        """Other names may be protected in a new generation: which temporary relations matter is known no longer."""
+        if self.temporary_at is not None and self.temporary_at != generation:
+            self.temporary_at = None
+            self.lost = True
+            self._forget()
+
     def _forget(self) -> None:
-        self._set(replace(self.settings, search_path=None, database_role=None))
+        self._set(replace(self.settings, search_path=None, database_role=None, temporary=frozenset()))
 
     def _set(self, settings: Settings) -> None:
         # The same value stays the same object: prepared statements are compared with it by identity first.
         if settings != self.settings:
             self.settings = settings
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    """A JSON array of strings; None where it is not one."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        return None
+    return tuple(names)
 
 
 class Probe:

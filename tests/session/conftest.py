@@ -137,6 +137,9 @@ class FakeJudge:
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         return self.sources.get((table_oid, attnum))
 
+    def protected_names(self, names: frozenset[str]) -> frozenset[str]:
+        return names & {"customers"}
+
     def column(self, name: ColumnName) -> Column | None:
         return COLUMNS.get(name)
 

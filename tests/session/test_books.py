@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from proxy.session.gate import OffsetMap, Pass, Settings
@@ -11,7 +13,7 @@ from proxy.session.statements import Book, Portal, PreparedStatement
 from proxy.session.witness import DescriptionCache, Shown
 from proxy.wire import messages as m
 
-from .conftest import CARD, PLAIN, Bench, opened, plan
+from .conftest import CARD, PLAIN, Bench, FakeJudge, opened, plan
 
 
 def statement(name: bytes = b"s") -> PreparedStatement:
@@ -55,13 +57,13 @@ def test_what_a_portal_shows() -> None:
 
 
 def test_settings_come_and_go() -> None:
-    tracker = SettingsTracker()
+    tracker, judge = SettingsTracker(), FakeJudge()
     tracker.parameter(b"standard_conforming_strings", b"off")
     tracker.parameter(b"client_encoding", b"LATIN1")
     tracker.parameter(b"TimeZone", b"Asia/Tokyo")
     assert tracker.settings == Settings(standard_conforming_strings=False, client_encoding="LATIN1")
     assert tracker.output.timezone == "Asia/Tokyo"
-    assert tracker.probed((b"on", b"UTF8", b'["a","b"]', b"me", b"escape", b"0"))
+    assert tracker.probed((b"on", b"UTF8", b'["a","b"]', b"me", b"escape", b"0", b"[]"), judge)
     assert tracker.settings == Settings(search_path=("a", "b"), database_role="me")
     assert (tracker.output.bytea_output, tracker.output.extra_float_digits) == ("escape", 0)
     tracker.completed(b"COMMIT")
@@ -72,28 +74,46 @@ def test_settings_come_and_go() -> None:
     doubts = [tracker.doubt]
     tracker.ready(b"T", quiet=True)
     assert [*doubts, tracker.doubt] == [True, False]
-    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1"))
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]"), judge)
     tracker.ready(b"I", quiet=True)
     assert not tracker.known
-    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1"))
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]"), judge)
     tracker.parameter(b"search_path", b"b")
     assert not tracker.known
+
+
+def test_temporary_relations_that_bear_a_protected_name() -> None:
+    tracker, judge = SettingsTracker(), FakeJudge()
+    row = (b"on", b"UTF8", b'["pg_temp_3","a"]', b"me", b"hex", b"1", b'["customers","mine"]')
+    assert tracker.probed(row, judge)
+    assert tracker.settings.temporary == {"customers"}
+    tracker.judged_by(judge.generation)
+    assert tracker.known
+    tracker.judged_by(judge.generation + 1)
+    assert [tracker.known, tracker.lost, tracker.settings.temporary] == [False, True, frozenset()]
+    assert tracker.probed((*row[:6], b"[]"), judge)
+    assert [tracker.lost, tracker.settings.temporary] == [False, frozenset()]
+    tracker.judged_by(judge.generation + 1)
+    assert tracker.known
 
 
 @pytest.mark.parametrize(
     "row",
     [
         (),
-        (b"on", b"UTF8", None, b"me", b"hex", b"1"),
-        (b"on", b"UTF8", b"{", b"me", b"hex", b"1"),
-        (b"on", b"UTF8", b"{}", b"me", b"hex", b"1"),
-        (b"on", b"UTF8", b"[1]", b"me", b"hex", b"1"),
-        (b"on", b"UTF8", b"[]", b"me", b"hex", b"x"),
+        (b"on", b"UTF8", None, b"me", b"hex", b"1", b"[]"),
+        (b"on", b"UTF8", b"{", b"me", b"hex", b"1", b"[]"),
+        (b"on", b"UTF8", b"{}", b"me", b"hex", b"1", b"[]"),
+        (b"on", b"UTF8", b"[1]", b"me", b"hex", b"1", b"[]"),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"x", b"[]"),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", b"[1]"),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", json.dumps(["t"] * 10_001).encode()),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1"),
     ],
 )
 def test_answers_that_are_none(row: tuple[bytes | None, ...]) -> None:
     tracker = SettingsTracker()
-    assert not tracker.probed(row)
+    assert not tracker.probed(row, FakeJudge())
     assert not tracker.known
 
 

@@ -138,7 +138,7 @@ def probe() -> bytes:
 
 
 def settings_answer(schema: bytes) -> bytes:
-    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1")
+    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1", b"[]")
     return (
         m.CLOSE_COMPLETE
         + m.PARSE_COMPLETE
@@ -299,7 +299,7 @@ def errors(data: bytes) -> list[str]:
 
 def known(bench: Bench, session: Session) -> None:
     """Let the session learn its settings."""
-    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1"))
+    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]"), bench.judge)
 
 
 def test_a_server_that_accepts_a_refused_text_ends_the_session(bench: Bench) -> None:
