@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -44,6 +46,9 @@ def demo(
         _fail(_USAGE, "the demonstration needs more packages: pip install 'pgveil[demo]'")
     from lifecycle.demo.telling import WIDTH, ClaimError, Teller
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Where the terminal can't show Chinese, question marks are better than an error.
+        sys.stdout.reconfigure(errors="replace")
     console = Console(no_color=no_color, highlight=False)
     if not console.is_terminal or console.width > WIDTH:
         console.width = WIDTH

@@ -132,6 +132,14 @@ def test_the_story(place: Path) -> None:
     assert_nothing_left(place)
 
 
+def test_a_terminal_that_knows_ascii_only(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    process = start(place)
+    told, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, told
+    assert "claims, all checked" in told
+
+
 def test_kept_it_is_reached_and_stopped(place: Path) -> None:
     process = start(place, "--keep")
     told = read_until(process, "Ctrl-C stops everything")
