@@ -141,7 +141,7 @@ def _column(report: _Report, column: Column, there: CatalogColumn) -> None:
         report.add(
             column.name,
             f"{column.name} is still stored plain",
-            "run the backfill that seals it",
+            "run: pgveil apply",
             Severity.WARNING,
         )
 

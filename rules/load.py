@@ -21,6 +21,7 @@ from rules.reading import Reader
 from rules.schema import FORMAT_VERSION, ROLE_FORM, ROLE_KEYS, TABLE_KEYS, TOP_KEYS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from collections.abc import Mapping as ReadOnly
     from pathlib import Path
 
@@ -231,8 +232,8 @@ class _File:
                     f"the login {login} also holds the role {holder}; the strictest verdict holds",
                     "list it once",
                 )
-        levels = self._levels(what, fields.get("levels"))
         columns = self._verdicts(what, fields.get("columns"))
+        levels = self._levels(what, fields.get("levels"), named=columns.keys())
         self.roles[name] = Role(
             name,
             frozenset(n for n, _ in logins),
@@ -241,18 +242,21 @@ class _File:
             MappingProxyType(columns),
         )
 
-    def _levels(self, what: str, node: Node | None) -> dict[Level, Verdict]:
+    def _levels(self, what: str, node: Node | None, *, named: Collection[ColumnName]) -> dict[Level, Verdict]:
+        """Verdicts by level; `named` are the columns for which the role says something of its own."""
         levels: dict[Level, Verdict] = {}
         fields = None if node is None else self._reader.fields(node, f"the levels of {what}", tuple(Level), empty=True)
         for word, value in (fields or {}).items():
             verdict = self._reader.choice(value, f"{what}, level {word}", Verdict)
             if verdict is not None:
                 levels[Level(word)] = verdict
-                self._warn_level(what, Level(word), verdict, value.place)
+                concerned = [
+                    c for c in self._known.values() if c is not None and c.level is Level(word) and c.name not in named
+                ]
+                self._warn_level(what, concerned, verdict, value.place)
         return levels
 
-    def _warn_level(self, what: str, level: Level, verdict: Verdict, place: Place) -> None:
-        columns = [c for c in self._known.values() if c is not None and c.level is level]
+    def _warn_level(self, what: str, columns: list[Column], verdict: Verdict, place: Place) -> None:
         bare = [c for c in columns if c.protected and c.mask is None]
         if verdict is Verdict.MASKED and bare:
             self._reader.warn(

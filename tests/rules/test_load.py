@@ -406,6 +406,10 @@ WARNINGS = [
 ]
 
 
+def test_a_column_that_the_role_refuses_by_name_is_no_surprise() -> None:
+    assert warnings(in_role("{logins: [a], levels: {core: masked}, columns: {public.cards.cvv: refused}}")) == []
+
+
 @pytest.mark.parametrize(("text", "message"), WARNINGS, ids=[w[1] for w in WARNINGS])
 def test_warnings_leave_the_rules_usable(text: str, message: str) -> None:
     (problem,) = warnings(text)
