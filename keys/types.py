@@ -178,21 +178,34 @@ def decode_array(
     declared_oid: int = 0,
     settings: OutputSettings | None = None,
     exact: bool = False,
+    absent: bytes | None = None,
 ) -> ArrayValue:
-    """As `decode`, for an array type: its shape, with each element's canonical bytes (None for NULL)."""
+    """As `decode`, for an array type: its shape, with each element's canonical bytes (None for NULL).
+
+    `absent`: what stands for an element that the type cannot hold, instead of UnrepresentableError; with `exact` only.
+    """
     element = _element(type_)
     declared = _ARRAY_ELEMENTS.get(declared_oid, 0)
     if not accepts_oid(type_, declared_oid):
         raise WireValueError("42804", f"column is of type {type_.name} but the parameter is declared as another type")
+
+    def decode_element(data: bytes) -> bytes:
+        try:
+            return _decode_scalar(element, data, format, declared, settings, exact=exact)
+        except UnrepresentableError:
+            if absent is None:
+                raise
+            return absent
+
     if format == BINARY:
         sent, value = load_array(data)
         wanted = declared or element.oid
         if wanted and sent != wanted:
             raise WireValueError("42804", "binary data has another array element type than expected")
-        return value.map(lambda e: _decode_scalar(element, e, BINARY, declared, settings, exact=exact))
+        return value.map(decode_element)
     sizes, texts = parse_array(client_text(data, settings))
     raw = ArrayValue(sizes, tuple(None if t is None else t.encode() for t in texts))
-    return raw.map(lambda e: _decode_scalar(element, e, TEXT, declared, settings, exact=exact))
+    return raw.map(decode_element)
 
 
 def _element(type_: LogicalType) -> LogicalType:

@@ -421,9 +421,11 @@ class Backend:
             own = own_words(raw, head.check)
             ours, response = own is None, own or response
         else:
-            ours = head.route is Route.REPLACE and fields.sqlstate == _REPLACED.get(head.kind)
+            expected = fields.sqlstate == _REPLACED.get(head.kind)
+            ours = head.route is Route.REPLACE and (expected or head.in_any_case)
         if head.failed or head.route is Route.SKIP:
-            pass
+            if head.note is not None:
+                head.note.error = (response, fields.sqlstate)
         elif ours:
             assert head.error is not None
             if head.refusal is not None:
@@ -435,8 +437,12 @@ class Backend:
         if head.run is not None:
             self._failures.end_run(head.run, fields.sqlstate)
         head.flow = Flow.NONE
-        dropped = state.pipeline.error()
-        for entry in reversed(dropped):
+        self._drop(head)
+
+    def _drop(self, head: Expectation) -> None:
+        """Take back what the server ignores after the head's error."""
+        state = self._state
+        for entry in reversed(state.pipeline.error()):
             if entry.undo is not None:
                 entry.undo()
             if entry.run is not None and entry is not head:

@@ -6,6 +6,7 @@ out of date: settings that a statement under way may change, and a catalog that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
@@ -63,21 +64,24 @@ def _same(new: Admit, old: Admit) -> bool:
 class Judging:
     """Decides on texts for one session."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_interrupted", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._interrupted: tuple[bytes, str] | None = None  # the error that ended the last probe from outside, and its SQLSTATE
 
     def decide(self, text: bytes, *, extended: bool) -> Generator[Callable[[], bool], None, Pass | Admit | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
+        self._interrupted = None
         if not (yield from self.quiet()):
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
         decision = self._ask(text, extended=extended)
         doubtful = isinstance(decision, NeedSettings | Admit) or (isinstance(decision, Refuse) and state.tracker.lost)
         if doubtful and not state.tracker.known:
-            yield from self._probe()
+            if (yield from self._probe()):
+                return Refuse(SETTINGS_UNKNOWN)
             decision = self._ask(text, extended=extended)
         return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
 
@@ -88,6 +92,7 @@ class Judging:
     def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
         """Whether what was decided on a prepared statement still holds; the refusal where it does not."""
         state = self._state
+        self._interrupted = None
         if not (yield from self.quiet()):
             return SETTINGS_UNKNOWN
         if self.current(statement):
@@ -148,17 +153,17 @@ class Judging:
             raise ProtocolError("unexpected message during COPY from stdin")
         return pipeline.idle or self._state.ignores()
 
-    def _probe(self) -> Steps:
-        """Ask the server for the settings, without touching the client's unnamed statement and portal."""
+    def _probe(self) -> Generator[Callable[[], bool], None, bool]:
+        """Ask the server for the settings, without touching the client's unnamed statement and portal; whether that was interrupted."""
         state = self._state
         pipeline = state.pipeline
         if state.ignores():
-            return
+            return False
         between = not pipeline.unsynced
         if between:
             yield self._drained
             if pipeline.status == b"E" or state.ignores():
-                return
+                return False
         # A probe of an earlier batch may have been cut off behind its Parse; closing what does not exist is no error.
         asked = (
             (Kind.CLOSE, messages.build_close(b"S", PROBE_NAME)),
@@ -177,8 +182,10 @@ class Judging:
         else:
             state.to_server.append(messages.FLUSH)
         yield lambda: probe.finished
+        self._interrupted = probe.error if probe.error is not None and probe.error[1].startswith("57") else None
         if probe.row is not None:
             state.tracker.probed(probe.row, state.judge)
+        return self._interrupted is not None
 
     def flush(self) -> None:
         """See that the server answers what it has: somebody waits for it."""
@@ -200,10 +207,17 @@ class Judging:
         """Send something that must fail, and have its error replaced. `name`: of the statement that a Parse would have made."""
         state = self._state
         ticket = state.trail.refused(state.principal, refusal, shape)
+        error = refusal_response(refusal, position)
+        interrupted = self._interrupted if refusal is SETTINGS_UNKNOWN else None
+        if interrupted is not None:
+            # A cancel or a time limit met the probe instead of the client's statement: it is told what it would have been.
+            error, sqlstate = interrupted
+            refusal = replace(refusal, sqlstate=sqlstate)
         state.refused(refusal)
         data = messages.build_parse(name, REFUSED_TEXT) if kind is Kind.PARSE else _FAILING[kind]
-        error = refusal_response(refusal, position)
-        state.send(data, Expectation(kind, Route.REPLACE, error=error, ticket=ticket, undo=undo))
+        entry = Expectation(kind, Route.REPLACE, error=error, ticket=ticket, undo=undo)
+        entry.in_any_case = interrupted is not None
+        state.send(data, entry)
 
     def refuse_text(self, kind: Kind, refuse: Refuse, *, name: bytes = b"", types: tuple[int, ...] = ()) -> None:
         """Refuse the text of a Query or a Parse (of statement `name`, with the parameter types that the client declared).

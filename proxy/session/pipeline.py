@@ -118,7 +118,8 @@ class Expectation:
     """One message that the server will answer, and what is to be done with the answers.
 
     `run`: the planned or refused execution, None for what touches nothing protected. `undo` takes back what sending it changed in the
-    session's books, for when the server ignores it. `error`: the ErrorResponse that replaces the server's; `refusal`: what it tells of,
+    session's books, for when the server ignores it. `error`: the ErrorResponse that replaces the server's, with `in_any_case`
+    whatever that is, else the error that what was sent must give; `refusal`: what it tells of,
     if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates. `note`: a question of ours.
@@ -130,6 +131,7 @@ class Expectation:
     portal: Portal | None = None
     run: Run | None = None
     error: bytes | None = None
+    in_any_case: bool = False
     refusal: Refusal | None = None
     check: ServerCheck | None = None
     ticket: int = 0

@@ -146,12 +146,16 @@ def _names(text: str) -> tuple[str, ...] | None:
 
 
 class Probe:
-    """One question on its way. `left`: answers still to come; `finished` when they are there or will not come; `row`: what was answered."""
+    """One question on its way. `left`: answers still to come; `finished` when they are there or will not come; `row`: what was answered.
 
-    __slots__ = ("finished", "left", "row")
+    `error`: the server's ErrorResponse instead, and its SQLSTATE.
+    """
+
+    __slots__ = ("error", "finished", "left", "row")
 
     def __init__(self, answers: int) -> None:
         self.row: tuple[bytes | None, ...] | None = None
+        self.error: tuple[bytes, str] | None = None
         self.left = answers
         self.finished = False
 

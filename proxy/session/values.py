@@ -124,16 +124,19 @@ class ValueCodec:
         try:
             if array:
                 value = decode_array(
-                    known.elements, data, format, declared_oid=declared_oid, settings=settings, exact=exact
+                    known.elements,
+                    data,
+                    format,
+                    declared_oid=declared_oid,
+                    settings=settings,
+                    exact=exact,
+                    absent=_NEVER,
                 )
                 return self._seal_array(column, value)
             return self._seal(
                 column, decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
             )
-        except UnrepresentableError as error:
-            if array:
-                # One element that nothing equals would need each of the others to be tried on its own.
-                raise _bad(error, column) from None
+        except UnrepresentableError:
             return self._seal(column, _NEVER + data)
         except WireValueError as error:
             raise _bad(error, column) from None
@@ -155,12 +158,12 @@ class ValueCodec:
         known = self._of(column)
         try:
             if array:
-                value = decode_array(known.elements, text.encode(), 0, settings=settings, exact=exact)
+                value = decode_array(
+                    known.elements, text.encode(), 0, settings=settings, exact=exact, absent=_NEVER
+                )
                 return self._seal_array(column, value)
             return self._seal(column, decode_literal(known.type, text, number=number, settings=settings, exact=exact))
-        except UnrepresentableError as error:
-            if array:
-                raise _bad(error, column) from None
+        except UnrepresentableError:
             return self._seal(column, _NEVER + text.encode("utf-8", "replace"))
         except WireValueError as error:
             raise _bad(error, column) from None

@@ -587,7 +587,7 @@ def test_settings_that_stay_unknown_refuse(bench: Bench) -> None:
     session = started(bench)
     bench.judge.table[b"SELECT x"] = NeedSettings()
     session.client_received(m.build_query(b"SELECT x"))
-    session.server_received(m.CLOSE_COMPLETE + server_error(b"57014") + READY)
+    session.server_received(m.CLOSE_COMPLETE + server_error(b"53000") + READY)
     client, server = taken(session)
     assert client == b""
     assert server.endswith(REFUSED_QUERY)
@@ -814,3 +814,20 @@ def test_a_login_in_the_clients_encoding(bench: Bench) -> None:
         + READY
     )
     assert session.started
+
+
+@pytest.mark.parametrize(("status", "answer"), [(READY, NO_FUNCTION), (FAILED, b"SERROR\0VERROR\0C25P02\0Maborted\0\0")])
+def test_a_cancel_that_meets_the_probe_is_the_statements(bench: Bench, status: bytes, answer: bytes) -> None:
+    session = started(bench)
+    bench.judge.table[b"SELECT x"] = NeedSettings()
+    session.client_received(m.build_query(b"SELECT x"))
+    taken(session)
+    session.server_received(m.CLOSE_COMPLETE + server_error(b"57014", b"canceling statement") + status)
+    assert taken(session) == (b"", REFUSED_QUERY)
+    session.server_received(m.message(m.Back.ERROR, answer) + status)
+    assert taken(session)[0] == server_error(b"57014", b"canceling statement") + status
+    session.client_received(m.build_query(b"SELECT x"))
+    if status == READY:
+        session.server_received(m.CLOSE_COMPLETE + server_error(b"53000") + READY)
+        session.server_received(SERVER_REFUSES + READY)
+        assert errors(taken(session)[0]) == ["0A000"]

@@ -62,6 +62,18 @@ def test_what_a_column_cannot_hold_equals_nothing(bench: Bench) -> None:
     assert never == codec.seal_literal(CARD, "9" * 20, exact=True)
 
 
+def test_array_elements_that_a_column_cannot_hold_equal_nothing(bench: Bench) -> None:
+    codec = bench.codec
+    texts = "{4000," + "9" * 20 + ",NULL}"
+    made = codec.seal_param(CARD, texts.encode(), 0, 0, PLAIN, array=True, exact=True)
+    assert made == codec.seal_literal(CARD, texts, array=True, exact=True)
+    first, never, null = made.decode().strip("{}").split(",")
+    assert (first, null) == (codec.seal_literal(CARD, "4000").decode(), "NULL")
+    assert never not in {codec.seal_literal(CARD, "9" * 19).decode(), first}
+    with pytest.raises(BadValue, match="too long"):
+        codec.seal_param(CARD, texts.encode(), 0, 0, PLAIN, array=True)
+
+
 def test_masks(bench: Bench) -> None:
     sealed = bench.codec.seal_literal(CARD, "6222021234567890123")
     assert bench.codec.open_batch(CARD, Verdict.MASKED, [sealed, None], 0) == [b"***************0123", None]
