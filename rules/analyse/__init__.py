@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["AmbiguousNameError", "Facts", "ParseError", "Protected", "ViewLineage", "analyse", "lineage_of_query"]
 
 _ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE}
+# Words behind a function's parenthesis that are part of its syntax.
+_FIELDS = frozenset(
+    [("extract", field) for field in ("century", "day", "decade", "hour", "minute", "month", "quarter", "second", "week", "year")]
+    + [("xmlelement", "name"), ("xmlpi", "name")]
+)
 _MODIFYING = (exp.Insert, exp.Update, exp.Delete)
 
 
@@ -92,18 +97,28 @@ def _walk(tree: Tree, record: Record) -> tuple[Outputs | None, Action]:
 def _account(tree: Tree, record: Record, suspects: frozenset[str]) -> None:
     """Refuse what the walk has not seen: a token that could name something protected and that nothing accounted for."""
     tokens = tree.lexed.tokens
+    suspects |= record.names
     for index in range(tree.first, tree.last + 1):
         token = tokens[index]
         if token.kind not in (Kind.WORD, Kind.QUOTED) or token.value not in suspects or index in record.visited:
             continue
-        before = tokens[index - 1].value if index > tree.first else ""
-        if token.kind is Kind.WORD and token.value in RESERVED and before != ".":
-            continue  # a keyword; it names a column behind a dot only
-        after = tokens[index + 1] if index < tree.last else None
-        if after is not None and (after.value == "(" or after.kind is Kind.STRING):
-            continue  # a function's name, or the type of a typed constant
-        if before in {"::", "as"}:
-            continue  # a type's name, or a label
+        if _is_no_reference(tree, index):
+            continue
         record.obstacle(
             f'the analysis could not account for "{token.value}"', "Write the statement in a plainer form.", index, frozenset(), Reason.UNPARSED
         )
+
+
+def _is_no_reference(tree: Tree, index: int) -> bool:
+    """Whether a name can't mean a column or a relation where it stands."""
+    tokens = tree.lexed.tokens
+    token = tokens[index]
+    before = tokens[index - 1].value if index > tree.first else ""
+    if token.kind is Kind.WORD and token.value in RESERVED:
+        return before != "."  # a keyword; it names a column behind a dot only
+    if index < tree.last and (tokens[index + 1].value == "(" or tokens[index + 1].kind is Kind.STRING):
+        return True  # a function's name, or the type of a typed constant
+    if before in {"::", "as"}:
+        return True  # a type's name, or a label
+    function = tokens[index - 2].value if before == "(" and index - 1 > tree.first else ""
+    return token.kind is Kind.WORD and (function, token.value) in _FIELDS

@@ -46,8 +46,7 @@ class Expressions:
         if isinstance(node, exp.Literal):
             return NOTHING
         if isinstance(node, exp.Identifier):
-            self._visit_identifier(node)
-            return NOTHING
+            return self._name(node, scope)
         return self._operation(node, scope)
 
     def condition(self, node: exp.Expr | None, scope: Scope) -> None:
@@ -84,6 +83,9 @@ class Expressions:
             return self._dot(node, scope)
         if isinstance(node, exp.Cast):
             self._row_type(node)
+        if isinstance(node, exp.Parameter | exp.Placeholder | exp.SessionParameter):
+            # Our own parameters are constants in the tree; what sqlglot takes for one is an operator before a name.
+            self.record.obstacle("an operator in this form is not analysed", "Write a function instead: abs(x) for @ x.", None)
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
 
     def _all_used(self, nodes: Iterable[exp.Expr], use: Use, scope: Scope) -> Flow:
@@ -220,7 +222,8 @@ class Expressions:
         entry = self.row_entry(node.this, scope) if isinstance(field, exp.Identifier) else None
         if entry is not None:
             return self._member(entry, field)
-        return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+        self._visit_identifier(field)
+        return self._used(node.this, Use.COMPUTE, scope)
 
     def row_entry(self, node: exp.Expr, scope: Scope) -> Entry | None:
         """The entry whose whole row `node` is, in `(node).column`: the server asks the privilege on all of its columns."""
@@ -254,6 +257,12 @@ class Expressions:
             )
 
     # -- column references
+
+    def _name(self, node: exp.Identifier, scope: Scope) -> Flow:
+        """A bare name where sqlglot sees no column, as in `f(data -> 'key')`, which it takes for a lambda: a column, if there is one."""
+        if scope.unqualified(node.name)[0] or scope.entry(node.name) is not None:
+            return self._column(exp.Column(this=node.copy()), scope)
+        return NOTHING
 
     def _column(self, node: exp.Column, scope: Scope) -> Flow:
         parts = [node.args[key] for key in ("catalog", "db", "table") if node.args.get(key) is not None]

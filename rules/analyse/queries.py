@@ -88,6 +88,7 @@ class Queries:
             if cte.args.get("search") or cte.args.get("cycle"):
                 self._unknown(cte, "SEARCH and CYCLE are not analysed")
             scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
+            self.record.seen(scope.ctes[name])
 
     def _only_backwards(self, ctes: Sequence[exp.CTE]) -> None:
         """With RECURSIVE a query can name those behind it, and itself: what we would take for a table of that name."""
@@ -360,6 +361,7 @@ class Queries:
             self._unknown(node, "this form of FROM item is not analysed")
             entry = Entry(None, [], opaque=True)
         scope.entries.append(entry)
+        self.record.seen(entry)
         scope.star_known &= not entry.opaque
         return list(entry.columns)
 
@@ -373,7 +375,9 @@ class Queries:
         inner = Scope(scope)
         columns = _renamed(self._item(node.this, inner), alias)
         inside = range(start, len(self.record.references))
-        scope.entries.append(Entry(alias.name, columns, opaque=not inner.star_known, inside=inside))
+        entry = Entry(alias.name, columns, opaque=not inner.star_known, inside=inside)
+        scope.entries.append(entry)
+        self.record.seen(entry)
         scope.star_known &= inner.star_known
         return list(columns)
 

@@ -23,7 +23,7 @@ from rules.plan import Action, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rules.analyse.scope import Flow, Named
+    from rules.analyse.scope import Entry, Flow, Named
     from rules.analyse.tree import Tree
     from rules.catalog import Relation
     from rules.model import ColumnName, TableName
@@ -93,6 +93,12 @@ class Record:
     obstacles: list[Obstacle] = field(default_factory=list)
     significant: set[int] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+    def seen(self, entry: Entry) -> None:
+        """Remember the names by which the statement can mean something protected: whatever bears one must be accounted for."""
+        protected = [column.name for column in entry.columns if column.flow.touches]
+        self.names.update(name for name in (entry.name, *protected) if name is not None and protected)
 
     def use(self, flow: Flow, use: Use, token: int) -> None:
         """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""

@@ -71,6 +71,7 @@ class Writes:
         entry = self.queries.relation(table, scope, target=True)
         if entry.relation is not None:
             self.record.targets.append(entry.relation)
+        self.record.seen(entry)
         return entry
 
     def _source(self, source: exp.Expr | None, names: Sequence[str], target: Entry, scope: Scope) -> None:
