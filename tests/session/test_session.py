@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.session.gate import NeedSettings, Refuse
+from proxy.session.gate import NeedSettings, Refuse, ServerCheck
 from proxy.session.limits import SessionLimits
 from proxy.session.settings import PROBE_TEXT
 from proxy.wire import messages as m
@@ -831,3 +831,48 @@ def test_a_cancel_that_meets_the_probe_is_the_statements(bench: Bench, status: b
         session.server_received(m.CLOSE_COMPLETE + server_error(b"53000") + READY)
         session.server_received(SERVER_REFUSES + READY)
         assert errors(taken(session)[0]) == ["0A000"]
+
+
+def checked(bench: Bench, kind: str) -> tuple[Session, bytes]:
+    """A session that has asked the server about a refused text; what it was sent."""
+    refusal = Refusal(Reason.UNPARSED, "0A000", "not understood")
+    check = ServerCheck(b"SELEC 10", ((7, b"10", b"42"),))
+    bench.judge.table[b"SELEC 42"] = Refuse(refusal, "s", 3, check)
+    session = started(bench)
+    session.client_received(
+        m.build_query(b"SELEC 42") if kind == "Q" else m.build_parse(b"x", b"SELEC 42", (25,)) + m.SYNC
+    )
+    return session, taken(session)[1]
+
+
+@pytest.mark.parametrize("kind", ["Q", "P"])
+def test_the_server_is_asked_about_a_text_that_was_not_understood(bench: Bench, kind: str) -> None:
+    session, sent = checked(bench, kind)
+    closed = m.build_close(b"S", b"pgveil_check")
+    first = m.build_close(b"S", b"") if kind == "Q" else b""
+    asked = m.build_parse(b"pgveil_check", b"SELEC 10", () if kind == "Q" else (25,))
+    assert sent == first + closed + asked + closed + REFUSED_PARSE + m.SYNC
+    closes = m.CLOSE_COMPLETE * (2 if kind == "Q" else 1)
+    session.server_received(closes + m.message(m.Back.ERROR, b'SERROR\0VERROR\0C42601\0Mat "10"\0P7\0\0') + READY)
+    assert taken(session)[0] == m.message(m.Back.ERROR, b'SERROR\0VERROR\0C42601\0Mat "42"\0P7\0\0') + READY
+    assert bench.observer.reasons == []
+    assert bench.recorder.kinds() == ["Refused"]
+
+
+@pytest.mark.parametrize("kind", ["Q", "P"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        m.PARSE_COMPLETE + m.CLOSE_COMPLETE + SERVER_REFUSES,
+        server_error(b"22P02"),
+        m.message(m.Back.ERROR, b"SERROR\0VERROR\0C42601\0Mseveral\0Rexec_parse_message\0\0"),
+    ],
+)
+def test_the_refusal_stands_where_the_server_finds_nothing_wrong(bench: Bench, kind: str, answer: bytes) -> None:
+    session, _ = checked(bench, kind)
+    session.server_received(m.CLOSE_COMPLETE * (2 if kind == "Q" else 1) + answer + READY)
+    client = taken(session)[0]
+    assert errors(client) == ["0A000"]
+    assert client.endswith(READY)
+    assert bench.observer.reasons == [Reason.UNPARSED]
+    assert bench.recorder.kinds() == ["Refused"]
