@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,7 @@ from lifecycle.demo.postgres import Postgres, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PAGE = "docs/quickstart.md"
 MARK = "@@@ block"
@@ -60,11 +60,15 @@ def test_the_page(blocks_of: Callable[[str], list[Any]], server: Postgres, tmp_p
             for old, new in ports.items():
                 text = text.replace(old, new)
             (tmp_path / block.info).write_text(text)
+    command = tmp_path / "bin" / "pgveil"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m proxy "$@"\n')
+    command.chmod(0o755)
     done = subprocess.run(
         ["bash", "-c", script(blocks, ports)],
         cwd=tmp_path,
         env={
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(server.bin_dir), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([str(tmp_path / "bin"), str(server.bin_dir), os.environ["PATH"]]),
             "HOME": str(tmp_path),
             "LANG": "C.UTF-8",
             "COLUMNS": "110",
