@@ -37,7 +37,9 @@ def check_garbled(text: str, error: LexError, settings: Settings) -> ServerCheck
     opening = _OPENING.match(text, error.position)
     end = len(text) if opening is None else error.position
     try:
-        lexed = lex(text[:end].translate(_NO_BRACKETS), standard_conforming_strings=settings.standard_conforming_strings)
+        lexed = lex(
+            text[:end].translate(_NO_BRACKETS), standard_conforming_strings=settings.standard_conforming_strings
+        )
     except LexError:
         return None
     blanks = _blanks(lexed, text)

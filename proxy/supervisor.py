@@ -240,7 +240,7 @@ def worker_command(config: Path, factory: str) -> Callable[[int, int, int | None
     """The command line of a worker for a configuration file and a services factory ("module:function")."""
 
     def command(number: int, port: int, descriptor: int | None) -> list[str]:
-        line = [sys.executable, "-m", "proxy.worker_process", "--config", str(config), "--number", str(number)]
+        line = [sys.executable, "-P", "-m", "proxy.worker_process", "--config", str(config), "--number", str(number)]
         line += ["--port", str(port), "--factory", factory]
         return line if descriptor is None else [*line, "--unix-descriptor", str(descriptor)]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
-from lifecycle.apply.model import OWNER, SCHEMA
+from lifecycle.apply.model import OWNER, SCHEMA, ApplyError
 from lifecycle.database import read_catalog
 from rules.model import TableName, quote_ident
 
@@ -271,7 +271,11 @@ async def _readable(connection: Connection, query: str) -> list[asyncpg.Record]:
     try:
         async with connection.transaction():
             return await connection.fetch(query)
-    except asyncpg.InsufficientPrivilegeError:
+    except asyncpg.InsufficientPrivilegeError as error:
+        if "through pgveil" in str(error):
+            raise ApplyError(
+                "this connection goes through pgveil: give the address of the PostgreSQL server itself"
+            ) from None
         return []
 
 

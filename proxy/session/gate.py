@@ -145,7 +145,9 @@ class Judge(Protocol):
 class BadValue(Exception):  # noqa: N818 - the name says what is wrong
     """A value could not be sealed or opened. Carries what the client may be told; never the value."""
 
-    def __init__(self, reason: Reason, sqlstate: str, message: str, column: ColumnName, detail: str | None = None) -> None:
+    def __init__(
+        self, reason: Reason, sqlstate: str, message: str, column: ColumnName, detail: str | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.sqlstate = sqlstate

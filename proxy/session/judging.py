@@ -68,7 +68,9 @@ class Judging:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._interrupted: tuple[bytes, str] | None = None  # the error that ended the last probe from outside, and its SQLSTATE
+        self._interrupted: tuple[bytes, str] | None = (
+            None  # the error that ended the last probe from outside, and its SQLSTATE
+        )
 
     def decide(self, text: bytes, *, extended: bool) -> Generator[Callable[[], bool], None, Pass | Admit | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""

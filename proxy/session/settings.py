@@ -49,7 +49,9 @@ class SettingsTracker:
         self.output = OutputSettings()
         self.doubt = False
         self.lost = False  # temporary relations may have come or gone since the last probe
-        self.temporary_at: int | None = None  # the judge's generation at the last probe, if it named temporary relations
+        self.temporary_at: int | None = (
+            None  # the judge's generation at the last probe, if it named temporary relations
+        )
         self._touched = False
         self._reported: dict[bytes, bytes] = {}
 

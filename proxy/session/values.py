@@ -158,9 +158,7 @@ class ValueCodec:
         known = self._of(column)
         try:
             if array:
-                value = decode_array(
-                    known.elements, text.encode(), 0, settings=settings, exact=exact, absent=_NEVER
-                )
+                value = decode_array(known.elements, text.encode(), 0, settings=settings, exact=exact, absent=_NEVER)
                 return self._seal_array(column, value)
             return self._seal(column, decode_literal(known.type, text, number=number, settings=settings, exact=exact))
         except UnrepresentableError:

@@ -26,8 +26,12 @@ def test_long_parameters(world: World, prepare: bool, size: int) -> None:
             prepare=prepare,
         ).fetchall()
         assert found == [(size // 2 + 1,)] * 2
-        assert app.execute("select count(*) from customers where name = %s", (text,), prepare=prepare).fetchone() == (0,)
-        assert app.execute("select count(*) from customers where id_number = %s", (text,), prepare=prepare).fetchone() == (0,)
+        assert app.execute("select count(*) from customers where name = %s", (text,), prepare=prepare).fetchone() == (
+            0,
+        )
+        assert app.execute(
+            "select count(*) from customers where id_number = %s", (text,), prepare=prepare
+        ).fetchone() == (0,)
         app.rollback()
 
 

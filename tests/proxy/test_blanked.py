@@ -15,7 +15,7 @@ from rules.lexer import LexError, lex
         ("select 'Mary', 12345, 1.5e3, .25, 0x1F", "select '1000', 10000, 10000, .10, 1000"),
         ("order by 12, 1 limit ''", "order by 10, 1 limit ''"),
         ("E'a\\'b' N'xy' B'0110' X'ff'", "E'1000' N'10' B'1000' X'10'"),
-        ("$$secret$$ $t$it's$t$ \"Ab\" $1", '$$100000$$ $t$1000$t$ "Ab" $1'),
+        ('$$secret$$ $t$it\'s$t$ "Ab" $1', '$$100000$$ $t$1000$t$ "Ab" $1'),
         ("U&'\\0061' UESCAPE '!' -- 'kept'", "U&'10000000000000000' -- 'kept'"),
         ("'one'\n 'two' x", "'1000000000' x"),
         ("'é日本' + é", "'100' + é"),

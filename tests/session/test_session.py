@@ -789,7 +789,8 @@ def test_long_results_stream(bench: Bench) -> None:
 def test_the_server_says_who_has_logged_in(bench: Bench, name: bytes, encoding: bytes, same: bool) -> None:
     session = bench.session()
     session.server_received(
-        m.build_parameter_status(b"session_authorization", name) + m.build_parameter_status(b"client_encoding", encoding)
+        m.build_parameter_status(b"session_authorization", name)
+        + m.build_parameter_status(b"client_encoding", encoding)
     )
     taken(session)
     session.server_received(READY)
@@ -816,7 +817,9 @@ def test_a_login_in_the_clients_encoding(bench: Bench) -> None:
     assert session.started
 
 
-@pytest.mark.parametrize(("status", "answer"), [(READY, NO_FUNCTION), (FAILED, b"SERROR\0VERROR\0C25P02\0Maborted\0\0")])
+@pytest.mark.parametrize(
+    ("status", "answer"), [(READY, NO_FUNCTION), (FAILED, b"SERROR\0VERROR\0C25P02\0Maborted\0\0")]
+)
 def test_a_cancel_that_meets_the_probe_is_the_statements(bench: Bench, status: bytes, answer: bytes) -> None:
     session = started(bench)
     bench.judge.table[b"SELECT x"] = NeedSettings()
