@@ -14,7 +14,22 @@ if TYPE_CHECKING:
 _QUERIES = frozenset({"select", "values", "table", "with", "insert", "update", "delete", "("})
 _DDL = frozenset({"create", "alter", "drop", "grant", "revoke", "comment", "reassign", "security", "import", "refresh"})
 # Utilities that name tables and give nothing away.
-_HARMLESS = frozenset({"lock", "truncate", "vacuum", "analyze", "analyse", "cluster", "reindex", "checkpoint", "discard", "set", "reset", "show"})
+_HARMLESS = frozenset(
+    {
+        "lock",
+        "truncate",
+        "vacuum",
+        "analyze",
+        "analyse",
+        "cluster",
+        "reindex",
+        "checkpoint",
+        "discard",
+        "set",
+        "reset",
+        "show",
+    }
+)
 _MEANING = frozenset(
     {
         "search_path",
@@ -107,7 +122,9 @@ def _explain(lexed: Lexed, first: int, last: int) -> Classified:
         at += 1
     if at > last or _word(lexed, at) not in _QUERIES:
         inner = classify(lexed, at, last) if at <= last else None
-        kind = StatementKind.OTHER if inner is None or inner.kind is not StatementKind.PREPARE else StatementKind.PREPARE
+        kind = (
+            StatementKind.OTHER if inner is None or inner.kind is not StatementKind.PREPARE else StatementKind.PREPARE
+        )
         return Classified(kind, first, last, unsettles=inner is not None and inner.unsettles)
     return Classified(StatementKind.EXPLAIN, at, last)
 
@@ -133,7 +150,9 @@ def _create(lexed: Lexed, first: int, last: int) -> Classified:
     for index in range(first + 1, min(first + 8, last + 1)):
         word = _word(lexed, index)
         if word in kinds:
-            has_query = any(_word(lexed, i) == "as" and i < last and _word(lexed, i + 1) in _QUERIES for i in range(index, last))
+            has_query = any(
+                _word(lexed, i) == "as" and i < last and _word(lexed, i + 1) in _QUERIES for i in range(index, last)
+            )
             return Classified(StatementKind.CREATE_AS if has_query else StatementKind.DDL, first, last)
         if word not in {"or", "replace", "temp", "temporary", "unlogged", "global", "local", "recursive"}:
             break
@@ -154,7 +173,13 @@ class CopyTable:
 def copy_table(lexed: Lexed, first: int, last: int) -> CopyTable | None:
     """The parts of a COPY_TABLE statement; None where they are not as expected."""
     at = first + 1
-    if at <= last and lexed.tokens[at].value == "binary" and lexed.tokens[at].kind is Kind.WORD and at < last and lexed.tokens[at + 1].kind in (Kind.WORD, Kind.QUOTED):
+    if (
+        at <= last
+        and lexed.tokens[at].value == "binary"
+        and lexed.tokens[at].kind is Kind.WORD
+        and at < last
+        and lexed.tokens[at + 1].kind in (Kind.WORD, Kind.QUOTED)
+    ):
         at += 1
     if at > last or lexed.tokens[at].kind not in (Kind.WORD, Kind.QUOTED):
         return None

@@ -76,7 +76,15 @@ class _Decision:
         edits += uncast
         return Plan(
             action=facts.action,
-            tables=tuple(sorted({*(r.relation for r in facts.relations if r.columns), *self._written_tables(), *(c.relation for c in facts.columns)})),
+            tables=tuple(
+                sorted(
+                    {
+                        *(r.relation for r in facts.relations if r.columns),
+                        *self._written_tables(),
+                        *(c.relation for c in facts.columns),
+                    }
+                )
+            ),
             touched=self._touched(),
             edits=tuple(edits),
             literals=literals,
@@ -92,7 +100,12 @@ class _Decision:
         column = self.judgement.rules.column(name)
         if column is None:
             raise RefusedError(
-                Refusal(Reason.UNSUPPORTED, UNSUPPORTED, f'column "{name}" is not in the rules in force', hint="Run the statement again.")
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'column "{name}" is not in the rules in force',
+                    hint="Run the statement again.",
+                )
             )
         return column
 
@@ -125,7 +138,9 @@ class _Decision:
 
     def _obstacle(self, found: Obstacle) -> None:
         message = found.message if found.sqlstate else f"pgveil can't protect this statement: {found.message}"
-        raise RefusedError(Refusal(found.reason, found.sqlstate or UNSUPPORTED, message, hint=found.hint, token=found.token))
+        raise RefusedError(
+            Refusal(found.reason, found.sqlstate or UNSUPPORTED, message, hint=found.hint, token=found.token)
+        )
 
     def _refused_columns(self) -> None:
         """Columns that the role may not see at all, used in any way but being written."""
@@ -193,7 +208,12 @@ class _Decision:
                 )
             )
         if use.use is Use.ORDER:
-            self._refuse(Reason.ORDERING, use, "can't be ordered by the database: it is sealed", "Sort in the application, or order by another column.")
+            self._refuse(
+                Reason.ORDERING,
+                use,
+                "can't be ordered by the database: it is sealed",
+                "Sort in the application, or order by another column.",
+            )
         if use.use is Use.COMPUTE:
             self._refuse(
                 Reason.COMPUTE,
@@ -210,7 +230,9 @@ class _Decision:
             )
 
     def _refuse(self, reason: Reason, use: ColumnUse, what: str, hint: str) -> None:
-        raise RefusedError(Refusal(reason, UNSUPPORTED, f'column "{use.column}" {what}', hint=hint, column=use.column, token=use.token))
+        raise RefusedError(
+            Refusal(reason, UNSUPPORTED, f'column "{use.column}" {what}', hint=hint, column=use.column, token=use.token)
+        )
 
     def _pairs(self) -> None:
         for pair in self.facts.pairs:
@@ -278,7 +300,11 @@ class _Decision:
         if source or into:
             raise RefusedError(
                 Refusal(
-                    Reason.CROSS_DOMAIN if into and source else Reason.SEALED_INTO_PLAIN if source else Reason.PLAIN_INTO_SEALED,
+                    Reason.CROSS_DOMAIN
+                    if into and source
+                    else Reason.SEALED_INTO_PLAIN
+                    if source
+                    else Reason.PLAIN_INTO_SEALED,
                     UNSUPPORTED,
                     f'the value of column "{copy.right}" can\'t be stored in column "{copy.left}" by the database',
                     hint="Both must be sealed under the same `domain` and `type`, and the login must see both clear; else read, then write.",
@@ -289,7 +315,11 @@ class _Decision:
 
     def _joinable_domains(self, copy: Pair) -> bool:
         left, right = self._column(copy.left), self._column(copy.right)
-        return (left.domain or str(left.name)) == (right.domain or str(right.name)) and left.type == right.type and left.mode is right.mode
+        return (
+            (left.domain or str(left.name)) == (right.domain or str(right.name))
+            and left.type == right.type
+            and left.mode is right.mode
+        )
 
     # -- edits
 
@@ -366,7 +396,9 @@ class _Decision:
                 params[number] = made
         for token, number in self.facts.parameters:
             if number in params and token not in sealed_tokens[number]:
-                self._shared_parameter(number, next(c for c in self.facts.constants if c.token in sealed_tokens[number]))
+                self._shared_parameter(
+                    number, next(c for c in self.facts.constants if c.token in sealed_tokens[number])
+                )
         return tuple(literals), tuple(params.values()), uncast
 
     def _casts(self, constant: Constant, column: Column) -> None:
@@ -380,7 +412,10 @@ class _Decision:
             element = canonical.removesuffix("[]") if constant.array else canonical
             if canonical == self.judgement.canonical_type(own) or element in _TRANSPARENT:
                 continue
-            if _without_modifier(element) == _without_modifier(self.judgement.canonical_type(column.type)) and "(" not in element:
+            if (
+                _without_modifier(element) == _without_modifier(self.judgement.canonical_type(column.type))
+                and "(" not in element
+            ):
                 continue
             raise RefusedError(
                 Refusal(
@@ -426,7 +461,8 @@ class _Decision:
         for ref in self.facts.relations:
             read |= ref.columns
         return tuple(
-            Touched(c, self._column(c).level, self._verdict(c), c in read, c in written) for c in sorted(self.facts.columns)
+            Touched(c, self._column(c).level, self._verdict(c), c in read, c in written)
+            for c in sorted(self.facts.columns)
         )
 
 

@@ -154,7 +154,9 @@ class ProtectionMap:
 
     def _computed(self, relation: Relation, columns: frozenset[ColumnName]) -> ViewLineage:
         """A view that reads protected columns through functions only: any of its columns may be made of them."""
-        return ViewLineage(tuple(Output(None, False, columns) for _ in relation.columns), columns, self._all_masked(columns))
+        return ViewLineage(
+            tuple(Output(None, False, columns) for _ in relation.columns), columns, self._all_masked(columns)
+        )
 
     def _with_calls(self, lineage: ViewLineage, columns: frozenset[ColumnName]) -> ViewLineage:
         more = columns - lineage.inside
@@ -196,7 +198,11 @@ class ProtectionMap:
     def _named_in(self, function: Function, everything: frozenset[ColumnName]) -> frozenset[ColumnName]:
         if function.language in {"internal", "c"}:
             # Compiled code of extensions: dblink and its like run texts of their own.
-            return everything if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby")) else frozenset()
+            return (
+                everything
+                if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby"))
+                else frozenset()
+            )
         if function.language not in _DYNAMIC_LANGUAGES:
             return everything
         try:

@@ -29,7 +29,10 @@ __all__ = ["AmbiguousNameError", "Facts", "ParseError", "Protected", "ViewLineag
 _ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE}
 # Words behind a function's parenthesis that are part of its syntax.
 _FIELDS = frozenset(
-    [("extract", field) for field in ("century", "day", "decade", "hour", "minute", "month", "quarter", "second", "week", "year")]
+    [
+        ("extract", field)
+        for field in ("century", "day", "decade", "hour", "minute", "month", "quarter", "second", "week", "year")
+    ]
     + [("xmlelement", "name"), ("xmlpi", "name")]
 )
 _MODIFYING = (exp.Insert, exp.Update, exp.Delete)
@@ -105,7 +108,11 @@ def _account(tree: Tree, record: Record, suspects: frozenset[str]) -> None:
         if _is_no_reference(tree, index):
             continue
         record.obstacle(
-            f'the analysis could not account for "{token.value}"', "Write the statement in a plainer form.", index, frozenset(), Reason.UNPARSED
+            f'the analysis could not account for "{token.value}"',
+            "Write the statement in a plainer form.",
+            index,
+            frozenset(),
+            Reason.UNPARSED,
         )
 
 

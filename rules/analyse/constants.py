@@ -76,7 +76,12 @@ def _signed(lexed: Lexed, extent: Extent) -> Extent | None:
 
 
 def _negate(lexed: Lexed, extent: Extent) -> Extent | None:
-    if extent.negative or extent.casts or _text(lexed, extent.first - 1) != "-" or lexed.tokens[extent.token].kind is not Kind.NUMBER:
+    if (
+        extent.negative
+        or extent.casts
+        or _text(lexed, extent.first - 1) != "-"
+        or lexed.tokens[extent.token].kind is not Kind.NUMBER
+    ):
         return None
     extent.first -= 1
     extent.negative = True
@@ -91,7 +96,11 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
         extent.casts.append(_spelling(lexed, extent.last + 2, end))
         extent.last = end
         return extent
-    if _text(lexed, extent.first - 1) == "(" and _text(lexed, extent.first - 2) == "cast" and _text(lexed, extent.last + 1) == "as":
+    if (
+        _text(lexed, extent.first - 1) == "("
+        and _text(lexed, extent.first - 2) == "cast"
+        and _text(lexed, extent.last + 1) == "as"
+    ):
         end = type_end(lexed, extent.last + 2)
         if end is None or _text(lexed, end + 1) != ")":
             return None
@@ -101,7 +110,12 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
         return extent
     before = extent.first - 1
     # The form `date '2020-01-01'`, of one word.
-    if extent.first == extent.token and before >= 0 and lexed.tokens[before].kind is Kind.WORD and _text(lexed, before - 1) not in {".", "zone"}:
+    if (
+        extent.first == extent.token
+        and before >= 0
+        and lexed.tokens[before].kind is Kind.WORD
+        and _text(lexed, before - 1) not in {".", "zone"}
+    ):
         if _text(lexed, before) in {"zone", "precision", "varying"}:
             return None
         extent.casts.append(_text(lexed, before))
@@ -112,7 +126,15 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
 
 def _spelling(lexed: Lexed, first: int, last: int) -> str:
     words = " ".join(_text(lexed, i) for i in range(first, last + 1))
-    return words.replace(" (", "(").replace("( ", "(").replace(" )", ")").replace(" ,", ",").replace(", ", ",").replace(" [ ]", "[]").replace(" . ", ".")
+    return (
+        words.replace(" (", "(")
+        .replace("( ", "(")
+        .replace(" )", ")")
+        .replace(" ,", ",")
+        .replace(", ", ",")
+        .replace(" [ ]", "[]")
+        .replace(" . ", ".")
+    )
 
 
 def type_end(lexed: Lexed, first: int) -> int | None:
@@ -134,7 +156,12 @@ def type_end(lexed: Lexed, first: int) -> int | None:
         if _text(lexed, closing) != ")":
             return None
         at = closing
-    if word in _ZONED and _text(lexed, at + 1) in {"with", "without"} and _text(lexed, at + 2) == "time" and _text(lexed, at + 3) == "zone":
+    if (
+        word in _ZONED
+        and _text(lexed, at + 1) in {"with", "without"}
+        and _text(lexed, at + 2) == "time"
+        and _text(lexed, at + 3) == "zone"
+    ):
         at += 3
     while _text(lexed, at + 1) == "[":
         closing = at + 2

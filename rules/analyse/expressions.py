@@ -81,11 +81,17 @@ class Expressions:
             return self._window(node, scope)
         if isinstance(node, exp.Dot):
             return self._dot(node, scope)
+        return self._computed(node, scope)
+
+    def _computed(self, node: exp.Expr, scope: Scope) -> Flow:
+        """Any other operator, function or form: it works on whatever is in it."""
         if isinstance(node, exp.Cast):
             self._row_type(node)
         if isinstance(node, exp.Parameter | exp.Placeholder | exp.SessionParameter):
             # Our own parameters are constants in the tree; what sqlglot takes for one is an operator before a name.
-            self.record.obstacle("an operator in this form is not analysed", "Write a function instead: abs(x) for @ x.", None)
+            self.record.obstacle(
+                "an operator in this form is not analysed", "Write a function instead: abs(x) for @ x.", None
+            )
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
 
     def _all_used(self, nodes: Iterable[exp.Expr], use: Use, scope: Scope) -> Flow:
@@ -97,8 +103,14 @@ class Expressions:
         return mixed(flow)
 
     def _equality(self, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
-        if isinstance(left, exp.Tuple) and isinstance(right, exp.Tuple) and len(left.expressions) == len(right.expressions):
-            return mixed(*[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)])
+        if (
+            isinstance(left, exp.Tuple)
+            and isinstance(right, exp.Tuple)
+            and len(left.expressions) == len(right.expressions)
+        ):
+            return mixed(
+                *[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)]
+            )
         array = _uncast_array(_array_operand(right))
         if array is not None:
             return self._equal_to_array(left, array, scope)
@@ -191,7 +203,16 @@ class Expressions:
             i for i in range(extent.first, extent.last + 1) if i != extent.token and tokens[i].kind is Kind.NUMBER
         }
         self.record.constants.append(
-            Constant(flow.column, extent.token, extent.first, extent.last, extent.negative, array, tuple(extent.casts), compared)
+            Constant(
+                flow.column,
+                extent.token,
+                extent.first,
+                extent.last,
+                extent.negative,
+                array,
+                tuple(extent.casts),
+                compared,
+            )
         )
         return True
 
@@ -242,7 +263,13 @@ class Expressions:
     def _row_type(self, node: exp.Cast) -> None:
         """A cast to the row type of a protected table: a masking view's rows are of another type, and sealed fields would show."""
         kind = node.to.args.get("kind")
-        names = [kind] if isinstance(kind, exp.Identifier) else list(kind.find_all(exp.Identifier)) if isinstance(kind, exp.Dot) else []
+        names = (
+            [kind]
+            if isinstance(kind, exp.Identifier)
+            else list(kind.find_all(exp.Identifier))
+            if isinstance(kind, exp.Dot)
+            else []
+        )
         if not names:
             return
         schema = names[-2].name if len(names) > 1 else None
@@ -250,10 +277,15 @@ class Expressions:
         if relation is None:
             return
         lineage = self.record.database.lineage_of(relation)
-        columns = frozenset(self.record.database.columns_of(relation).values()) | (lineage.inside if lineage is not None else frozenset())
+        columns = frozenset(self.record.database.columns_of(relation).values()) | (
+            lineage.inside if lineage is not None else frozenset()
+        )
         if columns:
             self.record.obstacle(
-                f'a cast to the row type of "{relation.name}"', "Name the columns instead.", self.record.tree.token_of(names[-1]), columns
+                f'a cast to the row type of "{relation.name}"',
+                "Name the columns instead.",
+                self.record.tree.token_of(names[-1]),
+                columns,
             )
 
     # -- column references
@@ -329,7 +361,9 @@ class Expressions:
 
     def no_such_table(self, node: exp.Column) -> Flow:
         """A qualifier that names nothing in FROM."""
-        self.record.missing(f'missing FROM-clause entry for table "{node.table}"', _MISSING_HINT, self._anchor(node), "42P01")
+        self.record.missing(
+            f'missing FROM-clause entry for table "{node.table}"', _MISSING_HINT, self._anchor(node), "42P01"
+        )
         return NOTHING
 
     def read(self, entry: Entry, flow: Flow, node: exp.Expr) -> Flow:
@@ -377,7 +411,11 @@ class Expressions:
     def _anchor(self, node: exp.Expr) -> int:
         """The token that an error about `node` points at."""
         for each in node.find_all(exp.Identifier, exp.Star, exp.Literal):
-            token = self.record.tree.token_of(each) if not isinstance(each, exp.Literal) else self.record.tree.constant_token(each)
+            token = (
+                self.record.tree.token_of(each)
+                if not isinstance(each, exp.Literal)
+                else self.record.tree.constant_token(each)
+            )
             if token is not None:
                 return token
         return self.record.tree.first
@@ -400,7 +438,11 @@ def _array_operand(node: exp.Expr) -> exp.Expr | None:
 
 def _uncast_array(node: exp.Expr | None) -> exp.Expr | None:
     """ARRAY[...] without a cast to an array of plain text, which changes nothing of what is sealed."""
-    if isinstance(node, exp.Cast) and isinstance(node.this, exp.Array) and node.to.sql("postgres").lower() in {"text[]", "varchar[]"}:
+    if (
+        isinstance(node, exp.Cast)
+        and isinstance(node.this, exp.Array)
+        and node.to.sql("postgres").lower() in {"text[]", "varchar[]"}
+    ):
         return node.this
     return node
 

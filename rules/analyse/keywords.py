@@ -1,4 +1,4 @@
-"""Words that can't name a column or a table unless they are quoted."""
+"""PostgreSQL's reserved words, and words that are ordinary names there and something else to sqlglot."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ returning right select session_user similar some symmetric table tablesample the
 user using variadic verbose when where window with
 """
 RESERVED = frozenset(_WORDS.split())
+
+# Joins, operators and clauses of other databases: `customers semi JOIN orders` has an alias to PostgreSQL.
+_OTHERS = """
+anti apply asof auto_increment byte connect_by_root describe distribute div exec file final fixed glob global kill list
+long map match_recognize minus namespace nullable optimize overwrite percent pivot positional pragma prewhere prior
+qualify regexp rlike semi settings short sort straight_join str struct top uncache unpivot use variant xor
+"""
+FOREIGN = frozenset(_OTHERS.split())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rules.model import ColumnName
 
 _MAX_NESTING = 64
+_JOIN_KINDS = frozenset({"", "INNER", "CROSS", "OUTER"})
 
 
 class Outputs(list[Named]):
@@ -98,7 +99,9 @@ class Queries:
             ahead = set(names[position + own :]) - set(names[:position])
             for table in cte.this.find_all(exp.Table):
                 if not table.db and table.name in ahead:
-                    self._unknown(table, "a recursive WITH query that names itself or a later one in this form is not analysed")
+                    self._unknown(
+                        table, "a recursive WITH query that names itself or a later one in this form is not analysed"
+                    )
 
     def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
         if isinstance(body, exp.Insert | exp.Update | exp.Delete):
@@ -138,7 +141,20 @@ class Queries:
         into = node.args.get("into")
         if into is not None:
             self.stored_elsewhere(outputs, into)
-        for key in ("qualify", "connect", "cluster", "sort", "distribute", "kind", "hint", "match", "laterals", "pivots", "prewhere", "sample"):
+        for key in (
+            "qualify",
+            "connect",
+            "cluster",
+            "sort",
+            "distribute",
+            "kind",
+            "hint",
+            "match",
+            "laterals",
+            "pivots",
+            "prewhere",
+            "sample",
+        ):
             if node.args.get(key):
                 self._unknown(node, "this form of query is not analysed")
         return outputs
@@ -153,7 +169,10 @@ class Queries:
     def stored_elsewhere(self, outputs: Outputs, node: exp.Expr) -> None:
         """SELECT INTO and CREATE TABLE AS: the values go where nothing protects them."""
         self.expressions.visit(*node.find_all(exp.Identifier))
-        token = next((t for i in node.find_all(exp.Identifier) if (t := self.record.tree.token_of(i)) is not None), self.record.tree.first)
+        token = next(
+            (t for i in node.find_all(exp.Identifier) if (t := self.record.tree.token_of(i)) is not None),
+            self.record.tree.first,
+        )
         for output in outputs:
             self.record.leaks += [Leak(column, token) for column in sorted(output.flow.touches)]
 
@@ -255,7 +274,9 @@ class Queries:
         token = self.record.tree.constant_token(item)
         if token is not None and self.record.tree.lexed.tokens[token].kind is Kind.NUMBER:
             self.record.significant.add(token)
-            number = self.record.tree.lexed.text[slice(self.record.tree.lexed.tokens[token].start, self.record.tree.lexed.tokens[token].end)]
+            number = self.record.tree.lexed.text[
+                slice(self.record.tree.lexed.tokens[token].start, self.record.tree.lexed.tokens[token].end)
+            ]
             if number.isdigit() and 1 <= int(number) <= len(outputs):
                 self.expressions.consume(outputs[int(number) - 1].flow, use, item)
             if not outputs.known:
@@ -424,7 +445,9 @@ class Queries:
 
     def relation(self, node: exp.Table, scope: Scope, *, target: bool = False) -> Entry:
         """A table, view or CTE by name."""
-        identifiers = [node.args[key] for key in ("catalog", "db", "this") if isinstance(node.args.get(key), exp.Identifier)]
+        identifiers = [
+            node.args[key] for key in ("catalog", "db", "this") if isinstance(node.args.get(key), exp.Identifier)
+        ]
         alias = node.args.get("alias")
         self.expressions.visit(*identifiers)
         if alias:
@@ -455,11 +478,14 @@ class Queries:
                 lineage.inside,
             )
         columns = [
-            Named(c.name, Flow(o.column, o.touches, direct=True)) for c, o in zip(relation.columns, lineage.columns, strict=False)
+            Named(c.name, Flow(o.column, o.touches, direct=True))
+            for c, o in zip(relation.columns, lineage.columns, strict=False)
         ] or [Named(c.name, NOTHING) for c in relation.columns]
         return Entry(shown, _renamed(columns, alias), relation.name)
 
-    def _table(self, shown: str, relation: Relation, node: exp.Table, identifiers: list[exp.Identifier], *, target: bool) -> Entry:
+    def _table(
+        self, shown: str, relation: Relation, node: exp.Table, identifiers: list[exp.Identifier], *, target: bool
+    ) -> Entry:
         protected = self.record.database.columns_of(relation)
         alias = node.args.get("alias")
         reference: int | None = None
@@ -477,7 +503,8 @@ class Queries:
             reference = len(self.record.references)
             self.record.references.append(made)
         columns = [
-            Named(c.name, _own(protected[c.name], reference) if c.name in protected else NOTHING) for c in relation.columns
+            Named(c.name, _own(protected[c.name], reference) if c.name in protected else NOTHING)
+            for c in relation.columns
         ]
         return Entry(shown, _renamed(columns, alias), relation.name, reference, target=target)
 
@@ -486,6 +513,11 @@ class Queries:
     def _joins(self, joins: Sequence[exp.Join], scope: Scope) -> None:
         group_start = 0
         for join in joins:
+            if str(join.args.get("kind") or "") not in _JOIN_KINDS or str(join.args.get("method") or "") not in {
+                "",
+                "NATURAL",
+            }:
+                self._unknown(join, "this form of join is not analysed")
             comma = not any(join.args.get(k) for k in ("kind", "side", "method", "on", "using"))
             left_entries = scope.entries[:] if not comma else []
             if comma:
@@ -523,7 +555,9 @@ class Queries:
                 self.record.use(first, Use.EQUAL_COLUMN, self.record.tree.first)
                 self.record.use(second, Use.EQUAL_COLUMN, self.record.tree.first)
                 shown = second if side == "RIGHT" else first
-                flow = Flow(shown.column, first.touches | second.touches, shown.reference, side != "FULL" and shown.direct)
+                flow = Flow(
+                    shown.column, first.touches | second.touches, shown.reference, side != "FULL" and shown.direct
+                )
             else:
                 self.record.use(first, Use.COMPUTE, self.record.tree.first)
                 self.record.use(second, Use.COMPUTE, self.record.tree.first)

@@ -106,7 +106,12 @@ class Record:
             self.uses.append(ColumnUse(flow.column, use, token, flow.reference))
 
     def obstacle(
-        self, message: str, hint: str, token: int | None, columns: frozenset[ColumnName] = frozenset(), reason: Reason = Reason.UNSUPPORTED
+        self,
+        message: str,
+        hint: str,
+        token: int | None,
+        columns: frozenset[ColumnName] = frozenset(),
+        reason: Reason = Reason.UNSUPPORTED,
     ) -> None:
         """Note a form that can't be protected."""
         self.obstacles.append(Obstacle(reason, message, hint, token, columns))
@@ -143,7 +148,9 @@ class Record:
             leaks=tuple(self.leaks),
             target_reads=tuple(self.target_reads),
             views=frozenset(self.views),
-            outputs=None if outputs is None else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches) for o in outputs),
+            outputs=None
+            if outputs is None
+            else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches) for o in outputs),
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
             parameters=tuple(

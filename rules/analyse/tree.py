@@ -15,6 +15,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from rules.analyse.keywords import FOREIGN
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _spell(token: Token, index: int) -> str:
             return str(_NUMBER_BASE + index * _NUMBER_STEP)
         case Kind.QUOTED:
             return ident(token.value)
-        case Kind.WORD if not token.value.isascii():
+        case Kind.WORD if not token.value.isascii() or token.value in FOREIGN:
             # sqlglot takes some characters for white space that are letters to PostgreSQL.
             return ident(token.value)
         case _:

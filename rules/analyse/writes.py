@@ -102,7 +102,10 @@ class Writes:
             return
         # To read EXCLUDED's columns the server asks the privilege to read the table's.
         excluded = Entry(
-            "excluded", [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns], opaque=target.opaque, target=True
+            "excluded",
+            [Named(c.name, Flow(c.flow.column, c.flow.touches)) for c in target.columns],
+            opaque=target.opaque,
+            target=True,
         )
         inner = Scope(scope, [target, excluded])
         only_target = Scope(scope, [target])
@@ -181,7 +184,11 @@ class Writes:
             if len(outputs) != len(names) or not outputs.known:
                 self._unknown("a row assignment whose columns are not known", self._protected(target))
             return
-        values = right.expressions if isinstance(right, exp.Tuple) else [right.this if isinstance(right, exp.Paren) else right]
+        values = (
+            right.expressions
+            if isinstance(right, exp.Tuple)
+            else [right.this if isinstance(right, exp.Paren) else right]
+        )
         if isinstance(right, exp.Anonymous | exp.Struct):
             values = right.expressions
         if len(values) != len(names):
@@ -235,10 +242,19 @@ class Writes:
             return Outputs()
         others = [e for e in scope.entries if e is not target]
         star = [Named(c.name, c.flow) for c in target.columns] + scope.star
-        old_new = [] if any(e.name in {"old", "new"} for e in [target, *others]) else [
-            Entry(name, target.columns, opaque=target.opaque, target=True) for name in ("old", "new")
-        ]
-        inner = Scope(scope.parent, [target, *others], star, scope.star_known and not target.opaque, dict(scope.merged), scope.ctes)
+        old_new = (
+            []
+            if any(e.name in {"old", "new"} for e in [target, *others])
+            else [Entry(name, target.columns, opaque=target.opaque, target=True) for name in ("old", "new")]
+        )
+        inner = Scope(
+            scope.parent,
+            [target, *others],
+            star,
+            scope.star_known and not target.opaque,
+            dict(scope.merged),
+            scope.ctes,
+        )
         if old_new:
             # A bare column name means the target's own, which is found first.
             inner.parent = Scope(scope.parent, old_new, ctes=scope.ctes)
@@ -259,5 +275,3 @@ def _is_default(node: exp.Expr) -> bool:
 
 def _has_tail(node: exp.Expr) -> bool:
     return any(node.args.get(key) for key in ("order", "limit", "offset", "with_"))
-
-

@@ -131,12 +131,26 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
         (4, 3, None, "126", "100.00", None),
         (5, None, "4111", "127", "-5.00", "amex"),
     ],
-    "payments": [(1, "4111", "10.00"), (2, "4111", "20.00"), (3, "4333", "30.00"), (4, None, "1.00"), (5, "4999", "2.00")],
+    "payments": [
+        (1, "4111", "10.00"),
+        (2, "4111", "20.00"),
+        (3, "4333", "30.00"),
+        (4, None, "1.00"),
+        (5, "4999", "2.00"),
+    ],
     "orders": [(1, 1, "tea"), (2, 1, "milk"), (3, 2, "tea"), (4, None, "4111"), (5, 4, None)],
     "visits": [(1, "Gil#7", 1), (2, "Hal#8", 2), (3, "Gil#7", 3), (4, None, 4)],
-    "people": [(1, "(Elm,York)", "{a,b}", "Ned#5", "s-1"), (2, "(Oak,Rome)", "{c}", "Oli#6", "s-2"), (3, None, None, None, None)],
+    "people": [
+        (1, "(Elm,York)", "{a,b}", "Ned#5", "s-1"),
+        (2, "(Oak,Rome)", "{c}", "Oli#6", "s-2"),
+        (3, None, None, None, None),
+    ],
     "vips": [(1, "Ann", 5), (2, "Bob", 6), (9, "Zoe", 7)],
-    '"Odd Table"': [("odd-1", "155#51", "166#61", 1, 10), ("odd-2", "155#52", None, 2, 20), (None, None, "166#63", 3, 30)],
+    '"Odd Table"': [
+        ("odd-1", "155#51", "166#61", 1, 10),
+        ("odd-2", "155#52", None, 2, 20),
+        (None, None, "166#63", 3, 30),
+    ],
     "crm.customers": [(1, "crm ann", "1"), (2, "crm bob", "2")],
     "crm.orders": [(1, "plain pan"), (2, "4111")],
 }
@@ -164,7 +178,9 @@ def _canonical(column: Column, value: str) -> str:
 class MarkingSealer:
     """Implements `proxy.decisions.LiteralSealer`."""
 
-    def seal_literal(self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False) -> bytes:
+    def seal_literal(
+        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+    ) -> bytes:
         """A constant in its marked form; arrays element by element."""
         if not array:
             if exact and column.type == "numeric(12,2)" and Decimal(text) != Decimal(_canonical(column, text)):
@@ -210,7 +226,9 @@ class Twins:
         self.pg = pg
         self.rules: Rules = load_rules_text(RULES, "rules.yaml")
         for login in LOGINS:
-            pg.psql(f"do $$ begin if not exists (select from pg_roles where rolname = '{login}') then create role {login} login; end if; end $$")
+            pg.psql(
+                f"do $$ begin if not exists (select from pg_roles where rolname = '{login}') then create role {login} login; end if; end $$"
+            )
         self.names = {which: pg.create_database() for which in ("sealed", "plain", "masks")}
         self.connections = {which: psycopg.connect(pg.dsn(name), autocommit=True) for which, name in self.names.items()}
         for which in self.names:
@@ -266,7 +284,10 @@ class Twins:
     def _fence(self, connection: psycopg.Connection[Any]) -> None:
         """What `pgveil apply` does: grants, and a schema of masking views for each class."""
         logins = ", ".join(LOGINS)
-        _script(connection, f"grant usage on schema crm, pgveil to {logins}; grant all on all tables in schema public, crm to {logins};")
+        _script(
+            connection,
+            f"grant usage on schema crm, pgveil to {logins}; grant all on all tables in schema public, crm to {logins};",
+        )
         _script(connection, f"grant create, usage on schema public to {logins}")
         for login in FENCED:
             policy = self.rules.principal(login, []).policy
@@ -275,9 +296,14 @@ class Twins:
                 self._fence_table(connection, login, policy.schema, name, masks)
             for view in ("v_phones", "v_mixed", "v_calls"):
                 _script(connection, f"revoke select on {view} from {login}")
-        _script(connection, "revoke execute on function find_phone, order_phone from public; grant execute on function find_phone, order_phone to twin_teller")
+        _script(
+            connection,
+            "revoke execute on function find_phone, order_phone from public; grant execute on function find_phone, order_phone to twin_teller",
+        )
 
-    def _fence_table(self, connection: psycopg.Connection[Any], login: str, schema: str, name: TableName, masks: dict[str, str]) -> None:
+    def _fence_table(
+        self, connection: psycopg.Connection[Any], login: str, schema: str, name: TableName, masks: dict[str, str]
+    ) -> None:
         table = f"{quote_ident(name.schema)}.{quote_ident(name.name)}"
         view = f"{schema}.{quote_ident(view_name(name))}"
         columns = [d.name for d in connection.execute(f"select * from {table} limit 0").description or ()]
@@ -294,7 +320,9 @@ class Twins:
         """A session's settings."""
         return Settings(search_path=path)
 
-    def judge(self, sql: str, login: str, params: Sequence[str] = (), path: tuple[str, ...] = ("pg_catalog", "public")) -> Verdict:
+    def judge(
+        self, sql: str, login: str, params: Sequence[str] = (), path: tuple[str, ...] = ("pg_catalog", "public")
+    ) -> Verdict:
         """Decide for a login; where it is admitted, run it and compare."""
         principal = self.gate.principal(login)
         decision = self.gate.decide(sql.encode(), principal, self.settings(path), extended=bool(params))
@@ -418,7 +446,9 @@ class Twins:
                 if kind == "broken" or (limited and "must be owner" not in got.message):
                     findings.append(Finding(kind, login, f"{got.error} {got.message}"))
             elif expected is not None and expected.error != got.error:
-                findings.append(Finding("code", login, f"{got.error} {got.message} instead of {expected.error} {expected.message}"))
+                findings.append(
+                    Finding("code", login, f"{got.error} {got.message} instead of {expected.error} {expected.message}")
+                )
             return findings
         if got.fields is None:
             if expected is not None and expected.error is None and expected.tag != got.tag:
@@ -442,7 +472,13 @@ class Twins:
         else:
             findings += self._same_shape(plan, login, expected, got)
             if Counter(rows) != Counter(expected.rows):
-                findings.append(Finding("wrong", login, f"rows {_few(Counter(rows) - Counter(expected.rows))} instead of {_few(Counter(expected.rows) - Counter(rows))}"))
+                findings.append(
+                    Finding(
+                        "wrong",
+                        login,
+                        f"rows {_few(Counter(rows) - Counter(expected.rows))} instead of {_few(Counter(expected.rows) - Counter(rows))}",
+                    )
+                )
         return findings
 
     def _same_shape(self, plan: Plan | None, login: str, expected: Answer, got: Answer) -> list[Finding]:
@@ -451,12 +487,19 @@ class Twins:
             return [Finding("wrong", login, f"columns {got.fields} instead of {expected.fields}")]
         findings = []
         for index, (a, b) in enumerate(zip(expected.fields, got.fields, strict=True)):
-            opened = plan is not None and plan.results is not None and index < len(plan.results) and plan.results[index].open is not None
+            opened = (
+                plan is not None
+                and plan.results is not None
+                and index < len(plan.results)
+                and plan.results[index].open is not None
+            )
             if not opened and a.type != b.type and max(a.type, b.type) < 16384:
                 findings.append(Finding("wrong", login, f"type {b.type} instead of {a.type} in {a.name.decode()}"))
         return findings
 
-    def _opened(self, plan: Plan | None, login: str, got: Answer, findings: list[Finding]) -> list[tuple[bytes | None, ...]]:
+    def _opened(
+        self, plan: Plan | None, login: str, got: Answer, findings: list[Finding]
+    ) -> list[tuple[bytes | None, ...]]:
         results = plan.results if plan is not None and plan.results is not None else None
         width = len(got.fields or ())
         if results is not None and len(results) != width:
@@ -469,7 +512,9 @@ class Twins:
                 column = results[index].open if results is not None else None
                 if value is None or column is None:
                     if value is not None and b"SEALED:" in value:
-                        findings.append(Finding("leak", login, f"a sealed value in column {index + 1}, which is not opened"))
+                        findings.append(
+                            Finding("leak", login, f"a sealed value in column {index + 1}, which is not opened")
+                        )
                     values.append(value)
                     continue
                 opened = self._open(column, value.decode())
@@ -479,13 +524,17 @@ class Twins:
             shown.append(tuple(values))
         return shown
 
-    def _compare_dumps(self, login: str, expected: dict[str, Counter[Any]], got: dict[str, Counter[Any]]) -> list[Finding]:
+    def _compare_dumps(
+        self, login: str, expected: dict[str, Counter[Any]], got: dict[str, Counter[Any]]
+    ) -> list[Finding]:
         findings = []
         if expected.keys() != got.keys():
             findings.append(Finding("stored", login, f"tables {sorted(expected.keys() ^ got.keys())}"))
         for table in expected.keys() & got.keys():
             if which := expected[table] - got[table]:
-                findings.append(Finding("stored", login, f"{table}: {_few(got[table] - expected[table])} instead of {_few(which)}"))
+                findings.append(
+                    Finding("stored", login, f"{table}: {_few(got[table] - expected[table])} instead of {_few(which)}")
+                )
             elif which := got[table] - expected[table]:
                 findings.append(Finding("stored", login, f"{table}: {_few(which)} too many"))
         return findings
@@ -557,7 +606,15 @@ def _copied(pg: pq.abc.PGconn, status: int) -> list[Answer]:
 
 def _rows(result: pq.abc.PGresult) -> Answer:
     fields = tuple(
-        Field(result.fname(i) or b"", result.ftable(i), result.ftablecol(i), result.ftype(i), result.fsize(i), result.fmod(i), 0)
+        Field(
+            result.fname(i) or b"",
+            result.ftable(i),
+            result.ftablecol(i),
+            result.ftype(i),
+            result.fsize(i),
+            result.fmod(i),
+            0,
+        )
         for i in range(result.nfields)
     )
     rows = [tuple(result.get_value(r, c) for c in range(result.nfields)) for r in range(result.ntuples)]
