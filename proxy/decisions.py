@@ -69,12 +69,19 @@ DANGEROUS_WORDS = frozenset(
             "pg_logical_slot_get_changes",
         ),
         *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
+        # Pages and log records as they lie on disk, of the extensions pageinspect and pg_walinspect; xml2 runs a text.
+        *("get_raw_page", "heap_page_items", "heap_page_item_attrs", "tuple_data_split", "bt_page_items"),
+        *("bt_multi_page_items", "brin_page_items", "gist_page_items", "gin_leafpage_items", "hash_page_items"),
+        *("pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info", "xpath_table"),
     }
 )
 _CHECK_TEXT = "Check the text's quotes, its encoding and its length."
 # Roles of PostgreSQL's own whose members privileges on tables don't keep out.
 PRIVILEGED_ROLES = frozenset(
-    {"pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files", "pg_execute_server_program"}
+    {
+        *("pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files"),
+        *("pg_write_server_files", "pg_execute_server_program"),
+    }
 )
 
 

@@ -6,13 +6,17 @@ search_path, `-- allow:` the kinds of difference that are known and right for th
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tests.rules.grammar import Composer
 from tests.rules.twins import LOGINS, Finding, Twins
 
 if TYPE_CHECKING:
@@ -67,6 +71,27 @@ def test_admitted_statements_answer_as_their_twins(twins: Twins, path: Path) -> 
             verdict = twins.judge(case.sql, login, case.params, case.path)
             problems += [(case.sql, f) for f in verdict.findings if f.kind not in case.allowed]
     assert not problems, "\n".join(f"{f.kind} {f.login}: {sql}\n    {f.detail}" for sql, f in problems)
+
+
+def differences(twins: Twins, sql: str) -> list[str]:
+    """What differs for any login."""
+    found = [f for login in LOGINS for f in twins.judge(sql, login).findings if f.kind not in ALWAYS]
+    return [f"{f.kind} {f.login}: {f.detail}" for f in found]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=True))
+def test_composed_statements_answer_as_their_twins(twins: Twins, source: random.Random) -> None:
+    sql = Composer(source.choice).statement()
+    assert differences(twins, sql) == [], sql
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_many_composed_statements(twins: Twins) -> None:
+    for seed in range(5000):
+        sql = Composer(random.Random(seed).choice).statement()
+        assert differences(twins, sql) == [], sql
 
 
 def test_there_are_statements() -> None:

@@ -183,7 +183,8 @@ class MarkingSealer:
     ) -> bytes:
         """A constant in its marked form; arrays element by element."""
         if not array:
-            if exact and column.type == "numeric(12,2)" and Decimal(text) != Decimal(_canonical(column, text)):
+            canonical = _canonical(column, text)
+            if exact and column.type == "numeric(12,2)" and Decimal(text) != Decimal(canonical):
                 return b"SEALED:nothing:"
             return seal(column, text).encode()
         items = [i for i in text.strip("{}").split(",") if i]
@@ -203,7 +204,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference. `kind`: leak, stored, wrong, broken, loose, witness, fence, code."""
+    """A difference. `kind`: leak, stored, wrong, broken, loose, witness, fence, code, untrue."""
 
     kind: str
     login: str
@@ -328,7 +329,7 @@ class Twins:
         decision = self.gate.decide(sql.encode(), principal, self.settings(path), extended=bool(params))
         findings: list[Finding] = []
         if isinstance(decision, Refuse):
-            return Verdict(f"refuse {decision.refusal.reason}", findings, decision.refusal.message)
+            return self._refused(decision, sql, login, params, path)
         if isinstance(decision, NeedSettings):
             return Verdict("need settings", findings)
         text = sql if isinstance(decision, Pass) else decision.text.decode()
@@ -348,6 +349,19 @@ class Twins:
             if not any(a.error for a in [*expected, *got]):
                 findings += self._compare_dumps(login, wanted, dump)
         return Verdict("pass" if isinstance(decision, Pass) else "run", findings, text)
+
+    def _refused(
+        self, decision: Refuse, sql: str, login: str, params: Sequence[str], path: tuple[str, ...]
+    ) -> Verdict:
+        """A refusal in the server's own words must be true: the server refuses the statement as well."""
+        refusal = decision.refusal
+        findings = []
+        if refusal.sqlstate in {"42703", "42P01"} and not params:
+            setup = "set search_path = " + ", ".join(quote_ident(p) for p in path if p != "pg_catalog")
+            expected, _ = self._run("masks" if login in FENCED else "plain", sql, params, setup)
+            if not any(answer.error for answer in expected):
+                findings.append(Finding("untrue", login, refusal.message))
+        return Verdict(f"refuse {refusal.reason}", findings, refusal.message)
 
     def _sealed_params(self, decision: Decision, params: Sequence[str]) -> list[str]:
         sent = list(params)
@@ -587,7 +601,9 @@ def _answers(pg: pq.abc.PGconn, sql: str, params: Sequence[str]) -> list[Answer]
             answers.append(Answer(tag=(result.command_status or b"").decode()))
         else:
             state = result.error_field(pq.DiagnosticField.SQLSTATE) or b"?????"
-            answers.append(Answer(state.decode(), result.error_message.decode("utf-8", "replace").strip()))
+            fields = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_DETAIL, pq.DiagnosticField.CONTEXT)
+            words = [value.decode("utf-8", "replace") for f in fields if (value := result.error_field(f)) is not None]
+            answers.append(Answer(state.decode(), "; ".join(words)))
 
 
 def _copied(pg: pq.abc.PGconn, status: int) -> list[Answer]:
