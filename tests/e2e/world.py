@@ -130,9 +130,9 @@ class World:
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
         text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
-        return sum(
-            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name
-        )
+        samples = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        assert samples, f"no metric {name}"
+        return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 
     def record(self, **wanted: object) -> dict[str, Any]:
         """The newest audit record with these fields. Records that gate nothing become durable a moment later, so it is waited for."""
