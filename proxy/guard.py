@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from proxy.session.trail import Identity
 from proxy.session.values import ValueCodec
 from proxy.session.witness import DescriptionCache
 from rules.load import RulesError, load_rules
+from rules.model import SealMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +163,7 @@ class Guard:
         """See Services. Rules, keys, audit log, in this order; nothing is served without each of them."""
         rules = self._load_rules()
         ring = self._open_ring()
+        _one_key_each(rules, ring)
         self._audit = await self._open_audit()
         self._audit.on_durable(self._durable)
         self._audit.on_failure(self._audit_lost)
@@ -393,6 +396,17 @@ def _database_of(dsn: str) -> str:
 
 def _pseudonym_key(ring: KeyRing) -> bytes | None:
     return ring.newest(PSEUDONYM_DOMAIN).material if PSEUDONYM_DOMAIN in ring.domains() else None
+
+
+def _one_key_each(rules: Rules, ring: KeyRing) -> None:
+    """Refuse to start where equal values could be sealed differently: comparisons would miss rows. Raises ConfigError."""
+    live = Counter(entry.domain for entry in ring.entries() if entry.live)
+    for column in rules.protected_columns():
+        if column.mode is SealMode.DETERMINISTIC and live[column.domain or str(column.name)] > 1:
+            raise ConfigError(
+                f"the key domain of {column.name} has several live keys, and comparisons under more than one are not supported yet: "
+                "seal the column under its newest key, and destroy the older ones"
+            )
 
 
 def _differences(before: Rules, after: Rules) -> tuple[str, ...]:
