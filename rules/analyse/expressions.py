@@ -68,8 +68,10 @@ class Expressions:
             return self._equality(node.this, node.expression, scope)
         if isinstance(node, exp.In):
             return self._membership(node, scope)
-        if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
-            return self._used(node.this, Use.NULL_TEST, scope)
+        if isinstance(node, exp.Is):
+            # IS DOCUMENT, IS NORMALIZED and the like have a keyword there that sqlglot takes for a column.
+            use = Use.NULL_TEST if isinstance(node.expression, exp.Null) else Use.COMPUTE
+            return self._used(node.this, use, scope)
         if isinstance(node, exp.Count):
             return self._count(node, scope)
         if isinstance(node, exp.Exists):
@@ -336,6 +338,8 @@ class Expressions:
             return NOTHING
         if entry.opaque and not any(c.flow.touches for c in entry.columns):
             return NOTHING
+        if entry.unnamed:
+            return mixed(*(c.flow for c in entry.unnamed))
         # PostgreSQL reads t.f as f(t) where t has no column f: the whole row goes into a function.
         return self.whole_row(entry, field)
 
@@ -357,7 +361,7 @@ class Expressions:
                 self._needs_table(each, f"the system column {name} does not exist in a masking view")
         elif not further_in:
             self.record.missing(f'column "{name}" does not exist', _MISSING_HINT, self._anchor(node), "42703")
-        return NOTHING
+        return scope.unnamed()
 
     def no_such_table(self, node: exp.Column) -> Flow:
         """A qualifier that names nothing in FROM."""

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from rules.catalog import Relation
     from rules.model import ColumnName
 
+# Functions that have one name only, to PostgreSQL and to sqlglot.
+_NAMED_FUNCTIONS = (exp.Count, exp.Max, exp.Min, exp.Sum, exp.Avg, exp.Coalesce, exp.Upper, exp.Lower, exp.RowNumber)
+# What PostgreSQL has no name for.
+_NAMELESS = (exp.Literal, exp.Null, exp.Binary, exp.Unary, exp.In, exp.Between, exp.Tuple)
+_NO_NAME = "?column?"
 _MAX_NESTING = 64
 _JOIN_KINDS = frozenset({"", "INNER", "CROSS", "OUTER"})
 
@@ -284,10 +289,14 @@ class Queries:
             return
         if isinstance(item, exp.Column) and not item.table and isinstance(item.this, exp.Identifier):
             named = [o for o in outputs if o.name == item.name]
-            if named and (output_first or not scope.unqualified(item.name)[0]):
+            if named and (output_first or not scope.own(item.name)):
                 self.expressions.visit(item.this)
-                for output in named:
-                    self.expressions.consume(output.flow, use, item)
+                self._grouped_all(named, use, item)
+                return
+            if not scope.unqualified(item.name)[0] and any(o.name is None for o in outputs):
+                # The name of one of the outputs, which we can't tell.
+                self.expressions.visit(item.this)
+                self._grouped_all(outputs, use, item)
                 return
         self.expressions.consume(self.expressions.value(item, scope), use, item)
 
@@ -626,14 +635,20 @@ def _output_name(node: exp.Expr) -> str | None:
     if isinstance(node, exp.Dot):
         return str(node.expression.name)
     if isinstance(node, exp.Cast):
+        # A constant gets the name of its type.
+        name = _output_name(node.this)
+        return None if name == _NO_NAME else name
+    if isinstance(node, exp.Collate | exp.Bracket):
         return _output_name(node.this)
     if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select) and len(node.this.expressions) == 1:
         return _output_name(node.this.expressions[0])
+    if isinstance(node, exp.Window | exp.Filter):
+        return _output_name(node.this)
     if isinstance(node, exp.Anonymous):
         return str(node.this).lower()
-    if isinstance(node, exp.Func):
+    if isinstance(node, _NAMED_FUNCTIONS):
         return str(node.sql_name()).lower()
-    return None
+    return _NO_NAME if isinstance(node, _NAMELESS) and not isinstance(node, exp.Func) else None
 
 
 def _function_name(node: exp.Expr) -> str | None:

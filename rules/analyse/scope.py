@@ -61,6 +61,11 @@ class Entry:
     target: bool = False
     inside: range = range(0)
 
+    @property
+    def unnamed(self) -> list[Named]:
+        """The columns whose names can't be told."""
+        return [column for column in self.columns if column.name is None]
+
     def find(self, name: str) -> Flow | None:
         """The flow of a column, by its name."""
         for column in self.columns:
@@ -124,5 +129,13 @@ class Scope:
                     found.append((entry, flow))
             if found:
                 return found, opaque
-            opaque |= any(entry.opaque for entry in level.entries)
+            opaque |= any(entry.opaque or entry.unnamed for entry in level.entries)
         return [], opaque
+
+    def own(self, name: str) -> bool:
+        """Whether a bare column name means a column of this very level."""
+        return name in self.merged or any(entry.find(name) is not None for entry in self.entries)
+
+    def unnamed(self) -> Flow:
+        """The flow of a bare name that no column bears, as far as columns whose names can't be told could be meant."""
+        return mixed(*(column.flow for level in self.levels() for entry in level.entries for column in entry.unnamed))

@@ -140,7 +140,9 @@ class Composer:
         return " from " + "".join(parts)
 
     def join(self, level: Level, depth: int) -> str:
-        kind = self.pick((", ", " join ", " left join ", " right join ", " full join ", " cross join ", " natural join "))
+        kind = self.pick(
+            (", ", " join ", " left join ", " right join ", " full join ", " cross join ", " natural join ")
+        )
         item = self.item(level, depth)
         if kind in {", ", " cross join ", " natural join "}:
             return f"{kind}{item}"
@@ -163,7 +165,9 @@ class Composer:
         ctes = level.all_ctes()
         table = self.pick((*TABLES, *("customers", "cards"), *ctes, *ctes))
         columns = ctes.get(table) or [(c, c) for c in TABLES.get(table, ())]
-        shown = table if table in ctes or "." in table or table.startswith("v_") or self.chance(2) else f"public.{table}"
+        shown = (
+            table if table in ctes or "." in table or table.startswith("v_") or self.chance(2) else f"public.{table}"
+        )
         if self.chance(2) or table.rpartition(".")[2] in {item.name for item in level.items}:
             alias = self.alias(level)
             renamed, columns = self.renamed(columns)
@@ -267,9 +271,15 @@ class Composer:
         if depth < _DEPTH and self.chance(6):
             inner, _ = self.query(level, depth + 1, 1)
             text, _origin = self.column(level)
-            return str(self.pick((f"exists ({inner})", f"{text} in ({inner})", f"{text} = any ({inner})", f"{text} not in ({inner})")))
+            return str(
+                self.pick(
+                    (f"exists ({inner})", f"{text} in ({inner})", f"{text} = any ({inner})", f"{text} not in ({inner})")
+                )
+            )
         if self.chance(4):
-            return f"{self.condition(level, _DEPTH)} {self.pick(('and', 'or', 'and not'))} {self.condition(level, _DEPTH)}"
+            return (
+                f"{self.condition(level, _DEPTH)} {self.pick(('and', 'or', 'and not'))} {self.condition(level, _DEPTH)}"
+            )
         text, origin = self.column(level)
         if origin in SEALED:
             constant = self.pick(CONSTANTS)

@@ -350,9 +350,7 @@ class Twins:
                 findings += self._compare_dumps(login, wanted, dump)
         return Verdict("pass" if isinstance(decision, Pass) else "run", findings, text)
 
-    def _refused(
-        self, decision: Refuse, sql: str, login: str, params: Sequence[str], path: tuple[str, ...]
-    ) -> Verdict:
+    def _refused(self, decision: Refuse, sql: str, login: str, params: Sequence[str], path: tuple[str, ...]) -> Verdict:
         """A refusal in the server's own words must be true: the server refuses the statement as well."""
         refusal = decision.refusal
         findings = []
