@@ -222,7 +222,8 @@ def _is_of(text: str, logical: str) -> bool:
         labels = [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", logical.partition("(")[2])]
         return text in labels or "(" not in logical
     if kind is Family.JSON:
-        return _is_json(text)
+        # jsonb stores no NUL and no half of a surrogate pair, which JSON's own syntax can spell.
+        return _is_json(text) and (logical == "json" or re.search(r"\\u(?:0000|[dD][89a-fA-F])", text) is None)
     if kind is Family.TEXT:
         return True
     assert kind is not None

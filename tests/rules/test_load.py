@@ -775,6 +775,12 @@ def test_whatever_fixed_value_the_rules_take_keys_takes(logical: str, text: str)
         make_mask("constant", {"value": text}, parse_type(logical))
 
 
+@pytest.mark.parametrize("text", ['"\\u0000"', '"\\ud800"', '{"a": "\\uDFFF"}'])
+def test_what_jsonb_cannot_store(text: str) -> None:
+    assert misfit(text, "jsonb") is not None
+    assert misfit(text, "json") is None
+
+
 def test_types_of_unknown_oids_are_none() -> None:
     assert type_of_oid(16384, -1) is None
     with pytest.raises(TypeSpecError):
