@@ -250,12 +250,7 @@ class _Decision:
 
     def _joinable(self, pair: Pair) -> bool:
         left, right = self._column(pair.left), self._column(pair.right)
-        return (
-            left.protection is right.protection is Protection.SEALED
-            and (left.domain or str(left.name)) == (right.domain or str(right.name))
-            and left.type == right.type
-            and left.mode is right.mode
-        )
+        return left.protection is right.protection is Protection.SEALED and _sealed_alike(left, right)
 
     # -- what is stored
 
@@ -295,7 +290,7 @@ class _Decision:
         if copy.left == copy.right:
             return  # SET c = c, SET c = EXCLUDED.c: nobody learns anything
         into, source = self._sealed(copy.left), self._sealed(copy.right)
-        if into and source and self._joinable_domains(copy) and not self._limited(copy.right):
+        if self._joinable(copy) and not self._limited(copy.right):
             return
         if source or into:
             raise RefusedError(
@@ -312,14 +307,6 @@ class _Decision:
                     token=copy.token,
                 )
             )
-
-    def _joinable_domains(self, copy: Pair) -> bool:
-        left, right = self._column(copy.left), self._column(copy.right)
-        return (
-            (left.domain or str(left.name)) == (right.domain or str(right.name))
-            and left.type == right.type
-            and left.mode is right.mode
-        )
 
     # -- edits
 
@@ -467,12 +454,15 @@ class _Decision:
 
 
 def _same_sealing(one: SealParam, other: SealParam) -> bool:
-    a, b = one.column, other.column
+    return one.array == other.array and _sealed_alike(one.column, other.column)
+
+
+def _sealed_alike(one: Column, other: Column) -> bool:
+    """Whether two sealed columns hold the same text for the same value, as far as the rules say: one domain, one type, one mode."""
     return (
-        one.array == other.array
-        and (a.domain or str(a.name)) == (b.domain or str(b.name))
-        and a.type == b.type
-        and a.mode is b.mode
+        (one.domain or str(one.name)) == (other.domain or str(other.name))
+        and one.type == other.type
+        and one.mode is other.mode
     )
 
 
