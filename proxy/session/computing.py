@@ -1,0 +1,123 @@
+"""Computing on opened values: what the judgement asks for, what a session asks of the calculator, and what it is told.
+
+The calculator is a PostgreSQL of pgveil's own beside the proxy, without tables and without data (docs/adr/0013). A statement that the database
+can't compute is taken apart: the server gives rows (each `Leaf` is a SELECT that is judged like any other), the session opens them, and the
+calculator runs the client's text over them, so that everything PostgreSQL does with a value is done by PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from keys.types import OutputSettings
+    from proxy.session.gate import Admit, OffsetMap
+    from proxy.session.replies import Trouble
+    from rules.plan import Action
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Rows that the server gives, and that the local text reads as relation `name`.
+
+    `columns`: their names, in the order of the fetch's result, at least one. `fetch`: the SELECT, judged for the same principal; one plan.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    fetch: Admit
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Fetch the leaves, then let the calculator run `text`, the client's own with the leaves' names in place of what they stand for.
+
+    `together`: one statement for the rows of several leaves under one snapshot: the leaf's number (from 0), then every leaf's columns in turn as
+    text, null in other leaves' rows; None with one leaf. `with_at`: where in `text` (characters) the leaves' definitions are inserted as common
+    table expressions; `with_before` and `with_after` stand around them ("WITH " and " ", or "" and ", " inside a WITH that is there).
+    `offsets`: from `text` to the client's. `parameters`: the highest $n of the client's; the leaves' arrays are numbered from the next.
+    `action`, `shape`, `generation`: as in Plan and Admit.
+    """
+
+    leaves: tuple[Leaf, ...]
+    together: Admit | None
+    text: str
+    with_at: int
+    with_before: str
+    with_after: str
+    offsets: OffsetMap
+    parameters: int
+    action: Action
+    shape: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One statement for the calculator. Bytes are in the session's client encoding.
+
+    `types`: the parameters' OIDs as declared (0: to be inferred), the leaves' arrays (text[], 1009) included. `values` and `formats`: the
+    client's own parameters as in Bind. `arrays`: a leaf's columns one after the other, each value in its text form or None: bound behind
+    `values`. `result_formats` as in Bind.
+    """
+
+    text: bytes = field(repr=False)
+    settings: OutputSettings
+    types: tuple[int, ...] = ()
+    values: tuple[bytes | None, ...] = field(default=(), repr=False)
+    formats: tuple[int, ...] = ()
+    result_formats: tuple[int, ...] = ()
+    arrays: Sequence[Sequence[bytes | None]] = field(default=(), repr=False)
+    standard_conforming_strings: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the calculator gave. `parameters`: every parameter's OID. `description`: the whole RowDescription message, b"" for none.
+
+    `rows`: whole DataRow messages, in order. `tag`: CommandComplete's.
+    """
+
+    parameters: tuple[int, ...] = ()
+    description: bytes = b""
+    rows: tuple[bytes, ...] = field(default=(), repr=False)
+    tag: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CalculatorError:
+    """PostgreSQL's own error about the statement: the ErrorResponse's fields (code, text). Positions are those of the local text."""
+
+    sqlstate: str
+    pairs: tuple[tuple[int, bytes], ...] = field(repr=False)
+
+
+class Computation(Protocol):
+    """A question on its way."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is an outcome."""
+
+    @property
+    def outcome(self) -> Answer | CalculatorError | Trouble:
+        """What came of it; Trouble where the calculator itself failed or a limit was reached. Only when finished."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any longer."""
+
+
+class Calculator(Protocol):
+    """What a session needs of the calculator. `wake` is called, in the event loop, when the computation has finished."""
+
+    def describe(self, question: Question, wake: Callable[[], None]) -> Computation:
+        """Parse and describe only: the Answer has parameters and description (its formats all 0) and no rows."""
+
+    def run(self, question: Question, wake: Callable[[], None]) -> Computation:
+        """Run it in a read-only transaction of its own."""
+
+    def type_names(self, types: Sequence[tuple[int, int]], wake: Callable[[], None]) -> Computation:
+        """SQL spellings of (OID, type modifier) pairs, for casts; an Answer whose `rows` are the names in UTF-8, b"" for a type unknown to it."""
