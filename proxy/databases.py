@@ -19,7 +19,8 @@ from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, buil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.decisions import CacheObserver, LiteralSealer
+    from proxy.plan_cache import CacheObserver
+    from proxy.splicing import LiteralSealer
     from rules.catalog import Catalog
     from rules.model import Rules
 

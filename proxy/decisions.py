@@ -7,13 +7,16 @@ other by its shape.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
 from proxy.blanked import check_garbled, server_check
-from proxy.session.gate import Admit, BadValue, NeedSettings, OffsetMap, Pass, Refuse
+from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES
+from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
+from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse
+from proxy.splicing import LiteralSealer, edited
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
@@ -30,111 +33,8 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, Principal, Rules
-    from rules.plan import SealLiteral
 
-# Functions and system views of PostgreSQL itself that run a text, read files or show other sessions' texts and values. Privileges keep
-# ordinary logins from what they must not see; for those that privileges can't fence they are refused.
-DANGEROUS_WORDS = frozenset(
-    {
-        *(
-            f"{what}_to_xml{form}"
-            for what in ("query", "table", "cursor", "schema", "database")
-            for form in ("", "schema", "_and_xmlschema")
-        ),
-        *(
-            "ts_stat",
-            "ts_rewrite",
-            "pg_stats",
-            "pg_statistic",
-            "pg_stats_ext",
-            "pg_stats_ext_exprs",
-            "pg_statistic_ext_data",
-        ),
-        *(
-            "pg_stat_activity",
-            "pg_stat_get_activity",
-            "pg_stat_statements",
-            "pg_read_file",
-            "pg_read_binary_file",
-            "pg_ls_dir",
-        ),
-        *(
-            "lo_import",
-            "lo_export",
-            "lo_get",
-            "dblink",
-            "dblink_exec",
-            "dblink_open",
-            "dblink_fetch",
-            "pg_logical_slot_get_changes",
-        ),
-        *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
-        # Pages and log records as they lie on disk, of the extensions pageinspect and pg_walinspect; xml2 runs a text.
-        *("get_raw_page", "heap_page_items", "heap_page_item_attrs", "tuple_data_split", "bt_page_items"),
-        *("bt_multi_page_items", "brin_page_items", "gist_page_items", "gin_leafpage_items", "hash_page_items"),
-        *("pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info", "xpath_table"),
-    }
-)
 _CHECK_TEXT = "Check the text's quotes, its encoding and its length."
-# Roles of PostgreSQL's own whose members privileges on tables don't keep out.
-PRIVILEGED_ROLES = frozenset(
-    {
-        *("pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files"),
-        *("pg_write_server_files", "pg_execute_server_program"),
-    }
-)
-
-
-class CacheObserver(Protocol):
-    """Told of what the caches do, for the metrics."""
-
-    def hit(self) -> None:
-        """A statement's plan was there."""
-
-    def miss(self) -> None:
-        """It had to be made."""
-
-    def parsed(self) -> None:
-        """sqlglot parsed a statement."""
-
-    def entries(self, count: int) -> None:
-        """How many plans there are."""
-
-
-class SilentCache:
-    """A CacheObserver that counts nothing."""
-
-    def hit(self) -> None:
-        """Nothing."""
-
-    def miss(self) -> None:
-        """Nothing."""
-
-    def parsed(self) -> None:
-        """Nothing."""
-
-    def entries(self, count: int) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class GateLimits:
-    """Bounds of the caches: plans, texts, and how long a text may be to be kept by its bytes."""
-
-    plans: int = 4096
-    texts: int = 4096
-    text_bytes: int = 4096
-    shape_chars: int = 65536
-    principals: int = 4096
-
-
-class LiteralSealer(Protocol):
-    """What the gate needs of `proxy.session.values.ValueCodec`."""
-
-    def seal_literal(
-        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
-    ) -> bytes:
-        """A SQL constant, sealed. Raises BadValue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -642,19 +542,14 @@ class Gate:
     def _admit(
         self, lexed: Lexed, plans: tuple[Plan | None, ...], settings: Settings, *, unsettles: bool, ddl: bool
     ) -> Decision:
-        splices: list[tuple[int, int, str]] = []
         try:
-            for plan in plans:
-                if plan is not None:
-                    splices += [_splice(lexed, e.first, e.last, e.text) for e in plan.edits]
-                    splices += [_splice(lexed, s.first, s.last, self._sealed(lexed, s)) for s in plan.literals]
+            text, offsets = edited(lexed, plans, self._sealer)
         except BadValue as bad:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
             return Refuse(refusal, self._shape(lexed))
         except LexError as error:
             refusal = Refusal(Reason.LEXER, "42601", str(error), hint=_CHECK_TEXT)
             return Refuse(refusal, self._shape(lexed), error.position + 1)
-        text, offsets = _spliced(lexed.text, sorted(splices))
         try:
             raw = encode_sql(text, settings.client_encoding)
         except EncodingError:
@@ -668,21 +563,6 @@ class Gate:
                 self._shape(lexed),
             )
         return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl)
-
-    def _sealed(self, lexed: Lexed, literal: SealLiteral) -> str:
-        token = lexed.tokens[literal.token]
-        if token.kind is Kind.BITSTRING:
-            raise BadValue(
-                Reason.BAD_VALUE,
-                "42804",
-                f"a bit string can't be stored in column {literal.column.name}",
-                literal.column.name,
-            )
-        value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
-        sealed = self._sealer.seal_literal(
-            literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
-        )
-        return "'" + sealed.decode("ascii") + "'"
 
 
 class _Nothing:
@@ -837,24 +717,3 @@ def _without_results(plan: Plan, part: Classified) -> Plan | Refusal:
         )
     action = Action.COPY if part.kind is StatementKind.COPY_QUERY else plan.action
     return replace(plan, results=None, action=action)
-
-
-def _splice(lexed: Lexed, first: int, last: int, text: str) -> tuple[int, int, str]:
-    start = lexed.tokens[first].start
-    return start, (lexed.tokens[last].end if last >= first else start), text
-
-
-def _spliced(text: str, splices: list[tuple[int, int, str]]) -> tuple[str, OffsetMap]:
-    """The edited text, and the way back from its positions."""
-    pieces: list[str] = []
-    edits: list[tuple[int, int, int, int]] = []
-    at = length = 0
-    for start, end, replacement in splices:
-        assert start >= at, "edits overlap"
-        pieces += (text[at:start], replacement)
-        length += start - at
-        edits.append((length, len(replacement), start, end - start))
-        length += len(replacement)
-        at = end
-    pieces.append(text[at:])
-    return "".join(pieces), OffsetMap(tuple(edits))

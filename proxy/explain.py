@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
-from proxy.decisions import PRIVILEGED_ROLES
+from proxy.dangerous import PRIVILEGED_ROLES
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.trail import Identity, Trail

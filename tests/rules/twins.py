@@ -176,7 +176,7 @@ def _canonical(column: Column, value: str) -> str:
 
 
 class MarkingSealer:
-    """Implements `proxy.decisions.LiteralSealer`."""
+    """Implements `proxy.splicing.LiteralSealer`."""
 
     def seal_literal(
         self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False

@@ -1,0 +1,54 @@
+"""Names of PostgreSQL's own that privileges on tables don't cover: what a login that can't be fenced must not name."""
+
+from __future__ import annotations
+
+# Functions and system views of PostgreSQL itself that run a text, read files or show other sessions' texts and values. Privileges keep
+# ordinary logins from what they must not see; for those that privileges can't fence they are refused.
+DANGEROUS_WORDS = frozenset(
+    {
+        *(
+            f"{what}_to_xml{form}"
+            for what in ("query", "table", "cursor", "schema", "database")
+            for form in ("", "schema", "_and_xmlschema")
+        ),
+        *(
+            "ts_stat",
+            "ts_rewrite",
+            "pg_stats",
+            "pg_statistic",
+            "pg_stats_ext",
+            "pg_stats_ext_exprs",
+            "pg_statistic_ext_data",
+        ),
+        *(
+            "pg_stat_activity",
+            "pg_stat_get_activity",
+            "pg_stat_statements",
+            "pg_read_file",
+            "pg_read_binary_file",
+            "pg_ls_dir",
+        ),
+        *(
+            "lo_import",
+            "lo_export",
+            "lo_get",
+            "dblink",
+            "dblink_exec",
+            "dblink_open",
+            "dblink_fetch",
+            "pg_logical_slot_get_changes",
+        ),
+        *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
+        # Pages and log records as they lie on disk, of the extensions pageinspect and pg_walinspect; xml2 runs a text.
+        *("get_raw_page", "heap_page_items", "heap_page_item_attrs", "tuple_data_split", "bt_page_items"),
+        *("bt_multi_page_items", "brin_page_items", "gist_page_items", "gin_leafpage_items", "hash_page_items"),
+        *("pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info", "xpath_table"),
+    }
+)
+# Roles of PostgreSQL's own whose members privileges on tables don't keep out.
+PRIVILEGED_ROLES = frozenset(
+    {
+        *("pg_read_all_data", "pg_read_all_stats", "pg_monitor", "pg_read_server_files"),
+        *("pg_write_server_files", "pg_execute_server_program"),
+    }
+)

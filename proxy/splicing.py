@@ -1,0 +1,76 @@
+"""The text that runs: a plan's edits and sealed literals spliced into the client's own at the lexer's offsets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.session.gate import BadValue, OffsetMap
+from rules.lexer import Kind, literal_value
+from rules.plan import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rules.lexer import Lexed
+    from rules.model import Column
+    from rules.plan import Plan, SealLiteral
+
+# From and to in the original text, and what stands there instead.
+Splice = tuple[int, int, str]
+
+
+class LiteralSealer(Protocol):
+    """What the gate needs of `proxy.session.values.ValueCodec`."""
+
+    def seal_literal(
+        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+    ) -> bytes:
+        """A SQL constant, sealed. Raises BadValue."""
+
+
+def edited(lexed: Lexed, plans: Iterable[Plan | None], sealer: LiteralSealer) -> tuple[str, OffsetMap]:
+    """The text with what its plans change, and the way back from its positions. Raises BadValue and LexError."""
+    splices: list[Splice] = []
+    for plan in plans:
+        if plan is not None:
+            splices += [splice(lexed, e.first, e.last, e.text) for e in plan.edits]
+            splices += [splice(lexed, s.first, s.last, _sealed(lexed, s, sealer)) for s in plan.literals]
+    return spliced(lexed.text, sorted(splices))
+
+
+def _sealed(lexed: Lexed, literal: SealLiteral, sealer: LiteralSealer) -> str:
+    token = lexed.tokens[literal.token]
+    if token.kind is Kind.BITSTRING:
+        raise BadValue(
+            Reason.BAD_VALUE,
+            "42804",
+            f"a bit string can't be stored in column {literal.column.name}",
+            literal.column.name,
+        )
+    value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
+    sealed = sealer.seal_literal(
+        literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
+    )
+    return "'" + sealed.decode("ascii") + "'"
+
+
+def splice(lexed: Lexed, first: int, last: int, text: str) -> Splice:
+    """Tokens `first..last` replaced by `text`; with `last < first` it goes before `first`."""
+    start = lexed.tokens[first].start
+    return start, (lexed.tokens[last].end if last >= first else start), text
+
+
+def spliced(text: str, splices: list[Splice]) -> tuple[str, OffsetMap]:
+    """The edited text, and the way back from its positions."""
+    pieces: list[str] = []
+    edits: list[tuple[int, int, int, int]] = []
+    at = length = 0
+    for start, end, replacement in splices:
+        assert start >= at, "edits overlap"
+        pieces += (text[at:start], replacement)
+        length += start - at
+        edits.append((length, len(replacement), start, end - start))
+        length += len(replacement)
+        at = end
+    pieces.append(text[at:])
+    return "".join(pieces), OffsetMap(tuple(edits))
