@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.failures import Failures
-from proxy.session.gate import BadValue
 from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
 from proxy.session.replies import (
     UNDEFINED_FUNCTION,
@@ -17,18 +16,17 @@ from proxy.session.replies import (
     own_words,
     server_report,
 )
-from proxy.session.rows import open_rows
+from proxy.session.results import WITNESS, Results
 from proxy.session.state import AUDIT_DOWN, State
-from proxy.session.witness import Opening, Shown, disagreement
 from proxy.wire import messages
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
 from rules.encodings import EncodingError, decode_sql
-from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
     from proxy.session.statements import Run
+    from proxy.session.witness import Shown
 
 _ROWS: Final = frozenset((Back.DATA_ROW,))
 _NO_BATCH: Final[frozenset[int]] = frozenset()
@@ -52,12 +50,13 @@ _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IM
 class Backend:
     """The server's direction of a session."""
 
-    __slots__ = ("_authorized", "_failures", "_framer", "_state", "ended", "ended_with", "held")
+    __slots__ = ("_authorized", "_failures", "_framer", "_results", "_state", "ended", "ended_with", "held")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
+        self._results = Results(state, self._failures)
         self._authorized: bytes | None = None  # who has logged in, by the server's account (in the client's encoding)
         self.ended = False  # the server said why it ends the connection
         self.ended_with: str | None = None  # that error's SQLSTATE
@@ -83,10 +82,10 @@ class Backend:
                 self.held = True
                 return moved
             self.held = False
-            if head is None or (head.run is None and head.note is None):
+            if head is None or (head.run is None and head.note is None and head.collector is None):
                 wanted = _NO_BATCH
             else:
-                wanted = _ROWS if self._reads_rows(head) else _NO_BATCH
+                wanted = _ROWS if self._results.reads(head) else _NO_BATCH
             if framer.batch is not wanted:
                 framer.batch = wanted
             event = framer.next_event()
@@ -94,10 +93,10 @@ class Backend:
                 return moved
             moved = True
             if isinstance(event, bytes):
-                self._stream(event)
+                self._results.stream(event)
                 state.fatal_allowed = framer.at_boundary
             elif isinstance(event, Batch):
-                self._rows(event)
+                self._results.rows(event)
             else:
                 assert isinstance(event, Message)
                 state.fatal_allowed = True
@@ -118,86 +117,6 @@ class Backend:
                 head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN
             )
         return True
-
-    # -- rows ------------------------------------------------------------------------------------------------------------------------
-
-    def _reads_rows(self, head: Expectation) -> bool:
-        """Whether DataRows must be looked at: to open values, to count, or because the question was ours."""
-        if head.failed:
-            return False
-        if head.note is not None:
-            return True
-        run = head.run
-        if run is None:
-            return False
-        shown = self._shown(head)
-        return run.counts or (shown is not None and bool(shown.openings))
-
-    @staticmethod
-    def _shown(head: Expectation) -> Shown | None:
-        if head.portal is not None:
-            return head.portal.shown
-        return None if head.run is None else head.run.shown
-
-    def _stream(self, data: bytes) -> None:
-        """Rows that nobody reads, or COPY data."""
-        head = self._state.pipeline.head
-        if head is not None and head.failed:
-            return
-        if self._may_flow(head):
-            self._state.to_client.append(data)
-
-    def _may_flow(self, head: Expectation | None) -> bool:
-        """Whether rows or COPY data of the head may pass. Ends the statement where the witness has not agreed."""
-        if head is None or head.kind not in (Kind.EXECUTE, Kind.QUERY):
-            raise ProtocolError("the server sent rows that nothing asked for")
-        if head.route is not Route.FORWARD:
-            raise ProtocolError("the server ran what it had to refuse")
-        if head.flow in (Flow.ROWS, Flow.COPY_OUT):
-            return True
-        if head.portal is not None and head.portal.verified and (head.portal.shown is not None):
-            head.flow = Flow.ROWS
-            return True
-        self._failures.fail(head, disagreement(None), _WITNESS)
-        return False
-
-    def _rows(self, batch: Batch) -> None:
-        state = self._state
-        head = state.pipeline.head
-        if head is not None and head.note is not None:
-            head.note.row = messages.parse_data_row(batch.raw[5 : batch.starts[1]])
-            return
-        if not self._may_flow(head):
-            return
-        assert head is not None
-        run = head.run
-        if run is not None:
-            run.rows += _size(batch)
-        shown = self._shown(head)
-        if shown is None or not shown.openings:
-            state.to_client.append(batch.raw)
-            return
-        self._open(head, shown, batch)
-
-    def _open(self, head: Expectation, shown: Shown, batch: Batch) -> None:
-        state = self._state
-        openings = shown.openings
-        portal = head.portal
-
-        def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
-            opening: Opening = openings[which]
-            form = shown.formats[opening.index] if portal is None else portal.format_of(opening.index)
-            return state.codec.open_batch(opening.column, opening.verdict, cells, form, state.tracker.output)
-
-        try:
-            data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
-        except BadValue as bad:
-            trouble = Trouble(bad.sqlstate, bad.message, bad.detail)
-            self._failures.fail(head, trouble, Refusal(bad.reason, bad.sqlstate, bad.message, column=bad.column))
-            return
-        state.observer.opened(_size(batch) * len(openings))
-        state.observer.message_objects(_size(batch))
-        state.to_client.append(data)
 
     # -- messages --------------------------------------------------------------------------------------------------------------------
 
@@ -282,6 +201,8 @@ class Backend:
             state.pipeline.done()
             if head.note is not None:
                 head.note.answered()
+            if head.instead is not None:
+                state.to_client.append(head.instead)
         if head.route is Route.FORWARD:
             state.to_client.append(raw)
 
@@ -310,7 +231,7 @@ class Backend:
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
-                self._failures.fail(head, finding, _WITNESS)
+                self._failures.fail(head, finding, WITNESS)
                 state.pipeline.done()
                 return None
             shown = finding
@@ -353,7 +274,7 @@ class Backend:
         plan = None if run is None else run.plan
         finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
         if isinstance(finding, Trouble):
-            self._failures.fail(head, finding, _WITNESS)
+            self._failures.fail(head, finding, WITNESS)
             return
         if run is not None:
             run.shown = finding
@@ -365,7 +286,10 @@ class Backend:
         head.flow = Flow.NONE
         run = head.run
         tag = messages.parse_command_complete(raw[5:]) if kind == Back.COMMAND_COMPLETE else b""
-        if run is not None and kind != Back.EMPTY_QUERY:
+        if head.collector is not None:
+            # The statement goes on in the calculator: whoever computes ends the run.
+            head.collector.ended(tag, more=kind == Back.PORTAL_SUSPENDED)
+        elif run is not None and kind != Back.EMPTY_QUERY:
             suspended = kind == Back.PORTAL_SUSPENDED
             rows = run.rows if suspended else _rows_of(tag, run)
             self._state.end_run(run, "suspended" if suspended else "ok", None, rows)
@@ -493,19 +417,11 @@ class Backend:
         )
 
 
-_WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
-
-
 def _offsets(head: Expectation) -> OffsetMap | None:
     if head.run is not None:
         return head.run.admit.offsets
     statement = head.statement if head.portal is None else head.portal.statement
     return None if statement is None else statement.offsets
-
-
-def _size(batch: Batch) -> int:
-    """How many messages a batch holds."""
-    return len(batch.starts) - 1
 
 
 def _rows_of(tag: bytes, run: Run) -> int | None:

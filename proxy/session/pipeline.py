@@ -35,6 +35,7 @@ from proxy.wire.messages import Back
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from proxy.session.collect import Collector
     from proxy.session.gate import ServerCheck
     from proxy.session.settings import Probe
     from proxy.session.statements import Portal, PreparedStatement, Run
@@ -123,6 +124,7 @@ class Expectation:
     if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates. `note`: a question of ours.
+    `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
     kind: Kind
@@ -143,6 +145,8 @@ class Expectation:
     dropped_name: bytes | None = None
     undo: Callable[[], None] | None = None
     note: Probe | None = None
+    collector: Collector | None = None
+    instead: bytes | None = None
 
 
 class Pipeline:

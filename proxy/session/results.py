@@ -1,0 +1,148 @@
+"""Rows and COPY data on their way to the client: whether they may pass, and the opening of what is sealed in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ProtocolError
+from proxy.session.gate import BadValue
+from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.replies import Trouble
+from proxy.session.rows import open_rows
+from proxy.session.witness import disagreement
+from proxy.wire import messages
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from proxy.session.failures import Failures
+    from proxy.session.state import State
+    from proxy.session.witness import Opening, Shown
+    from proxy.wire.framing import Batch
+
+WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
+
+
+class Results:
+    """What the server sends between a description and the end of a statement. The methods are the backend's."""
+
+    __slots__ = ("_failures", "_state")
+
+    def __init__(self, state: State, failures: Failures) -> None:
+        self._state = state
+        self._failures = failures
+
+    def reads(self, head: Expectation) -> bool:
+        """Whether DataRows of an execution or a question of ours must be looked at: to open, count or keep them."""
+        if head.failed:
+            return False
+        run = head.run
+        if head.note is not None or head.collector is not None or run is None:
+            return True
+        shown = _shown(head)
+        return run.counts or (shown is not None and bool(shown.openings))
+
+    def stream(self, data: bytes) -> None:
+        """Rows that nobody reads, or COPY data."""
+        head = self._state.pipeline.head
+        if head is not None and head.failed:
+            return
+        if self._may_flow(head):
+            self._state.to_client.append(data)
+
+    def rows(self, batch: Batch) -> None:
+        """Rows that somebody reads."""
+        state = self._state
+        head = state.pipeline.head
+        if head is not None and head.note is not None:
+            head.note.row = messages.parse_data_row(batch.raw[5 : batch.starts[1]])
+            return
+        if not self._may_flow(head):
+            return
+        assert head is not None
+        run = head.run
+        if run is not None:
+            run.rows += _size(batch)
+        shown = _shown(head)
+        if head.collector is not None:
+            self._collect(head, shown, batch)
+        elif shown is None or not shown.openings:
+            state.to_client.append(batch.raw)
+        else:
+            self._open(head, shown, batch)
+
+    def _may_flow(self, head: Expectation | None) -> bool:
+        """Whether rows or COPY data of the head may pass. Ends the statement where the witness has not agreed."""
+        if head is None or head.kind not in (Kind.EXECUTE, Kind.QUERY):
+            raise ProtocolError("the server sent rows that nothing asked for")
+        if head.route is not Route.FORWARD and head.collector is None:
+            raise ProtocolError("the server ran what it had to refuse")
+        if head.flow in (Flow.ROWS, Flow.COPY_OUT):
+            return True
+        if head.portal is not None and head.portal.verified and (head.portal.shown is not None):
+            head.flow = Flow.ROWS
+            return True
+        self._failures.fail(head, disagreement(None), WITNESS)
+        return False
+
+    def _open(self, head: Expectation, shown: Shown, batch: Batch) -> None:
+        state = self._state
+        openings = shown.openings
+
+        def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
+            return self._opened(head, shown, openings[which], cells)
+
+        try:
+            data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
+        except BadValue as bad:
+            self._damaged(head, bad)
+            return
+        state.observer.opened(_size(batch) * len(openings))
+        state.observer.message_objects(_size(batch))
+        state.to_client.append(data)
+
+    def _opened(
+        self, head: Expectation, shown: Shown, opening: Opening, cells: list[bytes | None]
+    ) -> list[bytes | None]:
+        """The values of one sealed column in the form that was asked for. Raises BadValue."""
+        state = self._state
+        portal = head.portal
+        form = shown.formats[opening.index] if portal is None else portal.format_of(opening.index)
+        return state.codec.open_batch(opening.column, opening.verdict, cells, form, state.tracker.output)
+
+    def _damaged(self, head: Expectation, bad: BadValue) -> None:
+        trouble = Trouble(bad.sqlstate, bad.message, bad.detail)
+        self._failures.fail(head, trouble, Refusal(bad.reason, bad.sqlstate, bad.message, column=bad.column))
+
+    def _collect(self, head: Expectation, shown: Shown | None, batch: Batch) -> None:
+        """Keep rows for a computation, column by column."""
+        state = self._state
+        collector = head.collector
+        assert collector is not None
+        assert shown is not None
+        openings = {o.index: o for o in shown.openings}
+
+        def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
+            opening = openings.get(which)
+            return cells if opening is None else self._opened(head, shown, opening, cells)
+
+        try:
+            trouble = collector.take(batch, len(shown.formats), opener)
+        except BadValue as bad:
+            self._damaged(head, bad)
+            return
+        if trouble is not None:
+            self._failures.fail(head, trouble, Refusal(Reason.LIMIT, trouble.sqlstate, trouble.message))
+            return
+        state.observer.opened(_size(batch) * len(openings))
+        state.observer.message_objects(_size(batch))
+
+
+def _shown(head: Expectation) -> Shown | None:
+    if head.portal is not None:
+        return head.portal.shown
+    return None if head.run is None else head.run.shown
+
+
+def _size(batch: Batch) -> int:
+    """How many messages a batch holds."""
+    return len(batch.starts) - 1
