@@ -288,9 +288,14 @@ def make_world(pg: Postgres, home: Path, *, sslmode: str = "disable", certificat
 def stop_world(world: World) -> None:
     """SIGTERM, and a clean end within the drain time."""
     world.tap.close()
-    world.process.send_signal(signal.SIGTERM)
+    stop_process(world.process)
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to a pgveil, and a clean end within the drain time."""
+    process.send_signal(signal.SIGTERM)
     try:
-        world.process.wait(30)
+        process.wait(30)
     except subprocess.TimeoutExpired:
-        os.killpg(world.process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         raise
