@@ -184,7 +184,8 @@ def _ranges() -> tuple[str, ...]:
         "THEN width ELSE 0::pg_catalog.numeric END)"
     )
     special = " OR ".join(f"v {{=}} '{name}'::pg_catalog.numeric" for name in ("NaN", "Infinity", "-Infinity"))
-    number = f"CASE WHEN {special} THEN v ELSE GREATEST({floor}, lowest) END"
+    # GREATEST leaves NULL out: the bound would be shown in its place.
+    number = f"CASE WHEN v IS NULL OR {special} THEN v ELSE GREATEST({floor}, lowest) END"
     # Next to zero the division would underflow, which the server makes an error.
     real = """CASE
     WHEN v {=} 'NaN'::pg_catalog.float8 THEN v

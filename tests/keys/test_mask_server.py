@@ -214,6 +214,17 @@ def test_constant_and_null_of_any_type(server: psycopg.Connection[Any]) -> None:
         assert row == (True,)
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("range", t) for t in ("smallint", "int", "bigint", "numeric", "numeric(12,2)", "real", "float8")]
+    + [("year", t) for t in ("date", "timestamp", "timestamptz")],
+)
+def test_null_stays_null_for_numbers_and_dates(server: psycopg.Connection[Any], kind: str, spec: str) -> None:
+    found = mask(kind, spec, **NEEDED.get(kind, {}))
+    row = server.execute(f"SELECT {found.sql(f'NULL::{type_sql(found.type)}')}".replace("%", "%%")).fetchone()
+    assert row == (None,)
+
+
 @pytest.mark.parametrize("kind", MASK_KINDS)
 def test_null_stays_null_and_the_type_is_kept(server: psycopg.Connection[Any], kind: str) -> None:
     """A view's column has the type and modifier of the table's."""
