@@ -7,15 +7,17 @@ No sealed form is in an explanation beyond its first four characters (mark and k
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
 from proxy.dangerous import PRIVILEGED_ROLES
+from proxy.session.computing import Compute
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
+from proxy.session.prepared import audited
 from proxy.session.trail import Identity, Trail
 from rules.encodings import decode_sql
 from rules.lexer import LexError, lex
@@ -206,6 +208,8 @@ class _Telling:
                 return (), self._refusal(SETTINGS_UNKNOWN, "", None)
             case Admit():
                 return self._admitted(decision), None
+            case Compute():
+                return (self._computed(decision),), None
 
     # -- statements
 
@@ -234,6 +238,14 @@ class _Telling:
             )
             found.append(self._planned(plan, (start, end), splices, decision.shape))
         return tuple(found)
+
+    def _computed(self, decision: Compute) -> Statement:
+        """What is computed by pgveil: the server runs what fetches the rows."""
+        fetch = audited(decision)
+        plan = fetch.plans[0]
+        assert plan is not None
+        told = self._planned(plan, self._spans()[0], (), fetch.shape)
+        return replace(told, runs=decode_sql(fetch.text, "UTF8"))
 
     def _planned(self, plan: Plan, span: tuple[int, int], splices: tuple[Splice, ...], shape: str) -> Statement:
         text = self._text[slice(*span)]

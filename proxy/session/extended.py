@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
+from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Refuse
 from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.prepared import Asked
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
 from proxy.session.state import AUDIT_DOWN
 from proxy.session.statements import Portal, PreparedStatement
@@ -15,6 +17,7 @@ from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
+    from proxy.session.computer import Computer
     from proxy.session.judging import Judging, Steps
     from proxy.session.state import State
     from proxy.wire.framing import Framer, Head
@@ -42,11 +45,12 @@ def _too_many(what: str, most: int) -> Refusal:
 class Extended:
     """Handlers of the extended query protocol. Each sends its message on, or returns steps that do."""
 
-    __slots__ = ("_framer", "_judging", "_state", "_whole")
+    __slots__ = ("_computer", "_framer", "_judging", "_state", "_whole")
 
-    def __init__(self, state: State, judging: Judging, framer: Framer) -> None:
+    def __init__(self, state: State, judging: Judging, computer: Computer, framer: Framer) -> None:
         self._state = state
         self._judging = judging
+        self._computer = computer
         self._framer = framer
         self._whole: PreparedStatement | None = None  # of the Bind that is being collected
 
@@ -67,6 +71,9 @@ class Extended:
         if refusal is not None:
             name = REFUSED_NAME if message.name.startswith(RESERVED) else message.name
             judging.refuse(Kind.PARSE, refusal, name=name)
+            return
+        if isinstance(decision, Compute):
+            yield from self._computer.parse(message, decision)
             return
         statement = PreparedStatement(
             message.name, message.text, message.types, decision, state.tracker.settings, state.judge.generation
@@ -180,6 +187,11 @@ class Extended:
         bind = messages.parse_bind(raw[5:])
         plan = statement.plan
         assert plan is not None
+        asked = None
+        if statement.computed is not None:
+            asked = Asked(bind.values, bind.formats, bind.result_formats)
+            bind = statement.computed.fetch_bind(bind)
+            raw = messages.build_bind(*bind)
         if plan.params:
             try:
                 raw = self._sealed(bind, statement, plan)
@@ -188,7 +200,7 @@ class Extended:
                 self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
                 return
             state.observer.message_objects(1)
-        portal = Portal(bind.portal, statement, bind.result_formats)
+        portal = Portal(bind.portal, statement, bind.result_formats, asked_for=asked)
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(bind.portal, portal)))
 
     def _sealed(self, bind: messages.Bind, statement: PreparedStatement, plan: Plan) -> bytes:
@@ -226,7 +238,8 @@ class Extended:
             return None
         target = messages.parse_target(raw[5:])
         if target.kind == b"P":
-            self._describe_portal(raw, state.portals.get(target.name) or Portal(target.name, None), Route.FORWARD)
+            portal = state.portals.get(target.name) or Portal(target.name, None)
+            self._describe_portal(raw, portal, Route.FORWARD, _answer(portal))
             return None
         statement = state.statements.get(target.name)
         if statement is None or self._judging.current(statement):
@@ -249,16 +262,30 @@ class Extended:
         if statement is not None and not statement.verified:
             statement.asked = True
             undo = statement.not_asked
+        computed = None if statement is None else statement.computed
         self._state.send(
-            raw, Expectation(Kind.DESCRIBE_STATEMENT, statement=statement, undo=undo, others=self._others())
+            raw,
+            Expectation(
+                Kind.DESCRIBE_STATEMENT,
+                Route.FORWARD if computed is None else Route.GUARD,
+                statement=statement,
+                undo=undo,
+                others=self._others(),
+                instead=None if computed is None else computed.prepared.described(),
+            ),
         )
 
-    def _describe_portal(self, raw: bytes, portal: Portal, route: Route) -> None:
+    def _describe_portal(self, raw: bytes, portal: Portal, route: Route, instead: bytes | None = None) -> None:
         undo = None
         if not portal.verified:
             portal.asked = True
             undo = portal.not_asked
-        self._state.send(raw, Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=undo, others=self._others()))
+        others = self._others()
+        route = route if instead is None else Route.GUARD
+        self._state.send(
+            raw,
+            Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=undo, others=others, instead=instead),
+        )
 
     def _others(self) -> bool:
         return self._state.unknown_executes > 0
@@ -311,6 +338,9 @@ class Extended:
             yield lambda: portal.verified or state.ignores()
         if state.ignores():
             return
+        if portal.asked_for is not None:
+            yield from self._computer.execute(portal, limit, arrived)
+            return
         entry = Expectation(Kind.EXECUTE, portal=portal, others=self._others())
         if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
             entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0)
@@ -341,6 +371,14 @@ class Extended:
 
 def _reserved(names: messages.BindHead) -> bool:
     return names.portal.startswith(RESERVED) or names.statement.startswith(RESERVED)
+
+
+def _answer(portal: Portal) -> bytes | None:
+    """What a Describe of a computed statement's portal is answered with."""
+    computed = None if portal.statement is None else portal.statement.computed
+    if computed is None or portal.asked_for is None:
+        return None
+    return computed.prepared.result(portal.asked_for.result_formats)
 
 
 def _shape(statement: PreparedStatement) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
+from proxy.session.computer import Computer
+from proxy.session.computing import Compute
 from proxy.session.extended import Extended
 from proxy.session.gate import Admit, Refuse
 from proxy.session.judging import Judging
@@ -47,13 +49,14 @@ _FASTPATH: Final = Refusal(
 class Frontend:
     """The client's direction of a session."""
 
-    __slots__ = ("_extended", "_framer", "_handlers", "_judging", "_state", "_task", "_wait", "ended")
+    __slots__ = ("_computer", "_extended", "_framer", "_handlers", "_judging", "_state", "_task", "_wait", "ended")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
         self._judging = Judging(state)
-        self._extended = Extended(state, self._judging, self._framer)
+        self._computer = Computer(state, self._judging)
+        self._extended = Extended(state, self._judging, self._computer, self._framer)
         self._handlers: Mapping[int, Callable[[bytes], Steps | None]] = {
             Front.QUERY: self._query,
             Front.PARSE: self._extended.parse,
@@ -178,6 +181,9 @@ class Frontend:
             return
         if isinstance(decision, Refuse):
             self._refuse_query(decision)
+            return
+        if isinstance(decision, Compute):
+            yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
         if isinstance(decision, Admit):

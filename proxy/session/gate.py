@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from proxy.session.computing import Compute
+
 if TYPE_CHECKING:
     from rules.model import Column, ColumnName, Principal
     from rules.plan import Plan, Reason, Refusal
@@ -113,7 +115,7 @@ class NeedSettings:
     """Nothing can be said while the session's settings are unknown: ask the server, then ask again."""
 
 
-Decision = Pass | Admit | Refuse | NeedSettings
+Decision = Pass | Admit | Compute | Refuse | NeedSettings
 
 
 class Judge(Protocol):

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
+from proxy.session.computing import Compute
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.prepared import fetch_of
 from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
 from proxy.session.statements import PreparedStatement, Run
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.session.gate import Decision
     from proxy.session.state import State
 
+    Renew = Callable[[PreparedStatement, Compute], Generator[Callable[[], bool], None, Refusal | None]]
     Steps = Generator[Callable[[], bool], None, None]
 
 SETTINGS_UNKNOWN: Final = Refusal(
@@ -41,6 +44,12 @@ PLAN_CHANGED: Final = Refusal(
     "cached plan must not change result type",
     "The rules, the catalog or the session's settings have changed since the statement was prepared, and with them what pgveil does to it.",
     "Prepare the statement again.",
+)
+NO_CALCULATOR: Final = Refusal(
+    Reason.COMPUTE,
+    "0A000",
+    "the database cannot compute on sealed values, and pgveil's calculator is not there",
+    hint="Select the columns as they are and compute in the application, or let the operator of pgveil turn the calculator on.",
 )
 
 # What the server is sent in place of a refused message. It fails in the server's own analysis (or look-up) with a code of its own.
@@ -61,18 +70,26 @@ def _same(new: Admit, old: Admit) -> bool:
     return new.text == old.text or nonces
 
 
+def _computes_same(new: Compute, old: Compute) -> bool:
+    fetches = [(leaf.name, leaf.columns) for leaf in new.leaves] == [(leaf.name, leaf.columns) for leaf in old.leaves]
+    return fetches and new.text == old.text and _same(fetch_of(new), fetch_of(old))
+
+
 class Judging:
     """Decides on texts for one session."""
 
-    __slots__ = ("_interrupted", "_state")
+    __slots__ = ("_interrupted", "_state", "renew")
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.renew: Renew | None = None  # how a computed statement is described again
         self._interrupted: tuple[bytes, str] | None = (
             None  # the error that ended the last probe from outside, and its SQLSTATE
         )
 
-    def decide(self, text: bytes, *, extended: bool) -> Generator[Callable[[], bool], None, Pass | Admit | Refuse]:
+    def decide(
+        self, text: bytes, *, extended: bool
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
         self._interrupted = None
@@ -80,11 +97,15 @@ class Judging:
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
         decision = self._ask(text, extended=extended)
-        doubtful = isinstance(decision, NeedSettings | Admit) or (isinstance(decision, Refuse) and state.tracker.lost)
+        doubtful = isinstance(decision, NeedSettings | Admit | Compute) or (
+            isinstance(decision, Refuse) and state.tracker.lost
+        )
         if doubtful and not state.tracker.known:
             if (yield from self._probe()):
                 return Refuse(SETTINGS_UNKNOWN)
             decision = self._ask(text, extended=extended)
+        if isinstance(decision, Compute) and state.calculator is None:
+            return Refuse(NO_CALCULATOR, decision.shape)
         return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
 
     def _ask(self, text: bytes, *, extended: bool) -> Decision:
@@ -103,7 +124,17 @@ class Judging:
         old = statement.decision
         if isinstance(new, Refuse):
             return new.refusal
-        if isinstance(new, Admit):
+        computed = statement.computed
+        if isinstance(new, Compute):
+            if computed is None or self.renew is None or not _computes_same(new, computed.compute):
+                return PLAN_CHANGED
+            refusal = yield from self.renew(statement, new)
+            if refusal is not None or state.ignores():
+                return refusal
+            new = fetch_of(new)
+        elif computed is not None:
+            return PLAN_CHANGED
+        elif isinstance(new, Admit):
             if not isinstance(old, Admit) or not _same(new, old):
                 return PLAN_CHANGED
         elif isinstance(old, Admit):

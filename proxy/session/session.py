@@ -5,8 +5,8 @@
 
 What is held back, and until when:
 
-    the client's next messages   while settings are asked for, the catalog is read anew, a record of a write is not durable, or the
-                                 server is being brought into the state that the client was told
+    the client's next messages   while settings are asked for, the catalog is read anew, a record of a write is not durable, a result is
+                                 computed, or the server is being brought into the state that the client was told
     the server's next messages   while the record of the statement that they answer is not durable
 """
 
@@ -20,6 +20,7 @@ from proxy.session.frontend import Frontend
 from proxy.session.gate import BadValue
 from proxy.session.limits import SessionLimits
 from proxy.session.pipeline import Expectation, Kind
+from proxy.session.prepared import ComputeCache
 from proxy.session.state import SessionObserver, SilentObserver, State
 from proxy.session.trail import Identity, Recorder, Trail
 from proxy.session.witness import DescriptionCache
@@ -28,6 +29,7 @@ from proxy.wire import messages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.session.computing import Calculator
     from proxy.session.gate import Judge
     from proxy.session.values import ValueCodec
 
@@ -37,7 +39,7 @@ __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
 class Session:
     """A session between AuthenticationOk and the end. After each call, take `to_client` and `to_server` and look at the wants."""
 
-    __slots__ = ("_backend", "_frontend", "_state")
+    __slots__ = ("_backend", "_frontend", "_pump", "_running", "_state")
 
     def __init__(
         self,
@@ -50,7 +52,12 @@ class Session:
         limits: SessionLimits | None = None,
         observer: SessionObserver | None = None,
         cache: DescriptionCache | None = None,
+        calculator: Calculator | None = None,
+        computed: ComputeCache | None = None,
+        pump: Callable[[], None] = lambda: None,
     ) -> None:
+        self._pump = pump
+        self._running = False
         self._state = State(
             judge=judge,
             codec=codec,
@@ -60,6 +67,9 @@ class Session:
             limits=SessionLimits() if limits is None else limits,
             observer=SilentObserver() if observer is None else observer,
             cache=DescriptionCache() if cache is None else cache,
+            calculator=calculator,
+            computed=ComputeCache() if computed is None else computed,
+            wake=self._computed,
         )
         self._state.pipeline.sent(Expectation(Kind.STARTUP))
         self._frontend = Frontend(self._state)
@@ -176,8 +186,30 @@ class Session:
         self._state.catalog_stale = False
         self._run()
 
+    def cancel(self) -> bool:
+        """The client asked for the end of what runs; whether that was a computation (else it is the server's to end)."""
+        state = self._state
+        if state.computation is None or state.closing is not None:
+            return False
+        state.cancelled = True
+        self._run()
+        return True
+
+    def abandoned(self) -> None:
+        """The connection is gone, however it ended: nobody waits for a computation any longer."""
+        computation, self._state.computation = self._state.computation, None
+        if computation is not None:
+            computation.cancel()
+
+    def _computed(self) -> None:
+        """The calculator has an outcome. One that it has at once is found by who asked."""
+        if not self._running:
+            self._run()
+            self._pump()
+
     def _run(self, *sides: Backend | Frontend) -> None:
         """Let a direction go as far as it can. The server's never waits for the client's; the other way round it does."""
+        self._running = True
         try:
             for side in sides or (self._backend, self._frontend):
                 side.pump()
@@ -185,3 +217,5 @@ class Session:
             self._state.fatal(error)
         except BadValue as bad:
             self._state.fatal_report(bad.sqlstate, bad.message, bad.detail)
+        finally:
+            self._running = False

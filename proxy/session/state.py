@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from audit.event import Outcome
     from proxy.errors import PgveilError
+    from proxy.session.computing import Calculator, Computation
     from proxy.session.gate import Judge
     from proxy.session.limits import SessionLimits
+    from proxy.session.prepared import ComputeCache
     from proxy.session.statements import Run
     from proxy.session.trail import Identity, Trail
     from proxy.session.values import ValueCodec
@@ -86,10 +88,14 @@ class State:
         "_principal_generation",
         "broken",
         "cache",
+        "calculator",
+        "cancelled",
         "catalog_stale",
         "clock",
         "closing",
         "codec",
+        "computation",
+        "computed",
         "ddl_in_flight",
         "ddl_ran",
         "fatal_allowed",
@@ -105,7 +111,9 @@ class State:
         "to_server",
         "tracker",
         "trail",
+        "under_way",
         "unknown_executes",
+        "wake",
     )
 
     def __init__(
@@ -119,6 +127,9 @@ class State:
         limits: SessionLimits,
         observer: SessionObserver,
         cache: DescriptionCache,
+        calculator: Calculator | None,
+        computed: ComputeCache,
+        wake: Callable[[], None],
     ) -> None:
         self.judge = judge
         self.codec = codec
@@ -128,6 +139,12 @@ class State:
         self.limits = limits
         self.observer = observer
         self.cache = cache
+        self.calculator = calculator
+        self.computed = computed
+        self.wake = wake  # for the calculator: the computation has finished
+        self.computation: Computation | None = None  # what the client waits for
+        self.under_way: Run | None = None  # the execution whose rows are being computed on
+        self.cancelled = False  # the client gave the computation up
         self.pipeline = Pipeline()
         self.statements: Book[PreparedStatement] = Book()
         self.portals: Book[Portal] = Book()
@@ -211,6 +228,12 @@ class State:
 
     def end_runs(self, outcome: Outcome) -> None:
         """Every execution under way is over."""
+        computation, self.computation = self.computation, None
+        if computation is not None:
+            computation.cancel()
+        run, self.under_way = self.under_way, None
+        if run is not None:
+            self.end_run(run, outcome, None)
         for entry in self.pipeline.waiting():
             if entry.run is not None:
                 self.end_run(entry.run, outcome, None)

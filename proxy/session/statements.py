@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
     from proxy.session.gate import OffsetMap, Settings
+    from proxy.session.prepared import Asked, Computed
     from proxy.session.witness import Shown
     from rules.plan import Plan
 
@@ -27,6 +28,7 @@ class PreparedStatement:
 
     `settings` and `generation`: what the decision was made under. `shown`: the description that the second witness agreed with, None
     until then (and for a statement without rows: `verified` alone tells). `asked`: a description is on its way.
+    `computed`: the decision is what fetches the rows, and the calculator makes the client's result of them.
     """
 
     name: bytes
@@ -40,6 +42,7 @@ class PreparedStatement:
     asked: bool = False
     plain_portal: Portal | None = None
     dropped_name: bytes | None = None
+    computed: Computed | None = None
 
     @property
     def plan(self) -> Plan | None:
@@ -73,6 +76,7 @@ class Portal:
     """A bound statement, or (statement None) one that the protocol did not make: a cursor of SQL, or a statement that was prepared in SQL.
 
     `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of its own and is shared by all its Binds.
+    `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
     """
 
     name: bytes
@@ -81,6 +85,7 @@ class Portal:
     own_verified: bool | None = None
     own_shown: Shown | None = None
     asked: bool = False
+    asked_for: Asked | None = None
 
     @property
     def cost(self) -> int:

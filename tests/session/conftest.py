@@ -19,6 +19,7 @@ from keys.ring import UnknownDomainError
 from keys.sealed import DataKey
 from proxy.session.gate import Admit, Decision, OffsetMap, Pass, Settings
 from proxy.session.limits import SessionLimits
+from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
 from proxy.session.trail import Identity
 from proxy.session.values import ValueCodec
@@ -41,6 +42,7 @@ from rules.plan import Action, Plan, Reason, ResultColumn, SealParam, Touched
 if TYPE_CHECKING:
     from audit.event import Event
     from lifecycle.demo.postgres import Postgres
+    from proxy.session.computing import Calculator
 
 TABLE = TableName("public", "customers")
 
@@ -214,6 +216,8 @@ class Bench:
         self.time = 0.0
         self.codec = ValueCodec(self.ring, random=os.urandom)
         self.sessions: list[Session] = []
+        self.calculator: Calculator | None = None
+        self.computed = ComputeCache()
 
     def clock(self) -> float:
         self.time += 0.001
@@ -229,6 +233,8 @@ class Bench:
             limits=self.limits,
             observer=self.observer,
             cache=self.cache,
+            calculator=self.calculator,
+            computed=self.computed,
         )
         self.sessions.append(session)
         return session

@@ -1,0 +1,163 @@
+"""The text that the calculator runs: the judgement's, with the fetched rows' definitions put in; and the way back from its errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import error_response
+from proxy.session.gate import OffsetMap
+from proxy.wire.messages import Back, ErrorFields, build_error
+from rules.encodings import EncodingError, decode_sql, encode_sql
+from rules.lexer import lex
+from rules.plan import Reason, Refusal
+from rules.tokens import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keys.types import OutputSettings
+    from proxy.session.computing import CalculatorError, Compute, Leaf
+    from proxy.session.gate import Settings
+    from proxy.wire.messages import Field
+
+TEXT_ARRAY: Final = 1009
+NOT_ALLOWED: Final = "42501"
+
+# Types whose text means something in their own database or locale only: regproc and its kin, record, aclitem, money.
+_LOCAL_TYPES: Final = frozenset((24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 2249, 2287, 1033, 790))
+_LOCAL_ARRAYS: Final = frozenset((1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770, 4090, 4097, 4192, 1034, 791))
+# timestamptz, its array, ranges and multiranges: styles other than ISO may print the zone as an abbreviation, which means several.
+_ZONED: Final = frozenset((1184, 1185, 3910, 3911, 4534, 6153))
+_FLOATS: Final = frozenset((700, 701, 1021, 1022))
+# Fields of an error that speak of a place in a text of the calculator's, or of its surroundings.
+_INSIDE: Final = frozenset(b"pqW")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalText:
+    """What the calculator is asked. `text` is in the client's encoding, the leaves' arrays are its parameters behind the client's.
+
+    `offsets`: from `text` to the client's own. `names`: what stands in errors for the leaves' names.
+    """
+
+    text: bytes = field(repr=False)
+    offsets: OffsetMap
+    arrays: int
+    names: tuple[tuple[bytes, bytes], ...]
+
+
+def unsuitable(leaf: Leaf, fields: Sequence[Field], output: OutputSettings) -> Refusal | None:
+    """Why the calculator can't be given the leaf's columns in the text form that the session's settings make of them."""
+    for name, of in zip(leaf.columns, fields, strict=True):
+        if of.type in _LOCAL_TYPES or of.type in _LOCAL_ARRAYS:
+            return unknown_type(name)
+        if of.type in _ZONED and not output.date_style.startswith("ISO"):
+            return _setting(name, "DateStyle", "SET datestyle TO 'ISO'")
+        if of.type in _FLOATS and output.extra_float_digits < 1:
+            return _setting(name, "extra_float_digits", "SET extra_float_digits TO 1")
+    return None
+
+
+def unknown_type(name: str) -> Refusal:
+    """The refusal of a column whose type only its own database knows."""
+    return Refusal(
+        Reason.COMPUTE,
+        "0A000",
+        "pgveil cannot compute on a type that only this database knows",
+        f"Column {name} is of such a type, and the statement needs it beside opened values.",
+        "Cast the column to a built-in type, such as text, in a subquery.",
+    )
+
+
+def _setting(name: str, setting: str, remedy: str) -> Refusal:
+    return Refusal(
+        Reason.COMPUTE,
+        "0A000",
+        f"pgveil cannot compute on column {name} under the session's {setting}",
+        "Its text form under this setting does not tell the value.",
+        f"{remedy}.",
+    )
+
+
+def compose(
+    compute: Compute, spellings: Sequence[Sequence[str]], before: int, settings: Settings
+) -> LocalText | Refusal:
+    """The text for the calculator. `spellings`: each leaf's column types; `before`: how many parameters stand before the arrays."""
+    definitions = []
+    number = before
+    for leaf, types in zip(compute.leaves, spellings, strict=True):
+        definitions.append(_definition(leaf, types, number))
+        number += len(leaf.columns)
+    inserted = compute.with_before + ", ".join(definitions) + compute.with_after
+    at = compute.with_at
+    try:
+        text = encode_sql(compute.text[:at] + inserted + compute.text[at:], settings.client_encoding)
+        names = tuple((leaf.name.encode(), _shown_name(leaf, settings)) for leaf in compute.leaves)
+    except EncodingError:
+        return Refusal(Reason.COMPUTE, "0A000", "the statement cannot be written in the session's client_encoding")
+    return LocalText(text, _through(compute.offsets, at, len(inserted)), number - before, names)
+
+
+def _definition(leaf: Leaf, types: Sequence[str], before: int) -> str:
+    """A leaf as a common table expression over its arrays. Names are qualified: nothing depends on a search_path."""
+    names = ", ".join(_quoted(name) for name in leaf.columns)
+    arrays = ", ".join(f"pg_catalog.unnest(${before + i + 1})" for i in range(len(types)))
+    cells = ", ".join(f"a{i}" for i in range(len(types)))
+    values = ", ".join(f"r.a{i}::{spelling}" for i, spelling in enumerate(types))
+    body = f"SELECT {values} FROM ROWS FROM ({arrays}) AS r ({cells})"  # noqa: S608 - names are quoted, types are the engine's words
+    return f"{_quoted(leaf.name)} ({names}) AS ({body})"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _shown_name(leaf: Leaf, settings: Settings) -> bytes:
+    plans = leaf.fetch.plans
+    tables = plans[0].tables if plans and plans[0] is not None else ()
+    return encode_sql(tables[0].name, settings.client_encoding) if len(tables) == 1 else b"a relation"
+
+
+def _through(offsets: OffsetMap, at: int, length: int) -> OffsetMap:
+    """The way back from a text into which `length` characters were inserted at `at`."""
+    before = [e for e in offsets.edits if e[0] < at]
+    after = [(start + length, size, original, width) for start, size, original, width in offsets.edits if start >= at]
+    return OffsetMap((*before, (at, length, offsets.original(at + 1) - 1, 0), *after))
+
+
+def parameters_in(text: bytes, settings: Settings) -> frozenset[int]:
+    """The numbers of the parameters that a text of the judgement's refers to."""
+    words = decode_sql(text, settings.client_encoding)
+    lexed = lex(words, standard_conforming_strings=settings.standard_conforming_strings)
+    return frozenset(int(t.value) for t in lexed.tokens if t.kind is Kind.PARAM)
+
+
+def client_error(error: CalculatorError, local: LocalText) -> bytes:
+    """The calculator's error as the ErrorResponse that PostgreSQL would have given on the client's own text."""
+    pairs = []
+    for code, text in error.pairs:
+        if code in _INSIDE:
+            continue
+        if code == ord("P"):
+            if text.isdigit():
+                pairs.append((code, str(local.offsets.original(int(text))).encode()))
+            continue
+        shown = text
+        for name, instead in local.names:
+            shown = shown.replace(b'"' + name + b'"', b'"' + instead + b'"').replace(name, instead)
+        pairs.append((code, shown))
+    if not pairs:
+        return error_response(error.sqlstate, "the statement could not be computed")
+    return build_error(ErrorFields(tuple(pairs)), Back.ERROR)
+
+
+def not_allowed() -> Refusal:
+    """The refusal of what the calculator may not run: functions that reach files, other servers, or the calculator itself."""
+    return Refusal(
+        Reason.COMPUTE,
+        "0A000",
+        "pgveil cannot run a function of this statement on opened values",
+        "Its calculator runs functions that depend on their arguments alone.",
+        "Select the columns without that function, and call it in a statement of its own.",
+    )
