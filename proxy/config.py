@@ -230,6 +230,51 @@ class MetricsPage:
 
 
 @dataclass(frozen=True, slots=True)
+class CalculatorSettings:
+    """The calculator: a PostgreSQL of pgveil's own, without data, that computes on opened values (docs/calculator.md)."""
+
+    enabled: str = _setting(
+        _one_of("auto", "on", "off"),
+        "`auto`: where PostgreSQL's programs are found and the directory is in memory. Without it, what the database can't compute is refused.",
+        "auto",
+    )
+    bin_dir: Path | None = _setting(
+        _path,
+        "Directory of PostgreSQL's programs, 15 or newer. None: of those installed, the server's own major version, else the newest.",
+    )
+    directory: Path = _setting(
+        _path,
+        "Where the calculator's directory is made; on a tmpfs, with 48 MiB to spare.",
+        Path("/dev/shm"),  # noqa: S108
+    )
+    allow_disk: bool = _setting(
+        _flag, "Let that directory be on a disk. Opened values may then be written to it by the system.", default=False
+    )
+    connections: int = _setting(_whole(1, 64), "Statements that each worker lets it compute at a time.", 4)
+    waiting: int = _setting(
+        _whole(0, 100_000), "Statements of each worker that wait for that. More get SQLSTATE 53300.", 256
+    )
+    seconds: float = _setting(
+        _seconds(0.1, 3600), "Longest time that one statement may wait, and may then compute.", 10.0
+    )
+    memory: int = _setting(
+        _size(32 * limits.MIB, 16384 * limits.MIB),
+        "Memory of one computation. Nothing goes to a file: what needs more is ended.",
+        256 * limits.MIB,
+    )
+    rows: int = _setting(
+        _whole(1, 100_000_000), "Rows that are fetched for one statement, and that it may give.", 100_000
+    )
+    size: int = _setting(
+        _size(64 * limits.KIB, 512 * limits.MIB),
+        "Bytes that are fetched for one statement, and that it may give.",
+        64 * limits.MIB,
+    )
+    # Where the supervisor's engine is; not the operator's to say.
+    engine: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """pgveil's own log: JSON lines on the standard error output, without values."""
 
@@ -251,6 +296,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     catalog: CatalogLogin = field(default_factory=CatalogLogin)
     metrics: MetricsPage = field(default_factory=MetricsPage)
+    calculator: CalculatorSettings = field(default_factory=CalculatorSettings)
     log: Log = field(default_factory=Log)
 
 
@@ -261,6 +307,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "limits": Limits,
     "catalog": CatalogLogin,
     "metrics": MetricsPage,
+    "calculator": CalculatorSettings,
     "log": Log,
 }
 _Section = TypeVar("_Section")

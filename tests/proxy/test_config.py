@@ -141,4 +141,4 @@ def test_every_setting_has_a_form_and_an_explanation() -> None:
     sections: list[type[Any]] = [Config, *module._SECTIONS.values()]
     for section in sections:
         for setting in fields(section):
-            assert setting.metadata.get("doc") or setting.name in {"file", *module._SECTIONS}
+            assert setting.metadata.get("doc") or setting.name in {"file", "engine", *module._SECTIONS}
