@@ -314,17 +314,21 @@ class Expressions:
     def _qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
         schema = node.db or None
         entry = scope.entry(node.table, schema)
-        if entry is not None and schema is not None and entry.reference is not None:
+        if entry is not None and schema is not None:
             self._note_qualifier(entry, node)
         return entry
 
     def _note_qualifier(self, entry: Entry, node: exp.Column) -> None:
         first_part = node.args.get("catalog") or node.args.get("db")
-        if not isinstance(first_part, exp.Identifier) or entry.reference is None:
+        if not isinstance(first_part, exp.Identifier):
             return
         first, last = self.record.tree.token_of(first_part), self.record.tree.token_of(node.args["table"])
-        if first is not None and last is not None:
+        if first is None or last is None:
+            return
+        if entry.reference is not None:
             self.record.references[entry.reference].qualified.append((first, last))
+        if entry.table is not None:
+            self.record.tables[entry.table].qualified.append((first, last))
 
     def _member(self, entry: Entry, field: exp.Identifier) -> Flow:
         self._visit_identifier(field)

@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from rules.analyse.expressions import Expressions
 from rules.analyse.facts import Leak, Pair, Use
-from rules.analyse.record import Reference
+from rules.analyse.record import Block, Reference, TableUse
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope, mixed
 from rules.lexer import Kind
 
@@ -133,6 +133,7 @@ class Queries:
     # -- SELECT
 
     def _select(self, node: exp.Select, scope: Scope) -> Outputs:
+        self.record.blocks.append(Block(node, scope))
         self.from_clause(node, scope)
         walk = self.expressions
         walk.condition(node.args.get("where"), scope)
@@ -466,14 +467,32 @@ class Queries:
         if schema is None and not target:
             cte = scope.cte(name)
             if cte is not None:
+                self.record.cte_references += [t for i in identifiers if (t := self.record.tree.token_of(i)) is not None]
                 return Entry(shown, _renamed(cte.columns, alias), opaque=cte.opaque)
         relation = self.record.database.resolve(schema, name, self.record.search_path)
+        use = self._table_use(relation, node, identifiers, shown)
+        lineage = None if relation is None else self.record.database.lineage_of(relation)
         if relation is None:
-            return Entry(shown, _renamed([], alias), opaque=True)
-        lineage = self.record.database.lineage_of(relation)
-        if lineage is not None:
-            return self._view(shown, relation, lineage, alias, node)
-        return self._table(shown, relation, node, identifiers, target=target)
+            entry = Entry(shown, _renamed([], alias), opaque=True)
+        elif lineage is not None:
+            entry = self._view(shown, relation, lineage, alias, node)
+        else:
+            entry = self._table(shown, relation, node, identifiers, target=target)
+        entry.table = use
+        return entry
+
+    def _table_use(
+        self, relation: Relation | None, node: exp.Table, identifiers: list[exp.Identifier], shown: str
+    ) -> int | None:
+        """Note where a relation is named."""
+        first, last = self.record.tree.token_of(identifiers[0]), self.record.tree.token_of(identifiers[-1])
+        if first is None or last is None:
+            return None
+        alias = node.args.get("alias")
+        sampled = node.args.get("sample") or any(isinstance(c, exp.TableSample) for c in node.iter_expressions())
+        plain = not (sampled or node.args.get("only") or (alias and alias.columns))
+        self.record.tables.append(TableUse(relation, first, last, shown, alias is not None, plain))
+        return len(self.record.tables) - 1
 
     def _view(
         self, shown: str, relation: Relation, lineage: ViewLineage, alias: exp.TableAlias | None, node: exp.Table

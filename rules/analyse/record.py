@@ -23,7 +23,9 @@ from rules.plan import Action, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rules.analyse.scope import Entry, Flow, Named
+    from sqlglot import exp
+
+    from rules.analyse.scope import Entry, Flow, Named, Scope
     from rules.analyse.tree import Tree
     from rules.catalog import Relation
     from rules.model import ColumnName, TableName
@@ -74,6 +76,31 @@ class Reference:
 
 
 @dataclass(slots=True)
+class TableUse:
+    """A relation by name in a FROM clause, or what is taken for one: tokens `first..last` of its (qualified) name.
+
+    `relation` None: the catalog does not know it. `shown`: its alias, else its name. `plain`: neither ONLY nor TABLESAMPLE nor a list of
+    column aliases goes with it. `qualified` as in Reference.
+    """
+
+    relation: Relation | None
+    first: int
+    last: int
+    shown: str
+    aliased: bool
+    plain: bool
+    qualified: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A SELECT with the names that it sees."""
+
+    node: exp.Select
+    scope: Scope
+
+
+@dataclass(slots=True)
 class Record:
     """The walk's state: the tree, the database, the findings, and the tokens accounted for."""
 
@@ -94,6 +121,9 @@ class Record:
     significant: set[int] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+    tables: list[TableUse] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    cte_references: list[int] = field(default_factory=list)
 
     def seen(self, entry: Entry) -> None:
         """Remember the names by which the statement can mean something protected: whatever bears one must be accounted for."""

@@ -49,7 +49,7 @@ class Named:
 class Entry:
     """A range-table entry. `opaque`: it has, or may have, columns that are not in `columns`.
 
-    `reference` numbers the relation reference in the text. `inside`: of a subquery or an aliased join, the references in it. `target`: its
+    `reference` numbers the relation reference in the text, `table` the Record's TableUse of it. `inside`: of a subquery or an aliased join, the references in it. `target`: its
     columns are those of the relation that the statement writes.
     """
 
@@ -60,6 +60,7 @@ class Entry:
     opaque: bool = False
     target: bool = False
     inside: range = range(0)
+    table: int | None = None
 
     @property
     def unnamed(self) -> list[Named]:
