@@ -7,6 +7,7 @@ must have been accounted for, or the statement is refused: what sqlglot drops or
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -22,9 +23,20 @@ from rules.lexer import Kind
 from rules.plan import Action, Reason
 
 if TYPE_CHECKING:
+    from rules.analyse.record import Block, TableUse
     from rules.lexer import Lexed
 
-__all__ = ["AmbiguousNameError", "Facts", "ParseError", "Protected", "ViewLineage", "analyse", "lineage_of_query"]
+__all__ = [
+    "AmbiguousNameError",
+    "Facts",
+    "ParseError",
+    "Protected",
+    "Survey",
+    "ViewLineage",
+    "analyse",
+    "lineage_of_query",
+    "survey",
+]
 
 _ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE}
 # Words behind a function's parenthesis that are part of its syntax.
@@ -36,6 +48,17 @@ _FIELDS = frozenset(
     + [("xmlelement", "name"), ("xmlpi", "name")]
 )
 _MODIFYING = (exp.Insert, exp.Update, exp.Delete)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How a statement is built, for `rules.split`. `outputs` None: not known. `cte_references`: tokens that name a common table expression."""
+
+    tree: Tree
+    outputs: Outputs | None
+    blocks: tuple[Block, ...]
+    tables: tuple[TableUse, ...]
+    cte_references: frozenset[int]
 
 
 def analyse(
@@ -59,6 +82,19 @@ def analyse(
     _account(tree, record, suspects)
     writes = action is not Action.SELECT or tree.root.find(*_MODIFYING) is not None
     return record.facts(action, outputs, writes=writes)
+
+
+def survey(
+    lexed: Lexed, statement: tuple[int, int], database: Protected, search_path: tuple[str, ...] | None
+) -> Survey:
+    """The statement's SELECTs and the relations that it names. Raises ParseError and AmbiguousNameError."""
+    tree = parse(lexed, *statement)
+    record = Record(tree, database, search_path)
+    try:
+        outputs, _ = _walk(tree, record)
+    except RecursionError as error:
+        raise ParseError("the statement is nested too deeply") from error
+    return Survey(tree, outputs, tuple(record.blocks), tuple(record.tables), frozenset(record.cte_references))
 
 
 def lineage_of_query(

@@ -338,6 +338,8 @@ class Queries:
 
     def _same(self, left: Flow, right: Flow, node: exp.Expr) -> Flow:
         """The flow of a column that two arms of a set operation give."""
+        if left.null and right.null:
+            return left
         if left.column == right.column or right.null:
             return Flow(left.column, left.touches | right.touches, left.reference)
         if left.null:
@@ -490,8 +492,8 @@ class Queries:
             return None
         alias = node.args.get("alias")
         sampled = node.args.get("sample") or any(isinstance(c, exp.TableSample) for c in node.iter_expressions())
-        plain = not (sampled or node.args.get("only") or (alias and alias.columns))
-        self.record.tables.append(TableUse(relation, first, last, shown, alias is not None, plain))
+        plain, renamed = not (sampled or node.args.get("only")), bool(alias and alias.columns)
+        self.record.tables.append(TableUse(relation, first, last, shown, alias is not None, plain, renamed))
         return len(self.record.tables) - 1
 
     def _view(

@@ -79,8 +79,8 @@ class Reference:
 class TableUse:
     """A relation by name in a FROM clause, or what is taken for one: tokens `first..last` of its (qualified) name.
 
-    `relation` None: the catalog does not know it. `shown`: its alias, else its name. `plain`: neither ONLY nor TABLESAMPLE nor a list of
-    column aliases goes with it. `qualified` as in Reference.
+    `relation` None: the catalog does not know it. `shown`: its alias, else its name. `plain`: neither ONLY nor TABLESAMPLE goes with it.
+    `renamed`: a list of column aliases does. `qualified` as in Reference.
     """
 
     relation: Relation | None
@@ -89,6 +89,7 @@ class TableUse:
     shown: str
     aliased: bool
     plain: bool
+    renamed: bool
     qualified: list[tuple[int, int]] = field(default_factory=list)
 
 

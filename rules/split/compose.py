@@ -1,0 +1,93 @@
+"""Proposals for a statement, the one that leaves most to the database first."""
+
+# ruff: noqa: S608 - put together from the client's own text and quoted names
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rules.analyse import survey
+from rules.plan import Edit
+from rules.split.leaves import Leaves
+from rules.split.parts import Built, leaf_name
+from rules.split.tail import sorted_tail
+from rules.split.text import read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rules.analyse import Protected
+    from rules.lexer import Lexed
+
+_MAX_LEAVES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LeafText:
+    """A SELECT for the server, and what its rows are called locally. No `columns`: as the server describes them."""
+
+    name: str
+    columns: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Leaves, and edits of the client's text. The leaves' definitions go in front of token `with_token`, between `with_before` and `with_after`."""
+
+    leaves: tuple[LeafText, ...]
+    edits: tuple[Edit, ...]
+    with_token: int
+    with_before: str
+    with_after: str
+
+
+def propose(
+    lexed: Lexed,
+    statement: tuple[int, int],
+    database: Protected,
+    search_path: tuple[str, ...] | None,
+    judge: Callable[[str], bool],
+) -> Iterator[Split]:
+    """Ways to take the statement apart; none where it writes or is built in a way that is not understood.
+
+    `judge`: whether the database can do a SELECT of ours for the principal. Raises ParseError and AmbiguousNameError.
+    """
+    text = read(lexed, statement, survey(lexed, statement, database, search_path))
+    if text is None or text.modifies or any(w.startswith("pgveil_") for w in lexed.words):
+        return
+    for built in (sorted_tail(text), Leaves(text, judge).build()):
+        if built is not None and built.leaves and len(built.leaves) <= _MAX_LEAVES:
+            yield _split(lexed, statement[0], built)
+
+
+def _split(lexed: Lexed, first: int, built: Built) -> Split:
+    token, before, after = first, "WITH ", " "
+    if not built.with_first and lexed.tokens[first].value == "with":
+        token, before, after = first + 1, " ", ", "
+        if lexed.tokens[token].value == "recursive":
+            token += 1
+    return Split(
+        tuple(LeafText(leaf_name(i), columns, text) for i, (columns, text) in enumerate(built.leaves)),
+        tuple(Edit(*edit) for edit in sorted(built.edits)),
+        token,
+        before,
+        after,
+    )
+
+
+def united(leaves: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> str:
+    """One statement for the rows of several leaves, from their texts and their columns (name, sealed): the leaf's number, then all columns.
+
+    Every column is text: the server has one type for a column of a union, and sealed values are text already.
+    """
+    width = [len(columns) for _, columns in leaves]
+    arms = []
+    for number, (text, columns) in enumerate(leaves):
+        before, behind = sum(width[:number]), sum(width[number + 1 :])
+        names = ", ".join(f"c{i}" for i in range(len(columns)))
+        own = [f"q.c{i}" if sealed else f"q.c{i}::pg_catalog.text" for i, (_, sealed) in enumerate(columns)]
+        shown = ", ".join([str(number), *["NULL"] * before, *own, *["NULL"] * behind])
+        arms.append(f"SELECT {shown} FROM ({text}) AS q ({names})")
+    return " UNION ALL ".join(arms)

@@ -1,0 +1,416 @@
+"""Taking a statement apart from the outside in: subqueries that the database can do, FROM clauses that it can, and at the last single tables."""
+
+# ruff: noqa: S608 - put together from the client's own text and quoted names
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlglot import exp
+
+from rules.lexer import Kind
+from rules.model import quote_ident
+from rules.split.clauses import Clauses, Span, closing_of, has_outside, split_at
+from rules.split.names import Used, used
+from rules.split.parts import JOINED, Built, leaf_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rules.analyse.record import Block, TableUse
+    from rules.analyse.scope import Entry
+    from rules.split.text import Text
+
+_MAX_CONDITIONS: Final = 64
+# What depends on the moment, the session or the connection, and is the same for a whole statement: the server says what it is.
+_MOMENTS: Final = frozenset(
+    {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "session_user"}
+    | {"user", "current_role", "current_catalog", "current_schema"}
+)
+_MOMENT_CALLS: Final = frozenset({"now", "transaction_timestamp", "current_database"})
+# Before a subquery: it is one value, or a test for rows.
+_NOT_A_VALUE: Final = frozenset(
+    {"in", "any", "all", "some", "array", "lateral", "from", "join", "as", "with", "materialized"}
+)
+
+
+class Leaves:
+    """Makes one proposal for a statement. `judge`: whether the database may run a text for the principal as it is."""
+
+    def __init__(self, text: Text, judge: Callable[[str], bool]) -> None:
+        self.text = text
+        self.judge = judge
+        self.leaves: list[tuple[tuple[str, ...], str]] = []
+        self.edits: list[tuple[int, int, str]] = []
+        self.covered: set[int] = set()
+        self.with_clause = _with_clause(text)
+
+    def build(self) -> Built | None:
+        """The proposal; None where something of the statement can't be had."""
+        for clauses, block in sorted(
+            self.text.blocks, key=lambda pair: (_depth(self.text, pair[0].first), pair[0].first)
+        ):
+            if clauses.first in self.covered:
+                continue
+            if not (self._whole(clauses) or self._joined(clauses, block) or self._tables(clauses, block)):
+                return None
+            self._drop_with()
+        for use in self.text.survey.tables:
+            if use.first not in self.covered and not self._table(use, None, None):
+                return None
+        self._moments()
+        return Built(
+            self.leaves, sorted(self.edits), with_first=self.with_clause is not None and self.text.first in self.covered
+        )
+
+    def _drop_with(self) -> None:
+        """Leave out a WITH clause that nothing refers to any longer."""
+        span = self.with_clause
+        if span is None or span[0] in self.covered:
+            return
+        if all(t in self.covered or span[0] <= t <= span[1] for t in self.text.survey.cte_references):
+            self.edits = [e for e in self.edits if not span[0] <= e[0] <= span[1]]
+            self._replace(span, "")
+
+    # -- a subquery as a whole
+
+    def _whole(self, clauses: Clauses) -> bool:
+        """A query in parentheses that the database can do by itself."""
+        text = self.text
+        if text.value(clauses.first - 1) != "(":
+            return False
+        closing = closing_of(text.lexed, clauses.first - 1, text.last)
+        if closing is None:
+            return False
+        unit = (clauses.first, closing - 1)
+        if not text.tables_in(unit) or text.names_cte(unit) or not self.judge(text.source(unit)):
+            return False
+        name = self._leaf((), text.source(unit))
+        self._replace(unit, f"SELECT * FROM {name}")
+        return True
+
+    # -- a FROM clause with what can be done of WHERE
+
+    def _joined(self, clauses: Clauses, block: Block) -> bool:
+        text = self.text
+        span, entries = clauses.spans.get("from"), block.scope.entries
+        if span is None or not entries or not text.tables_in(span) or not self._plain_entries(entries):
+            return False
+        prefix = self._prefix(clauses, span)
+        if prefix is None:
+            return False
+        source = f"FROM {text.source(span)}"
+        pushed = self._pushable(
+            clauses, lambda piece: f"{prefix}SELECT 1 {source} WHERE ({piece})", with_ctes=bool(prefix)
+        )
+        rest = self._rest(clauses, span, pushed)
+        wanted = self._wanted(clauses, block, rest)
+        if wanted is None:
+            return False
+        where = " AND ".join(f"({text.source(p)})" for p in pushed)
+        values = self._values(clauses, block, rest)
+        shown = [f"{_qualified(entry, column)} AS c{i}" for i, (entry, column) in enumerate(wanted)]
+        base = f"{source}{' WHERE ' + where if where else ''}"
+        values = [v for v in values if self.judge(f"{prefix}SELECT {text.source(v)} {base}")]
+        shown += [f"({text.source(v)}) AS v{i}" for i, v in enumerate(values)]
+        fetch = f"{prefix}SELECT {', '.join(shown or ['1 AS c0'])} {base}"
+        if not self.judge(fetch):
+            return False
+        columns = [f"c{i}" for i in range(len(wanted) or not values)] + [f"v{i}" for i in range(len(values))]
+        leaf = self._leaf(tuple(columns), fetch)
+        row = f"{JOINED}_{len(self.leaves)}"
+        self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row)))
+        for piece in pushed:
+            self._replace(piece, "TRUE")
+        for i, value in enumerate(values):
+            self._replace(value, f'"{row}"."v{i}"')
+        every = ", ".join(f"{quote_ident(str(e.name))}.*" for e in entries)
+        for star in self._stars(clauses):
+            self._replace((star, star), every)
+        return True
+
+    def _plain_entries(self, entries: list[Entry]) -> bool:
+        names = [e.name for e in entries]
+        if None in names or len(set(names)) != len(names) or any(e.opaque or e.unnamed for e in entries):
+            return False
+        return all(len({c.name for c in e.columns}) == len(e.columns) for e in entries)
+
+    def _prefix(self, clauses: Clauses, span: Span) -> str | None:
+        """The WITH clause that the SELECT needs, '' for none; None where it can't be taken along."""
+        text = self.text
+        if (
+            self.with_clause is not None
+            and _depth(text, clauses.first) == 0
+            and text.names_cte((clauses.first, clauses.last))
+        ):
+            return text.source(self.with_clause) + " "
+        return None if text.names_cte(span) else ""
+
+    def _pushable(self, clauses: Clauses, probe: Callable[[str], str], *, with_ctes: bool) -> list[Span]:
+        """The conditions of WHERE, joined by AND, that the database can do."""
+        text = self.text
+        where = clauses.spans.get("where")
+        if where is None:
+            return []
+        pieces = [where] if has_outside(text.lexed, where, "or") else split_at(text.lexed, where, "and")
+        if len(pieces) > _MAX_CONDITIONS:
+            return []
+        return [p for p in pieces if (with_ctes or not text.names_cte(p)) and self.judge(probe(text.source(p)))]
+
+    def _rest(self, clauses: Clauses, span: Span, pushed: list[Span]) -> list[int]:
+        """The tokens of the SELECT that stay with us."""
+        end = clauses.last if clauses.alone or clauses.tail is None else clauses.tail - 1
+        gone = {i for first, last in [span, *pushed] for i in range(first, last + 1)}
+        return [i for i in range(clauses.first + 1, end + 1) if i not in gone]
+
+    def _wanted(self, clauses: Clauses, block: Block, rest: list[int]) -> list[tuple[Entry | None, str]] | None:
+        """The columns that the rest uses, entry by entry (None: those that USING or NATURAL made one of two)."""
+        text = self.text
+        stars = self._stars(clauses)
+        merged = block.scope.merged
+        if stars and merged:
+            return None
+        wanted: list[tuple[Entry | None, str]] = []
+        seen: set[str] = set()
+        for entry in block.scope.entries:
+            columns = {str(c.name) for c in entry.columns}
+            found = used(text, str(entry.name), columns, rest)
+            if found.row or (found.everything and merged):
+                return None
+            names = self._chosen(entry, found, everything=bool(stars))
+            common = names & set(merged)
+            if common & found.qualified:
+                return None
+            seen |= common
+            wanted += [(entry, str(c.name)) for c in entry.columns if c.name in names - common]
+        return wanted + [(None, name) for name in sorted(seen)]
+
+    @staticmethod
+    def _chosen(entry: Entry, found: Used, *, everything: bool) -> set[str]:
+        if everything or found.everything:
+            return {str(c.name) for c in entry.columns}
+        return found.columns
+
+    def _stars(self, clauses: Clauses) -> list[int]:
+        """Bare stars of the select list."""
+        items = clauses.items
+        if items is None:
+            return []
+        return [a for a, b in split_at(self.text.lexed, items, ",") if a == b and self.text.value(a) == "*"]
+
+    def _values(self, clauses: Clauses, block: Block, rest: list[int]) -> list[Span]:
+        """Subqueries in what stays with us that are one value, or a test, for each row of FROM."""
+        text = self.text
+        node = block.node
+        if "group" in clauses.spans or "having" in clauses.spans or _aggregates(node):
+            return []
+        kept = set(rest)
+        found: list[Span] = []
+        for inner, _ in text.blocks:
+            opening = inner.first - 1
+            if inner.first not in kept or inner.first == clauses.first or text.value(opening) != "(":
+                continue
+            if any(a <= opening <= b for a, b in found):
+                continue
+            closing = closing_of(text.lexed, opening, text.last)
+            if closing is None or not text.tables_in((opening, closing)) or text.names_cte((opening, closing)):
+                continue
+            before = text.value(opening - 1)
+            if before == "exists":
+                found.append((opening - 1, closing))
+            elif before not in _NOT_A_VALUE and not (text.is_name(opening - 1) and before not in _BEFORE_VALUE):
+                found.append((opening, closing))
+        return found
+
+    # -- single tables
+
+    def _tables(self, clauses: Clauses, block: Block) -> bool:
+        for entry in block.scope.entries:
+            if entry.table is None:
+                continue
+            use = self.text.survey.tables[entry.table]
+            if use.first not in self.covered and not self._table(use, clauses, block):
+                return False
+        return True
+
+    def _table(self, use: TableUse, clauses: Clauses | None, block: Block | None) -> bool:
+        text = self.text
+        if use.relation is None or not use.plain or any(c.name is None for c in use.relation.columns):
+            return False
+        columns = [c.name for c in use.relation.columns]
+        found = used(text, use.shown, set(columns), range(text.first, text.last + 1))
+        everything = found.everything or found.row or use.renamed or self._any_star() or block is None
+        if not everything:
+            columns = [c for c in columns if c in found.columns]
+        shown = quote_ident(use.shown)
+        select = ", ".join(f"{shown}.{quote_ident(c)}" for c in columns) or "1 AS pgveil_one"
+        fetch = f"SELECT {select} FROM {text.source((use.first, use.last))} AS {shown}"
+        conditions = [] if block is None or clauses is None else self._own_conditions(use, clauses, block)
+        conditions = [c for c in conditions if self.judge(f"{fetch} WHERE ({text.source(c)})")]
+        if conditions:
+            fetch += " WHERE " + " AND ".join(f"({text.source(c)})" for c in conditions)
+        if not self.judge(fetch):
+            return False
+        name = self._leaf(tuple(columns) or ("pgveil_one",), fetch)
+        self._replace((use.first, use.last), name if use.aliased else f"{name} AS {shown}")
+        for span in use.qualified:
+            if span[0] not in self.covered:
+                self._replace(span, shown)
+        return True
+
+    def _any_star(self) -> bool:
+        root = self.text.survey.tree.root
+        natural = any(str(j.args.get("method") or "") for j in root.find_all(exp.Join))
+        return natural or any(
+            isinstance(s.parent, exp.Select | exp.Column | exp.Dot | exp.Alias | exp.Paren)
+            for s in root.find_all(exp.Star)
+        )
+
+    def _own_conditions(self, use: TableUse, clauses: Clauses, block: Block) -> list[Span]:
+        """The conditions of WHERE that are about this table's columns only; they are done twice, here and there."""
+        text = self.text
+        where, node = clauses.spans.get("where"), block.node.args.get("where")
+        if where is None or node is None or use.renamed or not _never_null(use, block):
+            return []
+        trees = _flat(node.this)
+        pieces = split_at(text.lexed, where, "and")
+        if has_outside(text.lexed, where, "or") or len(trees) != len(pieces) or len(pieces) > _MAX_CONDITIONS:
+            return []
+        return [p for p, t in zip(pieces, trees, strict=True) if _only_of(use, t, block)]
+
+    # -- the rest
+
+    def _moments(self) -> None:
+        """What the server must say of the moment and the session."""
+        text = self.text
+        found: list[tuple[Span, str]] = []
+        for index in range(text.first, text.last + 1):
+            token = text.token(index)
+            if index in self.covered or token.kind is not Kind.WORD or text.value(index - 1) in {".", "as"}:
+                continue
+            after = text.value(index + 1)
+            if token.value in _MOMENT_CALLS and after == "(" and text.value(index + 2) == ")":
+                found.append(((index, index + 2), token.value))
+            elif token.value in _MOMENTS and text.value(index - 1) != "::":
+                end = closing_of(text.lexed, index + 1, text.last) if after == "(" else index
+                found.append(((index, index if end is None else end), token.value))
+        if not found:
+            return
+        columns = tuple(f"m{i}" for i in range(len(found)))
+        shown = ", ".join(f"{text.source(span)} AS m{i}" for i, (span, _) in enumerate(found))
+        name = self._leaf(columns, f"SELECT {shown}")
+        for i, (span, called) in enumerate(found):
+            self._replace(span, f"(SELECT m{i} AS {quote_ident(called)} FROM {name})")
+
+    def _leaf(self, columns: tuple[str, ...], fetch: str) -> str:
+        self.leaves.append((columns, fetch))
+        return leaf_name(len(self.leaves) - 1)
+
+    def _replace(self, span: Span, replacement: str) -> None:
+        self.edits.append((*span, replacement))
+        self.covered |= set(range(span[0], span[1] + 1))
+
+
+# Words and signs after which a subquery in parentheses is a value.
+_BEFORE_VALUE: Final = frozenset(
+    {
+        "select",
+        "distinct",
+        "and",
+        "or",
+        "not",
+        "when",
+        "then",
+        "else",
+        "case",
+        "between",
+        "like",
+        "ilike",
+        "by",
+        "is",
+        "from",
+    }
+)
+
+
+def _with_clause(text: Text) -> Span | None:
+    """The WITH clause of the statement, up to what it belongs to."""
+    if text.value(text.first) != "with":
+        return None
+    top = [c.first for c, _ in text.blocks if _depth(text, c.first) == 0]
+    return (text.first, top[0] - 1) if top else None
+
+
+def _depth(text: Text, at: int) -> int:
+    depth = 0
+    for index in range(text.first, at):
+        if text.token(index).kind is Kind.PUNCT:
+            depth += (text.value(index) in "([") - (text.value(index) in ")]")
+    return depth
+
+
+def _qualified(entry: Entry | None, column: str) -> str:
+    if entry is None:
+        return quote_ident(column)
+    return f"{quote_ident(str(entry.name))}.{quote_ident(column)}"
+
+
+def _laterals(entries: list[Entry], wanted: list[tuple[Entry | None, str]], row: str) -> Iterable[str]:
+    """The relations of the FROM clause again, as columns of the leaf's rows under their own names."""
+    for entry in [*entries, None]:
+        columns = [(i, column) for i, (owner, column) in enumerate(wanted) if owner is entry]
+        if columns:
+            shown = ", ".join(f'"{row}"."c{i}" AS {quote_ident(column)}' for i, column in columns)
+            name = f"{row}_common" if entry is None else str(entry.name)
+            yield f", LATERAL (SELECT {shown}) AS {quote_ident(name)}"
+
+
+def _aggregates(node: exp.Select) -> bool:
+    pending = [n for key in ("expressions", "order", "having") for n in _list(node.args.get(key))]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, exp.AggFunc | exp.Anonymous | exp.WithinGroup | exp.ArrayAgg):
+            return True
+        pending += [c for c in each.iter_expressions() if not isinstance(c, exp.Query)]
+    return False
+
+
+def _list(value: object) -> list[exp.Expr]:
+    return [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, exp.Expr)]
+
+
+def _flat(node: exp.Expr) -> list[exp.Expr]:
+    if isinstance(node, exp.And):
+        return [*_flat(node.this), *_flat(node.expression)]
+    return [node]
+
+
+def _never_null(use: TableUse, block: Block) -> bool:
+    """Whether no outer join of the SELECT puts null rows in place of the table's."""
+    joins = block.node.args.get("joins") or []
+    if any(str(j.side) in {"RIGHT", "FULL"} for j in joins):
+        return False
+    clause = block.node.args.get("from_")
+    plain = [] if clause is None else [clause.this]
+    plain += [j.this for j in joins if not j.side]
+    names = [n.alias_or_name for n in plain if isinstance(n, exp.Table) and not n.args.get("joins")]
+    return use.shown in names
+
+
+def _only_of(use: TableUse, tree: exp.Expr, block: Block) -> bool:
+    if tree.find(exp.Query) is not None:
+        return False
+    columns = list(tree.find_all(exp.Column))
+    if not columns or any(isinstance(c.this, exp.Star) for c in columns):
+        return False
+    for column in columns:
+        if column.args.get("db"):
+            return False
+        if column.table:
+            if column.table != use.shown:
+                return False
+            continue
+        found, doubtful = block.scope.unqualified(column.name)
+        if doubtful or len(found) != 1 or found[0][0] is None or found[0][0].name != use.shown:
+            return False
+    return True
