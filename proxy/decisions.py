@@ -17,6 +17,7 @@ from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES
 from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
 from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse
 from proxy.splicing import LiteralSealer, edited
+from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
@@ -29,6 +30,7 @@ from rules.protect import ProtectionMap, calls
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
+    from proxy.session.computing import Compute
     from proxy.session.gate import Decision, ServerCheck, Settings
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
@@ -67,7 +69,10 @@ class _RefusedError(Exception):
 
 
 class Gate:
-    """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions."""
+    """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions.
+
+    `computes`: there is a calculator for what the database can't do on sealed values.
+    """
 
     def __init__(
         self,
@@ -77,7 +82,9 @@ class Gate:
         *,
         limits: GateLimits | None = None,
         observer: CacheObserver | None = None,
+        computes: bool = False,
     ) -> None:
+        self.computes = computes
         self._sealer = sealer
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
@@ -176,7 +183,9 @@ class Gate:
 
     # -- texts
 
-    def _judge(self, sql: bytes, asker: _Asker, settings: Settings, *, extended: bool) -> Decision:
+    def _judge(
+        self, sql: bytes, asker: _Asker, settings: Settings, *, extended: bool, computing: bool = True
+    ) -> Decision:
         world = self._world
         try:
             text = decode_sql(sql, settings.client_encoding)
@@ -208,10 +217,30 @@ class Gate:
                 return NeedSettings()
             raise
         except _RefusedError as refused:
-            return self._refuse(refused.refusal, lexed, settings)
+            made = self._computed(refused.refusal, lexed, parts, asker, settings) if computing else None
+            return self._refuse(refused.refusal, lexed, settings) if made is None else made
         if all(plan is None for plan in plans):
             return Pass(unsettles, ddl, len(parts))
         return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)
+
+    def _computed(
+        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> Compute | None:
+        """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all."""
+        if not self.computes or refusal.reason not in COMPUTABLE or len(parts) != 1:
+            return None
+        if parts[0].kind is not StatementKind.QUERY or settings.search_path is None:
+            return None
+        protection = self._world.protection
+        own = {function.name.name for function in protection.catalog.functions}
+        if any(calls(lexed, *lexed.statements[0], own, dotted=False)):
+            return None
+
+        def judge(text: bytes) -> Decision:
+            return self._judge(text, asker, settings, extended=True, computing=False)
+
+        taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
+        return taking.compute((parts[0].first, parts[0].last), protection.under(settings.temporary))
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""

@@ -133,11 +133,13 @@ class Queries:
     # -- SELECT
 
     def _select(self, node: exp.Select, scope: Scope) -> Outputs:
-        self.record.blocks.append(Block(node, scope))
+        block = Block(node, scope)
+        self.record.blocks.append(block)
         self.from_clause(node, scope)
         walk = self.expressions
         walk.condition(node.args.get("where"), scope)
         outputs = self.select_list(node.expressions, scope)
+        block.outputs = [o.name for o in outputs] if outputs.known else None
         self._windows(node, scope)
         self._distinct(node, outputs, scope)
         self._group(node, outputs, scope)
@@ -469,7 +471,9 @@ class Queries:
         if schema is None and not target:
             cte = scope.cte(name)
             if cte is not None:
-                self.record.cte_references += [t for i in identifiers if (t := self.record.tree.token_of(i)) is not None]
+                self.record.cte_references += [
+                    t for i in identifiers if (t := self.record.tree.token_of(i)) is not None
+                ]
                 return Entry(shown, _renamed(cte.columns, alias), opaque=cte.opaque)
         relation = self.record.database.resolve(schema, name, self.record.search_path)
         use = self._table_use(relation, node, identifiers, shown)

@@ -93,12 +93,13 @@ class TableUse:
     qualified: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
-    """A SELECT with the names that it sees."""
+    """A SELECT with the names that it sees. `outputs`: its columns' names, None where one can't be told."""
 
     node: exp.Select
     scope: Scope
+    outputs: list[str | None] | None = None
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ class Leaves:
         ):
             if clauses.first in self.covered:
                 continue
-            if not (self._whole(clauses) or self._joined(clauses, block) or self._tables(clauses, block)):
+            if not (self._whole(clauses, block) or self._joined(clauses, block) or self._tables(clauses, block)):
                 return None
             self._drop_with()
         for use in self.text.survey.tables:
@@ -74,20 +74,28 @@ class Leaves:
 
     # -- a subquery as a whole
 
-    def _whole(self, clauses: Clauses) -> bool:
+    def _whole(self, clauses: Clauses, block: Block) -> bool:
         """A query in parentheses that the database can do by itself."""
         text = self.text
-        if text.value(clauses.first - 1) != "(":
+        if text.value(clauses.first - 1) != "(" or block.outputs is None:
             return False
         closing = closing_of(text.lexed, clauses.first - 1, text.last)
         if closing is None:
             return False
         unit = (clauses.first, closing - 1)
-        if not text.tables_in(unit) or text.names_cte(unit) or not self.judge(text.source(unit)):
+        names = [name or f"c{i}" for i, name in enumerate(block.outputs)]
+        if None in block.outputs and not self._nameless(clauses.first - 1, closing):
             return False
-        name = self._leaf((), text.source(unit))
+        if not names or not text.tables_in(unit) or text.names_cte(unit) or not self.judge(text.source(unit)):
+            return False
+        name = self._leaf(tuple(names), text.source(unit))
         self._replace(unit, f"SELECT * FROM {name}")
         return True
+
+    def _nameless(self, opening: int, closing: int) -> bool:
+        """Whether nobody can name the columns of the subquery in these parentheses."""
+        text = self.text
+        return text.value(opening - 1) in {"in", "exists", "any", "all", "some"} and text.value(closing + 1) != "as"
 
     # -- a FROM clause with what can be done of WHERE
 

@@ -1,0 +1,133 @@
+"""Statements that the database can't run on sealed values, as fetches that it can run and a text for the calculator (docs/adr/0013)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy.session.computing import Compute, Leaf
+from proxy.session.gate import Admit, OffsetMap, Pass
+from proxy.splicing import splice, spliced
+from rules.analyse import AmbiguousNameError, ParseError
+from rules.encodings import EncodingError, encode_sql
+from rules.lexer import Kind
+from rules.plan import Action, Reason
+from rules.split import propose, united
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from proxy.session.gate import Decision, Settings
+    from rules.analyse import Protected
+    from rules.lexer import Lexed
+    from rules.plan import Plan
+    from rules.split import Split
+
+    Judge = Callable[[bytes], Decision]
+
+# Why the database can't run a statement that pgveil can, once the values are open.
+COMPUTABLE: Final = frozenset(
+    {Reason.COMPUTE, Reason.ORDERING, Reason.RANDOMIZED, Reason.CROSS_DOMAIN, Reason.LOOKUP, Reason.UNSUPPORTED}
+)
+_MAX_JUDGED: Final = 256
+
+
+class TakingApart:
+    """Takes one statement apart. `judge`: the decision on a text of ours, for the same principal, under the same settings."""
+
+    def __init__(self, lexed: Lexed, settings: Settings, judge: Judge, shape: str, generation: int) -> None:
+        self._lexed = lexed
+        self._settings = settings
+        self._judge = judge
+        self._shape = shape
+        self._generation = generation
+        self._asked: dict[str, Admit | None] = {}
+
+    def compute(self, statement: tuple[int, int], database: Protected) -> Compute | None:
+        """What to fetch and what to compute; None where it can't be done."""
+        try:
+            for split in self._proposals(statement, database):
+                made = self._made(split)
+                if made is not None:
+                    return made
+        except (ParseError, AmbiguousNameError, EncodingError):
+            return None
+        return None
+
+    def _proposals(self, statement: tuple[int, int], database: Protected) -> Iterator[Split]:
+        return propose(
+            self._lexed, statement, database, self._settings.search_path, lambda text: self._fetch(text) is not None
+        )
+
+    def _fetch(self, text: str) -> Admit | None:
+        """A SELECT of ours as the server may run it; None where it may not."""
+        if text not in self._asked:
+            self._asked[text] = self._judged(text) if len(self._asked) < _MAX_JUDGED else None
+        return self._asked[text]
+
+    def _judged(self, text: str) -> Admit | None:
+        raw = encode_sql(text, self._settings.client_encoding)
+        decision = self._judge(raw)
+        if isinstance(decision, Pass):
+            return None if decision.unsettles else Admit(raw, OffsetMap(), (None,), self._shape, self._generation)
+        if not isinstance(decision, Admit) or decision.unsettles or decision.ddl or len(decision.plans) != 1:
+            return None
+        plan = decision.plans[0]
+        if plan is not None and (plan.writes or plan.results is None):
+            return None
+        return decision
+
+    def _made(self, split: Split) -> Compute | None:
+        leaves = []
+        for leaf in split.leaves:
+            fetch = self._fetch(leaf.text)
+            if fetch is None:
+                return None
+            leaves.append(Leaf(leaf.name, leaf.columns, fetch))
+        together = self._together(split, leaves)
+        if len(leaves) > 1 and together is None:
+            return None
+        text, offsets = spliced(
+            self._lexed.text, [splice(self._lexed, e.first, e.last, e.text) for e in split.edits]
+        )
+        numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
+        return Compute(
+            leaves=tuple(leaves),
+            together=together,
+            text=text,
+            with_at=_moved(offsets, self._lexed.tokens[split.with_token].start),
+            with_before=split.with_before,
+            with_after=split.with_after,
+            offsets=offsets,
+            parameters=max(numbers, default=0),
+            action=Action.SELECT,
+            shape=self._shape,
+            generation=self._generation,
+        )
+
+    def _together(self, split: Split, leaves: list[Leaf]) -> Admit | None:
+        if len(leaves) < 2:
+            return None
+        described = [(text.text, _columns(leaf)) for text, leaf in zip(split.leaves, leaves, strict=True)]
+        if not all(columns for _, columns in described):
+            return None
+        return self._fetch(united(described))
+
+
+def _columns(leaf: Leaf) -> list[tuple[str, bool]]:
+    """A leaf's columns: name, and whether the server gives them sealed; none where their number is not known."""
+    plan: Plan | None = leaf.fetch.plans[0]
+    results = None if plan is None else plan.results
+    if results is None:
+        return [(name, False) for name in leaf.columns]
+    return [
+        (leaf.columns[i] if i < len(leaf.columns) else "", result.open is not None) for i, result in enumerate(results)
+    ]
+
+
+def _moved(offsets: OffsetMap, position: int) -> int:
+    """Where a position of the original text that no edit holds is in the edited one."""
+    shift = 0
+    for _, length, original, width in offsets.edits:
+        if original < position:
+            shift += length - width
+    return position + shift
