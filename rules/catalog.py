@@ -67,7 +67,7 @@ class CatalogColumn:
 class Relation:
     """A table, view, materialized view, partitioned or foreign table. `kind` is pg_class.relkind: r p v m f.
 
-    `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
+    `primary_key` holds attnums, of a key that is not deferrable. `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
     """
 
     oid: int
@@ -80,6 +80,7 @@ class Relation:
     definition: str | None = None
     row_security: bool = False
     has_triggers: bool = False
+    primary_key: tuple[int, ...] = ()
 
     def column(self, name: str) -> CatalogColumn | None:
         """The column of that name."""
@@ -192,6 +193,7 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
             definition=row["definition"],
             row_security=row["row_security"],
             has_triggers=row["has_triggers"],
+            primary_key=tuple(row["primary_key"] or ()),
         )
     return relations
 

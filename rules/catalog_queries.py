@@ -36,6 +36,8 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef({_AFTER_FIXED.format(value="c.oid")}) END AS definition,
        c.relrowsecurity AS row_security,
+       (SELECT k.conkey::int4[] FROM pg_catalog.pg_constraint k
+         WHERE k.conrelid = c.oid AND k.contype = 'p' AND NOT k.condeferrable) AS primary_key,
        (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)
         OR EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1')) AS has_triggers
   FROM pg_catalog.pg_class c

@@ -116,10 +116,10 @@ class Leaves:
         if wanted is None:
             return False
         where = " AND ".join(f"({text.source(p)})" for p in pushed)
-        values = self._values(clauses, block, rest)
+        names = self._values(clauses, block, rest)
         shown = [f"{_qualified(entry, column)} AS c{i}" for i, (entry, column) in enumerate(wanted)]
         base = f"{source}{' WHERE ' + where if where else ''}"
-        values = [v for v in values if self.judge(f"{prefix}SELECT {text.source(v)} {base}")]
+        values = [v for v in names if self.judge(f"{prefix}SELECT {text.source(v)} {base}")]
         shown += [f"({text.source(v)}) AS v{i}" for i, v in enumerate(values)]
         fetch = f"{prefix}SELECT {', '.join(shown or ['1 AS c0'])} {base}"
         if not self.judge(fetch):
@@ -130,8 +130,10 @@ class Leaves:
         self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row)))
         for piece in pushed:
             self._replace(piece, "TRUE")
+        for entry in entries:
+            self._dependents(clauses, entry, [c for owner, c in wanted if owner is entry])
         for i, value in enumerate(values):
-            self._replace(value, f'"{row}"."v{i}"')
+            self._replace(value, f'(SELECT "{row}"."v{i}" AS {quote_ident(names[value])})')
         every = ", ".join(f"{quote_ident(str(e.name))}.*" for e in entries)
         for star in self._stars(clauses):
             self._replace((star, star), every)
@@ -206,15 +208,15 @@ class Leaves:
             return []
         return [a for a, b in split_at(self.text.lexed, items, ",") if a == b and self.text.value(a) == "*"]
 
-    def _values(self, clauses: Clauses, block: Block, rest: list[int]) -> list[Span]:
-        """Subqueries in what stays with us that are one value, or a test, for each row of FROM."""
+    def _values(self, clauses: Clauses, block: Block, rest: list[int]) -> dict[Span, str]:
+        """Subqueries in what stays with us that are one value, or a test, for each row of FROM; what PostgreSQL calls such a value."""
         text = self.text
         node = block.node
         if "group" in clauses.spans or "having" in clauses.spans or _aggregates(node):
-            return []
+            return {}
         kept = set(rest)
-        found: list[Span] = []
-        for inner, _ in text.blocks:
+        found: dict[Span, str] = {}
+        for inner, inside in text.blocks:
             opening = inner.first - 1
             if inner.first not in kept or inner.first == clauses.first or text.value(opening) != "(":
                 continue
@@ -225,9 +227,12 @@ class Leaves:
                 continue
             before = text.value(opening - 1)
             if before == "exists":
-                found.append((opening - 1, closing))
-            elif before not in _NOT_A_VALUE and not (text.is_name(opening - 1) and before not in _BEFORE_VALUE):
-                found.append((opening, closing))
+                found[opening - 1, closing] = "exists"
+                continue
+            name = None if not inside.outputs else inside.outputs[0]
+            after_word = text.is_name(opening - 1) and before not in _BEFORE_VALUE
+            if name is not None and before not in _NOT_A_VALUE and not after_word:
+                found[opening, closing] = name
         return found
 
     # -- single tables
@@ -237,8 +242,11 @@ class Leaves:
             if entry.table is None:
                 continue
             use = self.text.survey.tables[entry.table]
-            if use.first not in self.covered and not self._table(use, clauses, block):
+            if use.first in self.covered:
+                continue
+            if not self._table(use, clauses, block):
                 return False
+            self._dependents(clauses, entry, list(self.leaves[-1][0]))
         return True
 
     def _table(self, use: TableUse, clauses: Clauses | None, block: Block | None) -> bool:
@@ -287,6 +295,43 @@ class Leaves:
         return [p for p, t in zip(pieces, trees, strict=True) if _only_of(use, t, block)]
 
     # -- the rest
+
+    def _dependents(self, clauses: Clauses, entry: Entry, columns: list[str]) -> None:
+        """GROUP BY a table's primary key stands for its other columns (SQL:1999, T301), which a leaf's rows don't have."""
+        text = self.text
+        span = clauses.spans.get("group")
+        relation = None if entry.table is None else text.survey.tables[entry.table].relation
+        if span is None or relation is None or not relation.primary_key:
+            return
+        items = [
+            i for i in (self._grouped_by(clauses, piece) for piece in split_at(text.lexed, span, ",")) if i is not None
+        ]
+        grouped = {column for owner, column in items if owner in {None, entry.name}}
+        key = {c.name for c in relation.columns if c.attnum in relation.primary_key}
+        renamed = entry.table is not None and text.survey.tables[entry.table].renamed
+        if renamed or not key <= grouped:
+            return
+        more = [c for c in columns if c not in grouped]
+        if more and span[1] not in self.covered:
+            shown = "".join(f", {quote_ident(str(entry.name))}.{quote_ident(c)}" for c in more)
+            self._replace((span[1], span[1]), text.source((span[1], span[1])) + shown)
+
+    def _grouped_by(self, clauses: Clauses, piece: Span) -> tuple[str | None, str] | None:
+        """The column that an item of GROUP BY is, with its qualifier; also by its place in the select list."""
+        text = self.text
+        if piece[0] == piece[1] and text.token(piece[0]).kind is Kind.NUMBER and clauses.items is not None:
+            place = text.source(piece)
+            items = split_at(text.lexed, clauses.items, ",")
+            if not place.isdigit() or not 1 <= int(place) <= len(items):
+                return None
+            piece = items[int(place) - 1]
+        if not text.is_name(piece[0]):
+            return None
+        if piece[0] == piece[1]:
+            return None, text.value(piece[0])
+        if piece[1] - piece[0] == 2 and text.value(piece[0] + 1) == ".":
+            return text.value(piece[0]), text.value(piece[1])
+        return None
 
     def _moments(self) -> None:
         """What the server must say of the moment and the session."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import pq
 
-from tests.rules.twins import SEALED, Answer
+from tests.rules.twins import SEALED, Answer, answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,20 +17,37 @@ if TYPE_CHECKING:
     from proxy.session.gate import Admit
     from rules.model import Column
 
-MASKED = "***"
+
+def computed(
+    sealed: psycopg.Connection[Any], empty: psycopg.Connection[Any], compute: Compute, params: Sequence[str]
+) -> Answer:
+    """The answer to a statement that is taken apart."""
+    fetched = Fetched(sealed, compute, params)
+    if fetched.error is not None:
+        return fetched.error
+    text = local_text(compute, fetched.types, compute.parameters)
+    arrays = [_array(cells) for leaf in fetched.rows for cells in leaf]
+    return answers(empty.pgconn, text, [*params, *arrays])[0]
+
+
+def _array(cells: Sequence[str | None]) -> str:
+    quoted = ("NULL" if c is None else '"' + c.replace("\\", "\\\\").replace('"', '\\"') + '"' for c in cells)
+    return "{" + ",".join(quoted) + "}"
 
 
 class Fetched:
     """The rows of the leaves, opened, and the spellings of their types."""
 
-    def __init__(self, connection: psycopg.Connection[Any], compute: Compute, sent: Sequence[str], *, limited: bool):
+    def __init__(self, connection: psycopg.Connection[Any], compute: Compute, sent: Sequence[str]) -> None:
         self.pg = connection.pgconn
-        self.limited = limited
         self.error: Answer | None = None
+        self.types: list[list[str]]
         self.types = [self._described(leaf.fetch, sent) for leaf in compute.leaves]
         self.rows: list[list[list[str | None]]] = [[[] for _ in types] for types in self.types]
-        if self.error is not None:
-            return
+        if self.error is None:
+            self._fill(compute, sent)
+
+    def _fill(self, compute: Compute, sent: Sequence[str]) -> None:
         if compute.together is None:
             for row in self._run(compute.leaves[0].fetch, sent):
                 for cells, value in zip(self.rows[0], row, strict=True):

@@ -21,6 +21,7 @@ from psycopg import pq
 
 from keys.types import parse_type
 from proxy.decisions import Gate
+from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse, Settings
 from proxy.session.replies import Trouble
 from proxy.session.witness import examine
@@ -332,6 +333,7 @@ class Twins:
             return self._refused(decision, sql, login, params, path)
         if isinstance(decision, NeedSettings):
             return Verdict("need settings", findings)
+        assert not isinstance(decision, Compute)
         text = sql if isinstance(decision, Pass) else decision.text.decode()
         sent = self._sealed_params(decision, params)
         setup = "set search_path = " + ", ".join(quote_ident(p) for p in path if p != "pg_catalog")
@@ -382,7 +384,7 @@ class Twins:
         _script(connection, setup)
         if login is not None:
             _script(connection, f"set session authorization {login}")
-        answers = _answers(pg, sql, params)
+        given = answers(pg, sql, params)
         dump: dict[str, Counter[Any]] = {}
         if pg.transaction_status == pq.TransactionStatus.INTRANS and WRITING.search(sql):
             _script(connection, "reset session authorization; set local search_path = pg_catalog")
@@ -390,7 +392,7 @@ class Twins:
         if pg.transaction_status != pq.TransactionStatus.IDLE:
             pg.exec_(b"rollback")
         _script(connection, "reset session authorization; reset all; close all; deallocate all; discard temp")
-        return answers, dump
+        return given, dump
 
     def _tables(self, connection: psycopg.Connection[Any]) -> list[str]:
         result = connection.pgconn.exec_(
@@ -580,7 +582,8 @@ def _script(connection: psycopg.Connection[Any], sql: str) -> None:
         raise RuntimeError(f"{sql}: {result.error_message.decode()}")
 
 
-def _answers(pg: pq.abc.PGconn, sql: str, params: Sequence[str]) -> list[Answer]:
+def answers(pg: pq.abc.PGconn, sql: str, params: Sequence[str]) -> list[Answer]:
+    """What a server says to a text."""
     if params:
         pg.send_query_params(sql.encode(), [p.encode() for p in params])
     else:

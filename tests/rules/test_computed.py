@@ -1,0 +1,93 @@
+"""Statements taken apart and put together again: fetched sealed, opened, computed, and the same as on plain data.
+
+The statements of tests/fixtures/computed/*.sql, with a blank line between. `-- params:` gives parameters ("|" between them), `-- how: admit`
+says that the database can do it after all, `-- how: refuse` that nobody can, with a reason behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from proxy.session.computing import Compute
+from tests.rules.computed import computed
+from tests.rules.twins import Answer, Twins, answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lifecycle.demo.postgres import Postgres
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "computed"
+OPTION = re.compile(r"-- (params|how): ([^;]*).*")
+RECORD = 2249
+
+
+@dataclass(frozen=True)
+class Case:
+    """One block of a file."""
+
+    sql: str
+    params: tuple[str, ...]
+    how: str
+
+
+def cases(path: Path) -> Iterator[Case]:
+    """The blocks of a file."""
+    for block in path.read_text().strip().split("\n\n"):
+        lines = block.splitlines()
+        found = [OPTION.match(line) for line in lines]
+        options = {m[1]: m[2] for m in found if m is not None}
+        sql = "\n".join(line for line, m in zip(lines, found, strict=True) if m is None)
+        yield Case(
+            sql, tuple(options["params"].split("|")) if "params" in options else (), options.get("how", "compute")
+        )
+
+
+@pytest.fixture(scope="module")
+def twins(pg: Postgres) -> Iterator[Twins]:
+    made = Twins(pg)
+    made.gate.computes = True
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def empty(pg: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(pg.dsn(pg.create_database()), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(
+    "case", [c for p in sorted(FIXTURES.glob("*.sql")) for c in cases(p)], ids=lambda c: c.sql[:60]
+)
+@pytest.mark.parametrize(("login", "twin"), [("twin_teller", "plain"), ("twin_clerk", "masks")])
+def test_the_answer_is_that_of_plain_data(
+    twins: Twins, empty: psycopg.Connection[Any], case: Case, login: str, twin: str
+) -> None:
+    decision = twins.gate.decide(
+        case.sql.encode(), twins.gate.principal(login), twins.settings(), extended=bool(case.params)
+    )
+    how = type(decision).__name__.lower()
+    if login == "twin_clerk" and how == "refuse":
+        return  # what its masking views can't do
+    assert how == case.how
+    if not isinstance(decision, Compute):
+        return
+    expected = answers(twins.connections[twin].pgconn, case.sql, case.params)[0]
+    got = computed(twins.connections["sealed"], empty, decision, case.params)
+    assert got.error == expected.error, got.message
+    assert _columns(got) == _columns(expected)
+    if re.search(r"(?i)order by[^)]*$", case.sql):
+        assert got.rows == expected.rows
+    assert Counter(got.rows) == Counter(expected.rows)
+
+
+def _columns(answer: Answer) -> list[tuple[bytes, int]]:
+    return [(f.name, RECORD if f.type > 16383 else f.type) for f in answer.fields or ()]
