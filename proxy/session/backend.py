@@ -197,6 +197,8 @@ class Backend:
             raw = answer or raw
         elif kind == Back.PARAMETER_DESCRIPTION:
             raw = self._parameters(head, raw)
+            if head.route is Route.GUARD and head.statement is not None and head.statement.computed is None:
+                head.statement.types = messages.parse_parameter_description(raw[5:])
         if step is Step.DONE:
             state.pipeline.done()
             if head.note is not None:

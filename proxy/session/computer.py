@@ -23,22 +23,24 @@ from proxy.session.computing import Answer, Question
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.localtext import (
     NOT_ALLOWED,
-    TEXT_ARRAY,
+    LeafTypes,
     LocalText,
     client_error,
     compose,
+    leaf_types,
     not_allowed,
     parameters_in,
     unknown_type,
     unsuitable,
 )
 from proxy.session.pipeline import Expectation, Kind, Route
-from proxy.session.prepared import Asked, Computed, Prepared, audited, fetch_of
+from proxy.session.prepared import TEXT_ARRAY_OID, TEXT_OID, Asked, Computed, Prepared, audited, fetch_of, fetching
 from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT, Trouble, refusal_response
 from proxy.session.state import AUDIT_DOWN
 from proxy.session.statements import Portal, PreparedStatement
 from proxy.session.witness import disagreement
 from proxy.wire import messages
+from rules.encodings import encode_sql
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -56,7 +58,6 @@ if TYPE_CHECKING:
 
 FETCH_NAME: Final = b"pgveil_fetch"
 LEAF_NAME: Final = b"pgveil_leaf"
-_TEXT, _TEXT_ARRAY = 25, TEXT_ARRAY
 _CANCELLED: Final = Trouble("57014", "canceling statement due to user request")
 
 
@@ -128,13 +129,9 @@ class Computer:
         if not collector.complete or state.ignores():
             return
         state.under_way = run
-        spelled = yield from self._spelled(compute, leaves)
-        local = spelled if isinstance(spelled, Failed) else self._local(compute, spelled, 0)
-        outcome: Answer | Failed
-        if isinstance(local, Failed):
-            outcome = local
-        else:
-            outcome = yield from self._run(compute, local, collector, Asked((), (), ()), ())
+        outcome: Prepared | Answer | Failed = yield from self._local(compute, leaves, (), 0)
+        if isinstance(outcome, Prepared):
+            outcome = yield from self._run(outcome, compute, collector, Asked((), (), ()))
         if isinstance(outcome, Failed):
             self._fail(outcome, compute, run)
             return
@@ -162,21 +159,14 @@ class Computer:
         yield lambda: state.ignores() or all(leaf.verified for leaf in leaves)
         if state.ignores():
             return None
-        spelled = yield from self._spelled(compute, leaves)
-        if isinstance(spelled, Failed):
-            return spelled
-        before = max(compute.parameters, len(declared))
-        local = self._local(compute, spelled, before)
-        if isinstance(local, Failed):
-            return local
-        types = declared + (0,) * (before - len(declared)) + (_TEXT_ARRAY,) * local.arrays
-        question = self._question(local, types)
-        outcome = yield from self._answer(lambda c, wake: c.describe(question, wake), local)
+        begun = yield from self._local(compute, leaves, declared, max(compute.parameters, len(declared)))
+        if isinstance(begun, Failed):
+            return begun
+        question = self._question(begun)
+        outcome = yield from self._answer(lambda c, wake: c.describe(question, wake), begun.local)
         if isinstance(outcome, Failed):
             return outcome
-        fetched = parameters_in(fetch_of(compute).text, state.tracker.settings)
-        fields = messages.parse_row_description(outcome.description[5:]) if outcome.description else ()
-        prepared = Prepared(local, outcome.parameters[:before], fields, fetched)
+        prepared = begun.described_by(outcome)
         state.computed.keep(key, prepared)
         return Computed(compute, declared, prepared)
 
@@ -265,8 +255,7 @@ class Computer:
             return
         state.under_way = run
         if asked.rows is None:
-            local = computed.prepared.local
-            outcome = yield from self._run(computed.compute, local, collector, asked, computed.prepared.types)
+            outcome = yield from self._run(computed.prepared, computed.compute, collector, asked)
             if isinstance(outcome, Failed):
                 self._fail(outcome, computed.compute, run)
                 return
@@ -306,7 +295,7 @@ class Computer:
     def _describe(self, leaf: Leaf, declared: tuple[int, ...]) -> PreparedStatement:
         """Ask for a leaf's columns; the statement is `verified` when they are there."""
         state = self._state
-        fetch = leaf.fetch
+        fetch = fetching(leaf.fetch)
         statement = PreparedStatement(LEAF_NAME, fetch.text, (), fetch, state.tracker.settings, state.judge.generation)
         types = _server_types(fetch, declared, parameters_in(fetch.text, state.tracker.settings))
         close = messages.build_close(b"S", LEAF_NAME)
@@ -332,67 +321,77 @@ class Computer:
 
     # -- at the calculator -----------------------------------------------------------------------------------------------------------
 
-    def _spelled(
-        self, compute: Compute, leaves: Sequence[PreparedStatement]
-    ) -> Generator[Callable[[], bool], None, list[list[str]] | Failed]:
-        """The SQL names of the leaves' column types, from their descriptions."""
+    def _local(
+        self, compute: Compute, leaves: Sequence[PreparedStatement], declared: tuple[int, ...], parameters: int
+    ) -> Generator[Callable[[], bool], None, Prepared | Failed]:
+        """The text for the calculator, from the leaves' descriptions; of so many parameters of the client's the types as far as known."""
         state = self._state
-        types: list[list[tuple[int, int]]] = []
-        for leaf, statement in zip(compute.leaves, leaves, strict=True):
-            fields = _fields(statement)
-            if len(fields) != len(leaf.columns):
-                return _troubled(disagreement(None))
-            refusal = unsuitable(leaf, fields, state.tracker.output)
+        settings = state.tracker.settings
+        found = [leaf_types(leaf, _fields(s), settings) for leaf, s in zip(compute.leaves, leaves, strict=True)]
+        columns = [c for c in found if c is not None]
+        if len(columns) != len(found):
+            return _troubled(disagreement(None))
+        for of in columns:
+            refusal = unsuitable(of, state.tracker.output)
             if refusal is not None:
                 return _refused(refusal)
-            types.append([(f.type, f.typmod) for f in fields])
-        wanted = dict.fromkeys(t for row in types for t in row if state.computed.spelling(t) is None)
+        spelled = yield from self._spelled(columns)
+        if isinstance(spelled, Failed):
+            return spelled
+        local = compose(compute, spelled, parameters, settings)
+        if isinstance(local, Refusal):
+            return _refused(local)
+        fetched = parameters_in(fetch_of(compute).text, settings) if parameters else frozenset()
+        computed = (
+            parameters_in(encode_sql(compute.text, settings.client_encoding), settings) if parameters else fetched
+        )
+        types = tuple(
+            _declared(n, declared) or (0 if n in computed else _inferred(n, leaves)) for n in range(1, parameters + 1)
+        )
+        return Prepared(local, types, (), fetched, computed, tuple(len(c.names) for c in columns))
+
+    def _spelled(
+        self, columns: Sequence[LeafTypes]
+    ) -> Generator[Callable[[], bool], None, list[list[tuple[str, str]]] | Failed]:
+        """The leaves' columns with the SQL names of their types."""
+        known = self._state.computed
+        wanted = tuple(dict.fromkeys(t for of in columns for t in of.types if known.spelling(t) is None))
         if wanted:
-            asked = tuple(wanted)
-            outcome = yield from self._answer(lambda c, wake: c.type_names(asked, wake), None)
+            outcome = yield from self._answer(lambda c, wake: c.type_names(wanted, wake), None)
             if isinstance(outcome, Failed):
                 return outcome
-            for type_, name in zip(asked, outcome.rows, strict=True):
-                state.computed.spell(type_, name.decode())
-        spelled = []
-        for leaf, row in zip(compute.leaves, types, strict=True):
-            names = [state.computed.spelling(t) or "" for t in row]
-            if "" in names:
-                return _refused(unknown_type(leaf.columns[names.index("")]))
-            spelled.append(names)
-        return spelled
+            for type_, name in zip(wanted, outcome.rows, strict=True):
+                known.spell(type_, name.decode())
+        spelled = [[(n, known.spelling(t) or "") for n, t in zip(of.names, of.types, strict=True)] for of in columns]
+        unknown = [name for of in spelled for name, spelling in of if not spelling]
+        return _refused(unknown_type(unknown[0])) if unknown else spelled
 
-    def _local(self, compute: Compute, spelled: list[list[str]], before: int) -> LocalText | Failed:
-        local = compose(compute, spelled, before, self._state.tracker.settings)
-        return _refused(local) if isinstance(local, Refusal) else local
-
-    def _question(self, local: LocalText, types: tuple[int, ...]) -> Question:
+    def _question(self, prepared: Prepared) -> Question:
         tracker = self._state.tracker
         return Question(
-            local.text,
+            prepared.local.text,
             tracker.output,
-            types,
+            prepared.local_types,
             standard_conforming_strings=tracker.settings.standard_conforming_strings,
         )
 
     def _run(
-        self, compute: Compute, local: LocalText, collector: Collector, asked: Asked, types: tuple[int, ...]
+        self, prepared: Prepared, compute: Compute, collector: Collector, asked: Asked
     ) -> Generator[Callable[[], bool], None, Answer | Failed]:
         """Let the calculator run the statement over what was collected."""
-        limits = self._state.limits
         if collector.more:
-            return _troubled(too_much(f"{limits.collected_rows} rows"))
-        arrays = _arrays(compute, collector)
-        if arrays is None or len(arrays) != local.arrays:
+            return _troubled(too_much(f"{self._state.limits.collected_rows} rows"))
+        arrays = _arrays(prepared.widths, collector, together=compute.together is not None)
+        if arrays is None:
             return _troubled(disagreement(None))
         question = replace(
-            self._question(local, (*types, *((_TEXT_ARRAY,) * local.arrays))),
-            values=asked.values,
+            self._question(prepared),
+            values=asked.for_calculator(prepared.computed),
             formats=asked.formats,
             result_formats=asked.result_formats,
             arrays=arrays,
         )
-        return (yield from self._answer(lambda c, wake: c.run(question, wake), local))
+        return (yield from self._answer(lambda c, wake: c.run(question, wake), prepared.local))
 
     def _answer(
         self, start: Callable[[Calculator, Callable[[], None]], Computation], local: LocalText | None
@@ -463,24 +462,31 @@ def _server_types(fetch: Admit, types: tuple[int, ...], referred: frozenset[int]
     """The parameter types for a fetch: text where it is sealed, and where the fetch knows nothing of a parameter."""
     plan = fetch.plans[0] if fetch.plans else None
     most = max((len(types), *referred))
-    sealed = {} if plan is None else {p.number: _TEXT_ARRAY if p.array else _TEXT for p in plan.params}
+    sealed = {} if plan is None else {p.number: TEXT_ARRAY_OID if p.array else TEXT_OID for p in plan.params}
     made = []
     for number in range(1, most + 1):
         known = types[number - 1] if number <= len(types) else 0
-        made.append(sealed.get(number, known) if number in referred else _TEXT)
+        made.append(sealed.get(number, known) if number in referred else TEXT_OID)
     return tuple(made)
 
 
-def _arrays(compute: Compute, collector: Collector) -> Cells | None:
+def _declared(number: int, types: tuple[int, ...]) -> int:
+    return types[number - 1] if number <= len(types) else 0
+
+
+def _inferred(number: int, leaves: Sequence[PreparedStatement]) -> int:
+    """The type that the server found for a parameter in the leaves' texts; text where none of them refers to it."""
+    found = (_declared(number, leaf.types) for leaf in leaves if number in parameters_in(leaf.text, leaf.settings))
+    return next((oid for oid in found if oid), TEXT_OID)
+
+
+def _arrays(widths: tuple[int, ...], collector: Collector, *, together: bool) -> Cells | None:
     """The leaves' columns, one after the other; None where the rows are not what was asked for."""
-    widths = [len(leaf.columns) for leaf in compute.leaves]
-    columns = collector.columns
-    if compute.together is None:
-        return columns or [[] for _ in range(widths[0])]
-    if not columns:
-        return [[] for _ in range(sum(widths))]
-    if len(columns) != 1 + sum(widths):
+    columns = collector.columns or [[] for _ in range(sum(widths) + together)]
+    if len(columns) != sum(widths) + together:
         return None
+    if not together:
+        return columns
     numbers = columns[0]
     arrays: list[list[bytes | None]] = []
     at = 1

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from proxy.session.gate import Settings
     from proxy.wire.messages import Field
 
-TEXT_ARRAY: Final = 1009
+    LeafColumns = Sequence[tuple[str, str]]  # names and SQL spellings of types
+
 NOT_ALLOWED: Final = "42501"
+ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query that is only sorted afterwards
 
 # Types whose text means something in their own database or locale only: regproc and its kin, record, aclitem, money.
 _LOCAL_TYPES: Final = frozenset((24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 2249, 2287, 1033, 790))
@@ -38,7 +40,7 @@ _INSIDE: Final = frozenset(b"pqW")
 class LocalText:
     """What the calculator is asked. `text` is in the client's encoding, the leaves' arrays are its parameters behind the client's.
 
-    `offsets`: from `text` to the client's own. `names`: what stands in errors for the leaves' names.
+    `offsets`: from `text` to the client's own. `names`: what stands in errors for names that pgveil made.
     """
 
     text: bytes = field(repr=False)
@@ -47,14 +49,30 @@ class LocalText:
     names: tuple[tuple[bytes, bytes], ...]
 
 
-def unsuitable(leaf: Leaf, fields: Sequence[Field], output: OutputSettings) -> Refusal | None:
+@dataclass(frozen=True, slots=True)
+class LeafTypes:
+    """A leaf's columns as the server describes them: their names in the local text, and each one's (OID, modifier)."""
+
+    names: tuple[str, ...]
+    types: tuple[tuple[int, int], ...]
+
+
+def leaf_types(leaf: Leaf, fields: Sequence[Field], settings: Settings) -> LeafTypes | None:
+    """The columns of a leaf under the judgement's names, or where it gives none the server's; None where their number disagrees."""
+    names = leaf.columns or tuple(decode_sql(f.name, settings.client_encoding) for f in fields)
+    if len(names) != len(fields):
+        return None
+    return LeafTypes(names, tuple((f.type, f.typmod) for f in fields))
+
+
+def unsuitable(columns: LeafTypes, output: OutputSettings) -> Refusal | None:
     """Why the calculator can't be given the leaf's columns in the text form that the session's settings make of them."""
-    for name, of in zip(leaf.columns, fields, strict=True):
-        if of.type in _LOCAL_TYPES or of.type in _LOCAL_ARRAYS:
+    for name, (oid, _) in zip(columns.names, columns.types, strict=True):
+        if oid in _LOCAL_TYPES or oid in _LOCAL_ARRAYS:
             return unknown_type(name)
-        if of.type in _ZONED and not output.date_style.startswith("ISO"):
+        if oid in _ZONED and not output.date_style.startswith("ISO"):
             return _setting(name, "DateStyle", "SET datestyle TO 'ISO'")
-        if of.type in _FLOATS and output.extra_float_digits < 1:
+        if oid in _FLOATS and output.extra_float_digits < 1:
             return _setting(name, "extra_float_digits", "SET extra_float_digits TO 1")
     return None
 
@@ -80,33 +98,33 @@ def _setting(name: str, setting: str, remedy: str) -> Refusal:
     )
 
 
-def compose(
-    compute: Compute, spellings: Sequence[Sequence[str]], before: int, settings: Settings
-) -> LocalText | Refusal:
-    """The text for the calculator. `spellings`: each leaf's column types; `before`: how many parameters stand before the arrays."""
+def compose(compute: Compute, columns: Sequence[LeafColumns], before: int, settings: Settings) -> LocalText | Refusal:
+    """The text for the calculator. `columns`: each leaf's; `before`: how many parameters stand before the arrays."""
     definitions = []
     number = before
-    for leaf, types in zip(compute.leaves, spellings, strict=True):
-        definitions.append(_definition(leaf, types, number))
-        number += len(leaf.columns)
+    for leaf, of in zip(compute.leaves, columns, strict=True):
+        definitions.append(_definition(leaf.name, of, number))
+        number += len(of)
     inserted = compute.with_before + ", ".join(definitions) + compute.with_after
     at = compute.with_at
     try:
         text = encode_sql(compute.text[:at] + inserted + compute.text[at:], settings.client_encoding)
-        names = tuple((leaf.name.encode(), _shown_name(leaf, settings)) for leaf in compute.leaves)
+        names = [(leaf.name.encode(), _shown_name(leaf, settings)) for leaf in compute.leaves]
     except EncodingError:
         return Refusal(Reason.COMPUTE, "0A000", "the statement cannot be written in the session's client_encoding")
-    return LocalText(text, _through(compute.offsets, at, len(inserted)), number - before, names)
+    return LocalText(
+        text, _through(compute.offsets, at, len(inserted)), number - before, (*names, (ROW_NAME, b"the result"))
+    )
 
 
-def _definition(leaf: Leaf, types: Sequence[str], before: int) -> str:
+def _definition(name: str, columns: LeafColumns, before: int) -> str:
     """A leaf as a common table expression over its arrays. Names are qualified: nothing depends on a search_path."""
-    names = ", ".join(_quoted(name) for name in leaf.columns)
-    arrays = ", ".join(f"pg_catalog.unnest(${before + i + 1})" for i in range(len(types)))
-    cells = ", ".join(f"a{i}" for i in range(len(types)))
-    values = ", ".join(f"r.a{i}::{spelling}" for i, spelling in enumerate(types))
+    names = ", ".join(_quoted(name) for name, _ in columns)
+    arrays = ", ".join(f"pg_catalog.unnest(${before + i + 1})" for i in range(len(columns)))
+    cells = ", ".join(f"a{i}" for i in range(len(columns)))
+    values = ", ".join(f"r.a{i}::{spelling}" for i, (_, spelling) in enumerate(columns))
     body = f"SELECT {values} FROM ROWS FROM ({arrays}) AS r ({cells})"  # noqa: S608 - names are quoted, types are the engine's words
-    return f"{_quoted(leaf.name)} ({names}) AS ({body})"
+    return f"{_quoted(name)} ({names}) AS ({body})"
 
 
 def _quoted(name: str) -> str:

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.session.gate import OffsetMap
-from proxy.wire.messages import NO_DATA, Bind, Field, build_parameter_description, build_row_description
+from proxy.wire.messages import (
+    NO_DATA,
+    Bind,
+    Field,
+    build_parameter_description,
+    build_row_description,
+    parse_row_description,
+)
+from rules.plan import Action, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from proxy.session.computing import Compute
+    from proxy.session.computing import Answer, Compute
     from proxy.session.gate import Admit
     from proxy.session.localtext import LocalText
-    from rules.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A statement as the calculator described it. `types`: the client's parameters; `fields`: the result's columns, all in text form.
+    """A statement as server and calculator described it. `types`: the client's parameters; `fields`: the result's columns, in text form.
 
-    `fetched`: which of the client's parameters the fetch refers to. The others' values are no business of the server.
+    `fetched`, `computed`: which parameters the fetch refers to, and which the local text. A value goes where it is needed, nowhere else: what
+    is compared with opened values is no business of the server. `widths`: how many columns each leaf has.
     """
 
     local: LocalText
     types: tuple[int, ...]
     fields: tuple[Field, ...]
     fetched: frozenset[int]
+    computed: frozenset[int]
+    widths: tuple[int, ...]
+
+    @property
+    def local_types(self) -> tuple[int, ...]:
+        """The parameter types for the calculator, which need not know those of the database's own making."""
+        own = (t if number in self.computed else TEXT_OID for number, t in enumerate(self.types, 1))
+        return (*own, *((TEXT_ARRAY_OID,) * self.local.arrays))
+
+    def described_by(self, answer: Answer) -> Prepared:
+        """The same with what the calculator says of its parameters and result."""
+        pairs = zip(self.types, answer.parameters, strict=False)
+        types = tuple(found if number in self.computed else own for number, (own, found) in enumerate(pairs, 1))
+        fields = parse_row_description(answer.description[5:]) if answer.description else ()
+        return replace(self, types=types, fields=fields)
 
     def described(self) -> bytes:
         """The answer to a Describe of the statement."""
@@ -69,6 +92,10 @@ class Asked:
     result_formats: tuple[int, ...]
     rows: deque[bytes] | None = field(default=None, repr=False)
 
+    def for_calculator(self, computed: frozenset[int]) -> tuple[bytes | None, ...]:
+        """The values that the local text refers to, null for the others."""
+        return tuple(v if number in computed else None for number, v in enumerate(self.values, 1))
+
     def take(self, limit: int) -> list[bytes]:
         """The next rows, at most `limit` (0: all)."""
         rows = self.rows
@@ -78,16 +105,24 @@ class Asked:
         return [rows.popleft() for _ in range(count)]
 
 
+TEXT_OID: Final = 25
+TEXT_ARRAY_OID: Final = 1009
+
 # Any place in a text that pgveil made, in terms of the client's: its beginning.
-_SOMEWHERE = 1 << 30
+_NOWHERE: Final = OffsetMap(((0, 1 << 30, 0, 0),))
+# What the judgement lets pass without a plan is witnessed all the same: nothing protected may be in it.
+_NOTHING_PROTECTED: Final = Plan(Action.SELECT)
+
+
+def fetching(admit: Admit) -> Admit:
+    """A statement of pgveil's own for the server. An error's place in it means nothing to the client."""
+    plan = admit.plans[0] if admit.plans else None
+    return replace(admit, offsets=_NOWHERE, plans=(_NOTHING_PROTECTED if plan is None else plan,))
 
 
 def fetch_of(compute: Compute) -> Admit:
-    """The statement that brings the rows. An error's place in it means nothing to the client, unless the judgement knows the way back."""
-    fetch = compute.leaves[0].fetch if compute.together is None else compute.together
-    if fetch.offsets.edits:
-        return fetch
-    return replace(fetch, offsets=OffsetMap(((0, _SOMEWHERE, 0, 0),)))
+    """The statement that brings the rows."""
+    return fetching(compute.leaves[0].fetch if compute.together is None else compute.together)
 
 
 def audited(compute: Compute) -> Admit:
