@@ -164,8 +164,10 @@ class Connection:
             raise _TlsFailed from error
 
     async def _cancel(self, request: CancelRequest) -> None:
-        """Pass it on if the rate allows. Never answered; the client waits for the end of the connection."""
+        """Pass it on if the rate allows, unless it is for something that pgveil does itself. Never answered: the client waits for the end."""
         if self._around.cancels.take():
+            if self._around.services.cancel(request):
+                return
             await self._around.upstream.cancel(request)
         else:
             self._log.warning("cancel.dropped", reason="rate")

@@ -32,6 +32,7 @@ from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
 from proxy.databases import CatalogUnavailable, Databases
 from proxy.errors import ConfigError
+from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
 from proxy.session.trail import Identity
 from proxy.session.values import ValueCodec
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from audit.event import Event
     from proxy.config import Config
     from proxy.metrics import MetricSink
+    from proxy.session.computing import Calculator
     from proxy.session.link import SessionContext, SessionLike
+    from proxy.wire.messages import CancelRequest
     from rules.catalog import Catalog
     from rules.model import Principal, Rules
 
@@ -151,6 +154,8 @@ class Guard:
         self._poller: asyncio.Task[None] | None = None
         # One a database: the OIDs in a description mean something else in another one.
         self._descriptions: dict[str, DescriptionCache] = {}
+        self._computed: dict[str, ComputeCache] = {}
+        self._calculator: Calculator | None = None
         self._log = structlog.get_logger("guard")
         self._rules: Rules
         self._audit: AuditLog
@@ -201,6 +206,9 @@ class Guard:
             clock=time.monotonic,
             observer=self.metrics,
             cache=self._descriptions.setdefault(context.database, DescriptionCache()),
+            calculator=self._calculator,
+            computed=self._computed.setdefault(context.database, ComputeCache()),
+            pump=context.pump,
         )
         session.announced = False
         session.on_stale = lambda: self._stale(context.database)
@@ -228,11 +236,16 @@ class Guard:
         if client is None:
             return
         self._waiting.discard(client.recorder)
+        client.session.abandoned()
         if not client.session.started:
             self.login_failed(context, client.session.ended_with)
             return
         duration = int((time.monotonic() - client.since) * 1e6)
         self._audit.note(LoggedOut(connection=client.connection, login=context.login, duration_us=duration))
+
+    def cancel(self, request: CancelRequest) -> bool:
+        """See Services."""
+        return any(client.session.cancel(request) for client in list(self._clients.values()))
 
     def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
         """See Services."""

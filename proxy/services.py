@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from proxy.config import Config
     from proxy.metrics import MetricSink
     from proxy.session.link import SessionContext, SessionLike
+    from proxy.wire.messages import CancelRequest
 
 
 class Services(Protocol):
@@ -30,6 +31,9 @@ class Services(Protocol):
 
     def session_ended(self, context: SessionContext) -> None:
         """The client whose session `connect_session` made has gone."""
+
+    def cancel(self, request: CancelRequest) -> bool:
+        """Whether a cancel request met something that pgveil itself does for a client of this worker, and has ended it."""
 
     def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
         """The server, or pgveil, did not let a client in; None: it went away by itself."""
@@ -61,6 +65,10 @@ class Unprotected:
 
     def session_ended(self, context: SessionContext) -> None:
         """Nothing to forget."""
+
+    def cancel(self, request: CancelRequest) -> bool:  # noqa: ARG002 - everything is done by the server
+        """Nothing to cancel."""
+        return False
 
     def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:  # noqa: ARG002 - nobody asks why
         """Count it."""

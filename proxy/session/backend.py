@@ -195,6 +195,8 @@ class Backend:
             if answer is None:
                 return
             raw = answer or raw
+        elif kind == Back.BACKEND_KEY:
+            state.cancel_key = messages.parse_backend_key(raw[5:])
         elif kind == Back.PARAMETER_DESCRIPTION:
             raw = self._parameters(head, raw)
             if head.route is Route.GUARD and head.statement is not None and head.statement.computed is None:

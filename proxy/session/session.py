@@ -12,6 +12,7 @@ What is held back, and until when:
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from proxy.errors import LimitError, ProtocolError, ServerLost
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from proxy.session.computing import Calculator
     from proxy.session.gate import Judge
     from proxy.session.values import ValueCodec
+    from proxy.wire.messages import CancelRequest
 
 __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
 
@@ -186,13 +188,17 @@ class Session:
         self._state.catalog_stale = False
         self._run()
 
-    def cancel(self) -> bool:
-        """The client asked for the end of what runs; whether that was a computation (else it is the server's to end)."""
+    def cancel(self, request: CancelRequest) -> bool:
+        """Somebody asks for the end of what runs; whether it was this session's, and a computation. Else it is the server's to end."""
         state = self._state
+        key = state.cancel_key
+        if key is None or key.process_id != request.process_id or not compare_digest(key.key, request.key):
+            return False
         if state.computation is None or state.closing is not None:
             return False
         state.cancelled = True
         self._run()
+        self._pump()
         return True
 
     def abandoned(self) -> None:

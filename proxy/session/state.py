@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.session.trail import Identity, Trail
     from proxy.session.values import ValueCodec
     from proxy.session.witness import DescriptionCache
+    from proxy.wire.messages import BackendKey
     from rules.model import Principal
     from rules.plan import Action
 
@@ -89,6 +90,7 @@ class State:
         "broken",
         "cache",
         "calculator",
+        "cancel_key",
         "cancelled",
         "catalog_stale",
         "clock",
@@ -145,6 +147,7 @@ class State:
         self.computation: Computation | None = None  # what the client waits for
         self.under_way: Run | None = None  # the execution whose rows are being computed on
         self.cancelled = False  # the client gave the computation up
+        self.cancel_key: BackendKey | None = None  # as the server gave it to the client
         self.pipeline = Pipeline()
         self.statements: Book[PreparedStatement] = Book()
         self.portals: Book[Portal] = Book()
