@@ -145,7 +145,7 @@ def search(
     matches = search_log(_existing(directory), query, damage)
     show(islice(matches, limit))
     if next(matches, None) is not None:
-        typer.echo(f"pgveil: there is more than {limit}; see --limit", err=True)
+        typer.echo(f"pgveil: there are more than {limit} records; see --limit", err=True)
     _tell_damage(damage)
 
 

@@ -181,6 +181,14 @@ class CatalogLoaded(_Event, frozen=True, tag="catalog"):
     """How many relations it holds."""
 
 
+class Observing(_Event, frozen=True, tag="observing"):
+    """Under `mode: observe` a database was found, or is found by now, to be observed or not."""
+
+    database: str
+    protected: bool
+    """False: nothing is protected, statements run as they came. True: it holds what `pgveil apply` made, so the rules are in force."""
+
+
 class KeyUsed(_Event, frozen=True, tag="key"):
     """A data key was used for the first time: by this process (unwrap), or by a connection (seal, open)."""
 
@@ -255,6 +263,7 @@ Event = (
     | LoggedOut
     | RulesLoaded
     | CatalogLoaded
+    | Observing
     | KeyUsed
     | ServiceStarted
     | ServiceStopped

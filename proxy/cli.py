@@ -20,6 +20,8 @@ from proxy import logs
 from proxy.config import Config, load_config, reference
 from proxy.errors import ConfigError, PgveilError
 from proxy.explain_command import explain
+from proxy.observe import command as observe
+from proxy.workload.command import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,8 @@ def make_app() -> typer.Typer:
     app.command("check-config")(check_config)
     app.command("config-reference")(config_reference)
     app.command("explain")(explain)
+    app.command("check")(check)
+    observe.register(app)
     for plugin in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
         _plug_in(app, plugin.name)
     return app

@@ -282,6 +282,21 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Observe:
+    """What `mode: observe` keeps (docs/observe.md)."""
+
+    directory: Path = _setting(_path, "Directory of the observations, one file a worker.", Path("observed"))
+    seconds: float = _setting(
+        _seconds(0.1, 3600), "How often they are written. A worker that is killed loses at most so much.", 10.0
+    )
+    shapes: int = _setting(
+        _whole(1, 100_000),
+        "Statement shapes, each for one login and outcome, that a worker keeps. More are only counted.",
+        5000,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole file. `file` is where it came from."""
 
@@ -289,6 +304,12 @@ class Config:
     rules: Path = _setting(_path, "The rules file.", Path("rules.yaml"))
     keys: Path = _setting(_path, "Directory of the wrapped data keys.", Path("keys"))
     audit: Path = _setting(_path, "Directory of the audit log.", Path("audit"))
+    mode: str = _setting(
+        _one_of("enforce", "observe"),
+        "`observe`: in databases that `pgveil apply` has not touched yet, every statement runs as it came, NOTHING IS PROTECTED, and what "
+        "pgveil would have done is collected (docs/observe.md). Takes effect at the next start.",
+        "enforce",
+    )
     workers: int = _setting(_whole(0, 256), "Processes. 0 is one for each CPU.", 0)
     listen: Listen = field(default_factory=Listen)
     tls: Tls = field(default_factory=Tls)
@@ -298,6 +319,7 @@ class Config:
     metrics: MetricsPage = field(default_factory=MetricsPage)
     calculator: CalculatorSettings = field(default_factory=CalculatorSettings)
     log: Log = field(default_factory=Log)
+    observe: Observe = field(default_factory=Observe)
 
 
 _SECTIONS: Final[dict[str, type[Any]]] = {
@@ -309,6 +331,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "metrics": MetricsPage,
     "calculator": CalculatorSettings,
     "log": Log,
+    "observe": Observe,
 }
 _Section = TypeVar("_Section")
 

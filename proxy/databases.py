@@ -19,6 +19,7 @@ from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, buil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
     from proxy.splicing import LiteralSealer
     from rules.catalog import Catalog
@@ -54,7 +55,7 @@ class _Database:
     """One database: its gate, the connection that watches its catalog, and what the last reading showed."""
 
     name: str
-    gate: Gate | None = None
+    gate: Gate | ObservingGate | None = None
     catalog: Catalog | None = None
     fingerprint: str = ""
     connection: asyncpg.Connection[Any] | None = None
@@ -65,7 +66,7 @@ class Databases:
     """The gates of all databases that clients of this worker use.
 
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `answered(whether)` after every attempt
-    to ask the server.
+    to ask the server. `make` makes the gates, from rules, catalog, sealer and observer.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Databases:
         observer: CacheObserver,
         changed: Callable[[str, Catalog], None],
         answered: Callable[[bool], None],
+        make: Callable[..., Gate | ObservingGate] = Gate,
     ) -> None:
         self._dsn = dsn
         self._rules = rules
@@ -84,10 +86,11 @@ class Databases:
         self._observer = observer
         self._changed = changed
         self._answered = answered
+        self._make = make
         self._databases: dict[str, _Database] = {}
         self._log = structlog.get_logger("catalog")
 
-    async def gate(self, name: str) -> Gate:
+    async def gate(self, name: str) -> Gate | ObservingGate:
         """The gate of a database, its catalog as it is now. Raises CatalogUnavailable."""
         database = self._databases.get(name)
         if database is None:
@@ -173,7 +176,7 @@ class Databases:
         changed = database.catalog is None or catalog.version != database.catalog.version
         database.fingerprint, database.catalog = fingerprint, catalog
         if database.gate is None:
-            database.gate = Gate(self._rules, catalog, self._sealer, observer=self._observer)
+            database.gate = self._make(self._rules, catalog, self._sealer, observer=self._observer)
         elif changed:
             database.gate.update(self._rules, catalog)
         if changed:

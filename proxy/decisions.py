@@ -134,6 +134,25 @@ class Gate:
         """See Judge."""
         return names & self._world.protection.relation_words
 
+    def as_run(
+        self, decision: Pass | Admit | Compute | Refuse, principal: Principal  # noqa: ARG002 - whoever asks
+    ) -> Pass | Admit | Compute | Refuse:
+        """See Judge."""
+        return decision
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name of the catalog that a statement could quote."""
+        return self._world.names
+
+    def shape(self, sql: bytes, settings: Settings) -> str:
+        """The normalised text, no literals; '' where it is not understood, because then nothing says what in it is a literal."""
+        try:
+            text = decode_sql(sql, settings.client_encoding)
+            return self._shape(lex(text, standard_conforming_strings=settings.standard_conforming_strings))
+        except (EncodingError, LexError):
+            return ""
+
     def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
         """See Judge."""
         key = (
@@ -218,7 +237,10 @@ class Gate:
             raise
         except _RefusedError as refused:
             made = self._computed(refused.refusal, lexed, parts, asker, settings) if computing else None
-            return self._refuse(refused.refusal, lexed, settings) if made is None else made
+            if made is not None:
+                return made
+            refuse = self._refuse(refused.refusal, lexed, settings)
+            return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
             return Pass(unsettles, ddl, len(parts))
         return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)

@@ -16,10 +16,7 @@ import typer
 from proxy.errors import ConfigError, ServerUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from keys.ring import KeyRing
-    from keys.sealed import DataKey
     from proxy.explain import Explanation
     from proxy.session.gate import Settings
     from rules.catalog import Catalog
@@ -29,27 +26,6 @@ _DEFAULT: Final = Path("pgveil.yaml")
 _CONNECT_SECONDS: Final = 10.0
 _QUERY_SECONDS: Final = 60.0
 _MAX_TEXT: Final = 4 * 1024 * 1024  # more than the analysis takes; keeps a wrong pipe from filling the memory
-
-# The search_path that a new session of the login starts with (PostgreSQL 20.1.3: the most specific setting wins), and where it may look.
-_SETTINGS_QUERY: Final = """
-SELECT (SELECT pg_catalog.substr(line, 13)
-          FROM pg_catalog.pg_db_role_setting s
-          LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-         CROSS JOIN pg_catalog.unnest(s.setconfig) AS line
-         WHERE pg_catalog.starts_with(line, 'search_path=')
-           AND (s.setrole = 0 OR r.rolname = $1)
-           AND (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_catalog.pg_database
-                                                       WHERE datname = pg_catalog.current_database()))
-         ORDER BY s.setrole <> 0 AND s.setdatabase <> 0 DESC, s.setrole <> 0 DESC LIMIT 1) AS own,
-       (SELECT CASE WHEN source IN ('default', 'configuration file', 'command line', 'environment variable')
-                    THEN reset_val ELSE boot_val END
-          FROM pg_catalog.pg_settings WHERE name = 'search_path') AS server,
-       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1) AS known
-"""
-_USABLE_QUERY: Final = """
-SELECT nspname::text AS name FROM pg_catalog.pg_namespace
- WHERE pg_catalog.has_schema_privilege($1::name, oid, 'USAGE')
-"""
 
 _Sql = Annotated[str, typer.Argument(help="The statement; `-` reads it from the standard input.", metavar="SQL")]
 _As = Annotated[str, typer.Option("--as", help="The login that would send it.", metavar="LOGIN")]
@@ -175,6 +151,7 @@ async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
     import asyncpg
 
     from proxy.databases import read_catalog
+    from proxy.offline import login_settings
 
     try:
         connection = await asyncpg.connect(
@@ -185,9 +162,7 @@ async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
         )
         try:
             _, catalog = await read_catalog(connection)
-            found = await connection.fetchrow(_SETTINGS_QUERY, login)
-            assert found is not None
-            usable = await connection.fetch(_USABLE_QUERY, login) if found["known"] else []
+            settings, known = await login_settings(connection, catalog, login, search_path)
         finally:
             await connection.close()
     except asyncpg.PostgresError as error:
@@ -197,52 +172,16 @@ async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
         raise ConfigError("the database's URL can't be used; write postgresql://user@host:port/database") from None
     except (OSError, TimeoutError) as error:
         raise ServerUnreachable("the database cannot be reached") from error
-    schemas = frozenset(str(r["name"]) for r in usable) if found["known"] else catalog.schemas
-    value = found["own"] or found["server"] if search_path is None else search_path
-    return _World(catalog, _settings(str(value), login, schemas), bool(found["known"]))
-
-
-def _settings(search_path: str, login: str, schemas: frozenset[str]) -> Settings:
-    """The settings of a new session; the path as current_schemas(true) would give it (PostgreSQL 5.9.3). Raises ConfigError."""
-    from proxy.session.gate import Settings
-    from rules.lexer import Kind, LexError, lex, literal_value
-
-    try:
-        lexed = lex(search_path)
-        names = [
-            literal_value(lexed, i) if t.kind is Kind.STRING else t.value
-            for i, t in enumerate(lexed.tokens)
-            if t.kind in (Kind.WORD, Kind.QUOTED, Kind.STRING)
-        ]
-    except LexError as error:
-        raise ConfigError(f"the search_path was not understood: {error}") from error
-    path = [login if name == "$user" else name for name in names]
-    if "pg_catalog" not in path:
-        path.insert(0, "pg_catalog")
-    return Settings(search_path=tuple(name for name in path if name == "pg_catalog" or name in schemas))
-
-
-class _NoKeys:
-    """Stands in for the key ring: a key that is thrown away. What it seals is shown as <sealed> and nothing else."""
-
-    def newest(self, domain: str) -> DataKey:
-        """See proxy.session.values.Keys."""
-        from keys.sealed import MATERIAL_SIZE, DataKey
-
-        return DataKey(domain, 1, secrets.token_bytes(MATERIAL_SIZE))
-
-    def keys(self, domain: str) -> Mapping[int, DataKey]:
-        """See proxy.session.values.Keys."""
-        key = self.newest(domain)
-        return {key.key_id: key}
+    return _World(catalog, settings, known)
 
 
 def _judge(place: _Place, world: _World, text: str, login: str) -> Explanation:
     from proxy.decisions import Gate
     from proxy.explain import explain as tell
+    from proxy.offline import ThrowawayKeys
     from proxy.session.values import ValueCodec
 
-    codec = ValueCodec(place.ring or _NoKeys(), random=secrets.token_bytes)
+    codec = ValueCodec(place.ring or ThrowawayKeys(), random=secrets.token_bytes)
     gate = Gate(place.rules, world.catalog, codec)
     return tell(gate, text, login, world.settings, keys=place.ring is not None)
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,7 @@ from audit.event import (
     LoggedOut,
     LoginFailed,
     LoginSucceeded,
+    Observing,
     Refused,
     RulesLoaded,
     StatementEnded,
@@ -31,7 +33,10 @@ from audit.log import AuditLog
 from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
 from proxy.databases import CatalogUnavailable, Databases
+from proxy.decisions import Gate
 from proxy.errors import ConfigError
+from proxy.observe.gate import ObservingGate
+from proxy.observe.keeper import Keeper
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
 from proxy.session.trail import Identity
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
     from audit.event import Event
     from proxy.config import Config
     from proxy.metrics import MetricSink
+    from proxy.observe.findings import Finding
     from proxy.session.computing import Calculator
     from proxy.session.link import SessionContext, SessionLike
     from proxy.wire.messages import CancelRequest
@@ -156,8 +162,10 @@ class Guard:
         self._descriptions: dict[str, DescriptionCache] = {}
         self._computed: dict[str, ComputeCache] = {}
         self._calculator: Calculator | None = None
+        self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
         self._rules: Rules
+        self._ring: KeyRing
         self._audit: AuditLog
         self._databases: Databases
         self._codec: ValueCodec
@@ -169,6 +177,7 @@ class Guard:
         rules = self._load_rules()
         ring = self._open_ring()
         _one_key_each(rules, ring)
+        self._ring = ring
         self._audit = await self._open_audit()
         self._audit.on_durable(self._durable)
         self._audit.on_failure(self._audit_lost)
@@ -181,12 +190,39 @@ class Guard:
             observer=_CacheMeter(self.metrics),
             changed=self._catalog_changed,
             answered=self._server_answered,
+            make=self._gates(),
         )
         self._databases.expect(_database_of(self._dsn()))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
         self._poller = asyncio.create_task(self._databases.poll(POLL_SECONDS))
         self.metrics.audit_healthy(healthy=True)
         self.metrics.catalog_loaded(loaded=False)
+
+    def _gates(self) -> Callable[..., Gate | ObservingGate]:
+        """What makes the gates of the configured mode. Raises ConfigError."""
+        if self._config.mode == "enforce":
+            return Gate
+        self._log.warning("observe.nothing_is_protected", mode=self._config.mode)
+        self._keeper.start()
+        return partial(ObservingGate, take=self._observed, found=self._observing)
+
+    def _observed(self, found: Finding | None, count: int) -> None:
+        self._keeper.take(found, count)
+        self.metrics.observed("passes" if found is None else found.label, count)
+
+    def _observing(self, database: str, protected: bool) -> None:
+        event = "observe.database_is_protected" if protected else "observe.database_is_not_protected"
+        self._log.warning(event, database=database)
+        if protected:
+            # Whoever has just applied the rules has made keys that were not there when this worker started.
+            self._refresh_ring()
+        self._audit.note(Observing(database=database, protected=protected))
+
+    def _refresh_ring(self) -> None:
+        try:
+            self._ring.refresh()
+        except (RingError, OSError):
+            self._log.exception("keys.not_refreshed")
 
     async def connect_session(self, context: SessionContext) -> SessionLike:
         """See Services."""
@@ -291,7 +327,10 @@ class Guard:
             except (asyncio.CancelledError, CatalogUnavailable):
                 continue
         await self._databases.close()
-        await self._audit.close()
+        try:
+            await self._keeper.stop()
+        finally:
+            await self._audit.close()
 
     # -- parts
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -28,6 +28,8 @@ LATENCY_BUCKETS: Final = (
 FSYNC_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 PLAIN: Final = "plain"
+# What an observed statement may come to besides a refusal (proxy.observe.findings.Outcome).
+NOT_REFUSED: Final = ("changed", "recorded", "passes")
 
 # PostgreSQL documentation, appendix A. A class that is not here counts as "other".
 SQLSTATE_CLASSES: Final = frozenset(
@@ -53,8 +55,10 @@ class Turned(StrEnum):
     NOT_READY = "not_ready"  # no catalog yet, or the audit log cannot be written
 
 
-class MetricSink(Protocol):
-    """What a worker reports. Every call is cheap and none raises; seconds and bytes are SI base units."""
+class MetricSink:
+    """What a worker reports; here, to nobody. Every call is cheap and none raises; seconds and bytes are SI base units."""
+
+    __slots__ = ()
 
     def statement(self, action: Action | None, added: float, server: float) -> None:
         """A statement ended: seconds that the proxy added and that the server took.
@@ -73,6 +77,9 @@ class MetricSink(Protocol):
 
     def refused(self, reason: Reason) -> None:
         """A statement was refused."""
+
+    def observed(self, what: str, count: int) -> None:
+        """`count` statements ran in observe mode; `what` would be done: a refusal's reason, or "changed", "recorded", "passes"."""
 
     def opened(self, values: int) -> None:
         """Sealed values opened for a result."""
@@ -120,7 +127,7 @@ class MetricSink(Protocol):
         """Forwarded messages for which an object was made; messages forwarded within a run of bytes don't count."""
 
 
-class Metrics:
+class Metrics(MetricSink):
     """A worker's metrics in `registry`, every child resolved once: a report is a dictionary look-up and an addition."""
 
     __slots__ = (
@@ -141,6 +148,7 @@ class Metrics:
         "_from_server",
         "_logins_failed",
         "_objects",
+        "_observed",
         "_opened",
         "_parses",
         "_passed",
@@ -197,6 +205,13 @@ class Metrics:
             "pgveil_refusals_total", "Statements refused, by reason (docs/errors.md).", ["reason"], registry=registry
         )
         self._refusals = {r: refusals.labels(r).inc for r in Reason}
+        observed = Counter(
+            "pgveil_observed_total",
+            "Statements run in observe mode, by what would be done: a refusal's reason, or changed, recorded, passes.",
+            ["reason"],
+            registry=registry,
+        )
+        self._observed = {what: observed.labels(what).inc for what in (*Reason, *NOT_REFUSED)}
         self._opened = Counter("pgveil_opened_values_total", "Sealed values opened for results.", registry=registry).inc
         self._sealed = Counter(
             "pgveil_sealed_values_total", "Values sealed on their way to the server.", registry=registry
@@ -296,6 +311,10 @@ class Metrics:
         """See MetricSink."""
         self._refusals[reason]()
 
+    def observed(self, what: str, count: int) -> None:
+        """See MetricSink."""
+        self._observed[what](count)
+
     def opened(self, values: int) -> None:
         """See MetricSink."""
         self._opened(values)
@@ -360,70 +379,10 @@ class Metrics:
         self._objects(count)
 
 
-class NullMetrics:
+class NullMetrics(MetricSink):
     """A sink that counts nothing: for tests, and where metrics are switched off."""
 
     __slots__ = ()
-
-    def statement(self, action: Action | None, added: float, server: float) -> None:
-        """Nothing."""
-
-    def plan_cache(self, *, hit: bool) -> None:
-        """Nothing."""
-
-    def plan_cache_entries(self, entries: int) -> None:
-        """Nothing."""
-
-    def parsed(self, count: int = 1) -> None:
-        """Nothing."""
-
-    def refused(self, reason: Reason) -> None:
-        """Nothing."""
-
-    def opened(self, values: int) -> None:
-        """Nothing."""
-
-    def sealed(self, values: int) -> None:
-        """Nothing."""
-
-    def audit_queue(self, records: int) -> None:
-        """Nothing."""
-
-    def audit_synced(self, records: int, seconds: float) -> None:
-        """Nothing."""
-
-    def audit_healthy(self, *, healthy: bool) -> None:
-        """Nothing."""
-
-    def catalog_loaded(self, *, loaded: bool) -> None:
-        """Nothing."""
-
-    def server_reached(self, now: float) -> None:
-        """Nothing."""
-
-    def connection_opened(self) -> None:
-        """Nothing."""
-
-    def connection_closed(self) -> None:
-        """Nothing."""
-
-    def connection_refused(self, reason: Turned) -> None:
-        """Nothing."""
-
-    def login_failed(self) -> None:
-        """Nothing."""
-
-    def error(self, sqlstate: str) -> None:
-        """Nothing."""
-
-    def from_client(self, size: int) -> None:
-        """Nothing."""
-
-    def from_server(self, size: int) -> None:
-        """Nothing."""
-
-    def message_objects(self, count: int) -> None:
-        """Nothing."""
 
 
 class SupervisorMetrics:

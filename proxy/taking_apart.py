@@ -86,9 +86,7 @@ class TakingApart:
         together = self._together(split, leaves)
         if len(leaves) > 1 and together is None:
             return None
-        text, offsets = spliced(
-            self._lexed.text, [splice(self._lexed, e.first, e.last, e.text) for e in split.edits]
-        )
+        text, offsets = spliced(self._lexed.text, [splice(self._lexed, e.first, e.last, e.text) for e in split.edits])
         numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
         return Compute(
             leaves=tuple(leaves),

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rules.load import check_rules, read_rules_file
+from rules.model import Verdict
 from rules.problems import Problem, RulesError, Severity, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from rich.console import Console
 
     from rules.catalog import Catalog
     from rules.load import Checked
-    from rules.model import Principal, Rules, TableName
+    from rules.model import Column, Principal, Rules, TableName
 
 _NOT_SO, _USAGE, _IO = 1, 2, 3  # exit codes, as everywhere in pgveil
 _CONNECT_SECONDS = 10
+# Of the table of verdicts, in characters with the frame: the level, and a class's id.
+_LEVEL_WIDTH, _CLASS_WIDTH = 16, 15
 _QUERY_SECONDS = 60
 
 _File = Annotated[Path, typer.Argument(help="The rules file (YAML).", metavar="RULES")]
@@ -45,7 +50,6 @@ SELECT r.rolname::text AS name, r.rolcanlogin AS can_login
 
 def register(app: typer.Typer) -> None:
     """Add the rules' commands to pgveil's command line."""
-    app.command("check")(check)
     app.command("schema")(schema)
 
 
@@ -70,7 +74,7 @@ def check(
 ) -> None:
     """Check a rules file; with a database, that both agree and that nothing sensitive is left out; and show who sees what.
 
-    Exit code 0: all is well. 1: errors (with --strict, warnings too). 2: bad usage. 3: the database cannot be reached.
+    The command line's `check` is in `proxy.workload.command`, which judges statements as well. Exit code 0: all is well. 1: errors (with --strict, warnings too). 2: bad usage. 3: the database cannot be reached.
     """
     checked = _read(rules)
     if checked.rules is None:
@@ -199,24 +203,51 @@ def _show(
 def _print_tables(rules: Rules, holders: tuple[_Holder, ...]) -> None:
     """Who is in which class, and what each class sees: logins of one class see the same."""
     from rich.console import Console
+
+    console = Console()
+    classes = {h.principal.policy.id: h.principal.policy for h in holders}
+    numbers = {id_: str(number) for number, id_ in enumerate(classes, start=1)}
+    columns = rules.protected_columns()
+    names = max((len(str(c.name)) for c in columns), default=0)
+    wide = names + _LEVEL_WIDTH + len(classes) * _CLASS_WIDTH <= console.width
+    _print_logins(console, holders, {} if wide else numbers)
+    if wide:
+        seen = [(c, [str(policy.verdict(c.name)) for policy in classes.values()]) for c in columns]
+        _print_verdicts(console, tuple(classes), seen)
+        return
+    verdicts = tuple(Verdict)
+    by_verdict = [
+        (c, [" ".join(numbers[p.id] for p in classes.values() if p.verdict(c.name) is v) for v in verdicts])
+        for c in columns
+    ]
+    _print_verdicts(console, tuple(v.value for v in verdicts), by_verdict)
+
+
+def _print_logins(console: Console, holders: tuple[_Holder, ...], numbers: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
     live = any(h.fenced is not None for h in holders)
-    logins = Table(
-        "login", "roles", "class", *(["kept out by privileges"] if live else []), title="Logins", title_justify="left"
-    )
+    logins = Table("login", "roles", title="Logins", title_justify="left")
+    for header in (*(["no."] if numbers else []), "class", *(["kept out by privileges"] if live else [])):
+        logins.add_column(header)
     for h in holders:
+        id_ = h.principal.policy.id
+        number = [numbers[id_]] if numbers else []
         fenced = [] if h.fenced is None else ["yes" if h.fenced else "no: owner or superuser"]
-        row = (h.principal.login, ", ".join(h.principal.roles) or "none", h.principal.policy.id, *fenced)
+        row = (h.principal.login, ", ".join(h.principal.roles) or "none", *number, id_, *fenced)
         logins.add_row(*(Text(printable(cell)) for cell in row))
     console.print(logins)
-    classes = {h.principal.policy.id: h.principal.policy for h in holders}
-    verdicts = Table("column", "level", *classes, title="Verdicts by class", title_justify="left")
-    for column in rules.protected_columns():
-        seen = (str(policy.verdict(column.name)) for policy in classes.values())
-        verdicts.add_row(*(Text(printable(cell)) for cell in (str(column.name), str(column.level), *seen)))
+
+
+def _print_verdicts(console: Console, headers: tuple[str, ...], rows: Iterable[tuple[Column, list[str]]]) -> None:
+    """A line for each column: the verdict of each class, or the classes' numbers under each verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    verdicts = Table("column", "level", *headers, title="Verdicts by class", title_justify="left")
+    for column, cells in rows:
+        verdicts.add_row(*(Text(printable(cell)) for cell in (str(column.name), str(column.level), *cells)))
     console.print(verdicts)
 
 

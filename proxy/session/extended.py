@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute
-from proxy.session.gate import Admit, BadValue, Refuse
+from proxy.session.gate import Admit, BadValue, Pass, Refuse
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
@@ -83,6 +83,8 @@ class Extended:
             state.observer.message_objects(1)
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
+        if isinstance(decision, Pass) and decision.noted is not None:
+            decision.noted(0)
         undo = state.statements.put(message.name, statement)
         state.send(raw, Expectation(Kind.PARSE, statement=statement, undo=undo))
 
@@ -359,6 +361,8 @@ class Extended:
         statement = portal.statement
         if statement is not None:
             entry.dropped_name = statement.dropped_name
+            if isinstance(statement.decision, Pass) and statement.decision.noted is not None:
+                statement.decision.noted(1)
             entry.ddl = statement.decision.ddl
             if entry.ddl:
                 state.ddl_in_flight = True

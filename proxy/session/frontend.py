@@ -13,7 +13,7 @@ from proxy.errors import ProtocolError
 from proxy.session.computer import Computer
 from proxy.session.computing import Compute
 from proxy.session.extended import Extended
-from proxy.session.gate import Admit, Refuse
+from proxy.session.gate import Admit, Pass, Refuse
 from proxy.session.judging import Judging
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.replies import DEALLOCATE, deallocated
@@ -26,7 +26,6 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from proxy.session.gate import Pass
     from proxy.session.judging import Steps
 
 _INTERPRET: Final = frozenset(limits.FRONTEND_MAXIMUM) - {Front.COPY_DATA, Front.BIND}
@@ -211,6 +210,8 @@ class Frontend:
 
     def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:
         state = self._state
+        if isinstance(decision, Pass) and decision.noted is not None:
+            decision.noted(1)
         if decision.unsettles:
             state.tracker.unsettle()
         if decision.ddl:
@@ -229,7 +230,7 @@ class Frontend:
         yield from self._judging.settle_writes()
         if state.ignores():
             return
-        if call.oid in _LARGE_OBJECT_CALLS:
+        if call.oid in _LARGE_OBJECT_CALLS or self._judging.forgives(_FASTPATH, "(function call)"):
             state.send(raw, Expectation(Kind.FUNCTION_CALL))
         else:
             self._judging.refuse(Kind.FUNCTION_CALL, _FASTPATH)

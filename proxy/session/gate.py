@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.session.computing import Compute
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rules.model import Column, ColumnName, Principal
     from rules.plan import Plan, Reason, Refusal
 
@@ -61,11 +63,13 @@ class Pass:
     `unsettles`: afterwards the session's settings (search_path, standard_conforming_strings, client_encoding, role) may be other ones.
     `ddl`: afterwards the catalog may be another one.
     `statements`: how many statements the text holds (0 for an empty one).
+    `noted`: in observe mode, to be called with 0 when the text is prepared and with 1 each time that it runs.
     """
 
     unsettles: bool = False
     ddl: bool = False
     statements: int = 1
+    noted: Callable[[int], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +106,16 @@ class Refuse:
     """Answer with an error. `position`: 1-based character position in the client's text. `shape`: '' where the text was not understood.
 
     `check`: pgveil may just not have understood the text, so the server is asked first; its own error counts before the refusal.
+    `unsettles`, `ddl`, `statements`: as of Pass, were it to run all the same; the most that is possible where that is not known.
     """
 
     refusal: Refusal
     shape: str = ""
     position: int | None = None
     check: ServerCheck | None = None
+    unsettles: bool = True
+    ddl: bool = True
+    statements: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,11 @@ class Judge(Protocol):
 
     def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
         """Judge the text of a Query (`extended` false: any number of statements) or a Parse (one)."""
+
+    def as_run(
+        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Refuse:
+        """What is done about a decision of this judge, or of the session itself: the decision; in observe mode a Pass."""
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         """The protected column that a RowDescription field names, through views as well; None where it names none.

@@ -90,6 +90,29 @@ class Judging:
     def decide(
         self, text: bytes, *, extended: bool
     ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse]:
+        """What is to be done with a text."""
+        decision = yield from self._decided(text, extended=extended)
+        return self._as_run(decision)
+
+    def forgives(self, refusal: Refusal, shape: str) -> bool:
+        """Whether what pgveil would refuse runs all the same: observe mode."""
+        run = self._as_run(Refuse(refusal, shape))
+        if isinstance(run, Pass) and run.noted is not None:
+            run.noted(1)
+        return not isinstance(run, Refuse)
+
+    def _as_run(self, decision: Pass | Admit | Compute | Refuse) -> Pass | Admit | Compute | Refuse:
+        state = self._state
+        if self._interrupted is not None:
+            return decision  # the client cancelled its statement, not our question
+        run = state.judge.as_run(decision, state.principal)
+        if isinstance(decision, Refuse) and not isinstance(run, Refuse):
+            state.trail.refused(state.principal, decision.refusal, decision.shape, observed=True)
+        return run
+
+    def _decided(
+        self, text: bytes, *, extended: bool
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
         self._interrupted = None
@@ -117,7 +140,8 @@ class Judging:
         state = self._state
         self._interrupted = None
         if not (yield from self.quiet()):
-            return SETTINGS_UNKNOWN
+            plain = isinstance(statement.decision, Pass)
+            return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
         if self.current(statement):
             return None
         new = yield from self.decide(statement.text, extended=True)

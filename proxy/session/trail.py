@@ -104,8 +104,10 @@ class Trail:
         except AuditUnavailable:
             return
 
-    def refused(self, principal: Principal, refusal: Refusal, shape: str, number: int | None = None) -> int:
-        """Record a refusal; its ticket, 0 where the log cannot take it (a refusal releases nothing, so it goes on without)."""
+    def refused(
+        self, principal: Principal, refusal: Refusal, shape: str, number: int | None = None, *, observed: bool = False
+    ) -> int:
+        """Record a refusal (`observed`: the statement runs all the same); its ticket, 0 where the log cannot take it (a refusal releases nothing, so it goes on without)."""
         who = self._identity
         try:
             ticket = self._recorder.append(
@@ -122,6 +124,7 @@ class Trail:
                     column=None if refusal.column is None else str(refusal.column),
                     statement=shape,
                     statement_id=number,
+                    observed=observed,
                 )
             )
         except AuditUnavailable:

@@ -20,7 +20,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from keys.sealed import SEALED_PATTERN, DataKey, seal
 from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explain
-from proxy.explain_command import _settings
+from proxy.offline import first_settings
 from proxy.explain_text import psql_lines, show
 from proxy.session.gate import Admit, Settings
 from rules.model import TableName, view_name
@@ -280,9 +280,9 @@ def test_search_paths(path: str, expected: tuple[str, ...] | None) -> None:
     schemas = frozenset({"ann", "bank", "Odd Name", "quoted", "public"})
     if expected is None:
         with pytest.raises(Exception, match="search_path was not understood"):
-            _settings(path, "ann", schemas)
+            first_settings(path, "ann", schemas)
     else:
-        assert _settings(path, "ann", schemas).search_path == expected
+        assert first_settings(path, "ann", schemas).search_path == expected
 
 
 # -- the command, on a real server ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from rules.agreement import logical_type_of
 from rules.catalog import CatalogColumn
-from rules.commands import register
+from rules.commands import check, register
 from rules.logical import Family
 from rules.model import Level, TableName
 from rules.recognise import recognise
@@ -66,6 +66,7 @@ END $$;
 def run() -> Run:
     app = typer.Typer()
     register(app)
+    app.command("check")(check)
     runner = CliRunner()
     return lambda *args: runner.invoke(app, [str(a) for a in args])
 
@@ -389,3 +390,28 @@ def test_types_of_columns_as_the_rules_spell_them() -> None:
     assert logical_type_of(CatalogColumn("c", 1, 1043, 23, "public.short")) == "varchar(19)"
     assert logical_type_of(CatalogColumn("c", 1, 1700, ((12 << 16) | 2) + 4, "numeric(12,2)")) == "numeric(12,2)"
     assert logical_type_of(CatalogColumn("c", 1, 70000, -1, "public.mood[]")) == "enum public.mood[]"
+
+
+def test_many_classes_are_readable_in_80_columns(run: Run, tmp_path: Path) -> None:
+    roles = "".join(
+        f"  role{i}: {{logins: [rc_login{i}], levels: {{core: {core}, important: {important}}}}}\n"
+        for i, (core, important) in enumerate(
+            (c, i) for c in ("clear", "masked", "refused") for i in ("clear", "masked", "refused")
+        )
+    )
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULES[: RULES.index("roles:")] + "roles:\n" + roles)
+    result = run("check", path)
+    assert result.exit_code == 0, result
+    lines = result.stdout.splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    (card,) = [line for line in lines if "clients.card" in line]
+    assert [cell.strip() for cell in card.strip("│").split("│")] == [
+        "public.clients.card",
+        "core",
+        "1 2 3",
+        "4 5 6",
+        "7 8 9",
+    ]
+    (login,) = [line for line in lines if "rc_login3" in line]
+    assert login.strip("│").split("│")[2].strip() == "4"

@@ -17,7 +17,7 @@ import pytest
 from audit.errors import AuditUnavailable
 from keys.ring import UnknownDomainError
 from keys.sealed import DataKey
-from proxy.session.gate import Admit, Decision, OffsetMap, Pass, Settings
+from proxy.session.gate import Admit, Decision, OffsetMap, Pass, Refuse, Settings
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
@@ -42,7 +42,7 @@ from rules.plan import Action, Plan, Reason, ResultColumn, SealParam, Touched
 if TYPE_CHECKING:
     from audit.event import Event
     from lifecycle.demo.postgres import Postgres
-    from proxy.session.computing import Calculator
+    from proxy.session.computing import Calculator, Compute
 
 TABLE = TableName("public", "customers")
 
@@ -135,6 +135,11 @@ class FakeJudge:
             return Admit((to or text).encode(), offsets, plans, f"shape of {text[:20]}", self.generation, **changes)
 
         self.table[text.encode()] = answer
+
+    def as_run(
+        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Refuse:
+        return decision
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         return self.sources.get((table_oid, attnum))

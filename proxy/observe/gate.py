@@ -1,0 +1,126 @@
+"""The Gate of observe mode: judges as if the rules were applied, and lets everything run as it came. Implements `proxy.session.gate.Judge`.
+
+Only where nothing of the rules is applied. As soon as a database holds anything that `pgveil apply` makes, it is judged by an ordinary Gate,
+and the rules are in force there: sealed values are never opened by observing, nor plain ones stored among them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from proxy.decisions import Gate
+from proxy.observe.findings import Finding, Place, as_pass, finding
+from proxy.offline import ThrowawayKeys
+from proxy.session.gate import Pass
+from proxy.session.values import ValueCodec
+from rules.applied import as_applied, holds_nothing_of_ours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.plan_cache import CacheObserver
+    from proxy.session.computing import Compute
+    from proxy.session.gate import Admit, Decision, Refuse, Settings
+    from proxy.splicing import LiteralSealer
+    from rules.catalog import Catalog
+    from rules.model import Column, ColumnName, Principal, Rules
+
+_FINDINGS = 4096  # decisions whose findings are remembered
+
+
+class ObservingGate:
+    """One database's. `take` gets each finding, with how often it was run (0: prepared); None is a statement that passes anyway.
+
+    `found(database, protected)` is told whether the rules are in force, at first and whenever that changes.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        catalog: Catalog,
+        sealer: LiteralSealer,
+        *,
+        observer: CacheObserver,
+        take: Callable[[Finding | None, int], None],
+        found: Callable[[str, bool], None],
+        computes: bool = False,
+    ) -> None:
+        self._computes = computes
+        self._sealer = sealer
+        self._observer = observer
+        self._take = take
+        self._found = found
+        self._passing = partial(take, None)
+        self._generation = 0
+        self._observes: bool | None = None
+        self.update(rules, catalog)
+
+    def update(self, rules: Rules, catalog: Catalog) -> None:
+        """New rules or a new catalog."""
+        self._generation += 1
+        observes = holds_nothing_of_ours(catalog)
+        unkept = ValueCodec(ThrowawayKeys(), random=secrets.token_bytes)
+        if observes:
+            catalog = as_applied(rules, catalog)
+        sealer = unkept if observes else self._sealer
+        self._gate = Gate(rules, catalog, sealer, observer=self._observer, computes=self._computes)
+        self._place = Place(catalog.database, rules.version, self._gate.names)
+        # Entries keep their decision alive, so that its identity is not used twice.
+        self._findings: LRUCache[tuple[int, str], tuple[object, Finding]] = LRUCache(_FINDINGS)
+        if observes is not self._observes:
+            self._observes = observes
+            self._found(catalog.database, not observes)
+
+    @property
+    def observes(self) -> bool:
+        """Whether everything runs as it came."""
+        return self._observes is True
+
+    @property
+    def generation(self) -> int:
+        """See Judge."""
+        return self._generation
+
+    def principal(self, login: str) -> Principal:
+        """See Judge."""
+        return self._gate.principal(login)
+
+    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+        """See Judge."""
+        return self._gate.decide(sql, principal, settings, extended=extended)
+
+    def as_run(
+        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Refuse:
+        """See Judge."""
+        if not self._observes:
+            return decision
+        if isinstance(decision, Pass):
+            return Pass(decision.unsettles, decision.ddl, decision.statements, self._passing)
+        plain = as_pass(decision)
+        made = self._finding(decision, principal)
+        return Pass(plain.unsettles, plain.ddl, plain.statements, partial(self._take, made))
+
+    def _finding(self, decision: Admit | Compute | Refuse, principal: Principal) -> Finding:
+        key = (id(decision), principal.login)
+        known = self._findings.get(key)
+        if known is None:
+            known = (decision, finding(decision, principal, self._gate, self._place))
+            self._findings[key] = known
+        return known[1]
+
+    def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
+        """See Judge; nothing is protected while observing, whatever a description names."""
+        return None if self._observes else self._gate.source_of(table_oid, attnum)
+
+    def column(self, name: ColumnName) -> Column | None:
+        """See Judge."""
+        return self._gate.column(name)
+
+    def protected_names(self, names: frozenset[str]) -> frozenset[str]:
+        """See Judge."""
+        return self._gate.protected_names(names)
