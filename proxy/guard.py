@@ -211,9 +211,10 @@ class Guard:
         self.metrics.observed("passes" if found is None else found.label, count)
 
     def _observing(self, database: str, protected: bool) -> None:
-        event = "observe.database_is_protected" if protected else "observe.database_is_not_protected"
-        self._log.warning(event, database=database)
-        if protected:
+        if not protected:
+            self._log.warning("observe.database_is_not_protected", database=database)
+        else:
+            self._log.warning("observe.database_is_protected", database=database)
             # Whoever has just applied the rules has made keys that were not there when this worker started.
             self._refresh_ring()
         self._audit.note(Observing(database=database, protected=protected))
