@@ -19,6 +19,7 @@ from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse
 from proxy.splicing import LiteralSealer, edited
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules.analyse import AmbiguousNameError, ParseError, analyse
+from rules.analyse.facts import Leak, Pair
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
@@ -30,8 +31,9 @@ from rules.protect import ProtectionMap, calls
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from proxy.session.computing import Compute
+    from proxy.session.computing import Compute, Write
     from proxy.session.gate import Decision, ServerCheck, Settings
+    from rules.analyse import Protected
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, Principal, Rules
@@ -71,7 +73,7 @@ class _RefusedError(Exception):
 class Gate:
     """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions.
 
-    `computes`: there is a calculator for what the database can't do on sealed values.
+    `computes`: there is a calculator for what the database can't do on sealed values; `computes_writes`: what it gives may be written, too.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Gate:
         limits: GateLimits | None = None,
         observer: CacheObserver | None = None,
         computes: bool = False,
+        computes_writes: bool = False,
     ) -> None:
         self.computes = computes
+        self.computes_writes = computes_writes
         self._sealer = sealer
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
@@ -247,7 +251,7 @@ class Gate:
 
     def _computed(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
-    ) -> Compute | None:
+    ) -> Compute | Write | None:
         """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all."""
         if not self.computes or refusal.reason not in COMPUTABLE or len(parts) != 1:
             return None
@@ -262,7 +266,37 @@ class Gate:
             return self._judge(text, asker, settings, extended=True, computing=False)
 
         taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
-        return taking.compute((parts[0].first, parts[0].last), protection.under(settings.temporary))
+        span, database = (parts[0].first, parts[0].last), protection.under(settings.temporary)
+        if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
+            if not self.computes_writes or not self._may_be_computed(lexed, span, database, asker, settings):
+                return None
+            return taking.write(span, database, protection.column_words)
+        return taking.compute(span, database)
+
+    def _may_be_computed(
+        self, lexed: Lexed, span: tuple[int, int], database: Protected, asker: _Asker, settings: Settings
+    ) -> bool:
+        """Whether values that are written may be computed from what the statement reads.
+
+        The role must see all of that clear, or its masks would be stored as values; and nothing sealed may come to lie unsealed.
+        """
+        try:
+            facts = analyse(lexed, span, database, settings.search_path, self._world.protection.suspects)
+        except ParseError:
+            return False
+        read = {c for ref in facts.relations for c in ref.columns} | {
+            u.column for u in (*facts.uses, *facts.target_reads)
+        }
+        seen = read | {c for output in facts.outputs or () for c in output.touches} | {p.right for p in facts.copies}
+        if any(asker.principal.policy.verdict(c) is not Verdict.CLEAR for c in seen) or facts.views:
+            return False
+        laid: list[Leak | Pair] = [*facts.leaks, *(p for p in facts.copies if not self._is_sealed(p.left))]
+        sources = {each.right if isinstance(each, Pair) else each.column for each in laid}
+        return not any(self._is_sealed(c) for c in sources)
+
+    def _is_sealed(self, name: ColumnName) -> bool:
+        column = self.column(name)
+        return column is None or column.protection is Protection.SEALED
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""

@@ -14,7 +14,7 @@ import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
 from proxy.dangerous import PRIVILEGED_ROLES
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.prepared import audited
@@ -209,7 +209,9 @@ class _Telling:
             case Admit():
                 return self._admitted(decision), None
             case Compute():
-                return (self._computed(decision),), None
+                return (self._computed(audited(decision)),), None
+            case Write():
+                return (self._computed(decision.apply),), None
 
     # -- statements
 
@@ -239,9 +241,8 @@ class _Telling:
             found.append(self._planned(plan, (start, end), splices, decision.shape))
         return tuple(found)
 
-    def _computed(self, decision: Compute) -> Statement:
-        """What is computed by pgveil: the server runs what fetches the rows."""
-        fetch = audited(decision)
+    def _computed(self, fetch: Admit) -> Statement:
+        """What is computed by pgveil: the server runs what fetches the rows, or what writes computed ones."""
         plan = fetch.plans[0]
         assert plan is not None
         told = self._planned(plan, self._spans()[0], (), fetch.shape)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from proxy.session.computing import Compute, Leaf
+from proxy.session.computing import Compute, Leaf, Write
 from proxy.session.gate import Admit, OffsetMap, Pass
 from proxy.splicing import splice, spliced
 from rules.analyse import AmbiguousNameError, ParseError
-from rules.encodings import EncodingError, encode_sql
-from rules.lexer import Kind
+from rules.encodings import EncodingError, decode_sql, encode_sql
+from rules.lexer import Kind, lex
+from rules.model import quote_ident
 from rules.plan import Action, Reason
-from rules.split import propose, united
+from rules.split import leaf_name, many_rows, propose, propose_write, united
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from proxy.session.gate import Decision, Settings
     from rules.analyse import Protected
     from rules.lexer import Lexed
     from rules.plan import Plan
-    from rules.split import Split
+    from rules.split import Split, WriteText
 
     Judge = Callable[[bytes], Decision]
 
 # Why the database can't run a statement that pgveil can, once the values are open.
 COMPUTABLE: Final = frozenset(
     {Reason.COMPUTE, Reason.ORDERING, Reason.RANDOMIZED, Reason.CROSS_DOMAIN, Reason.LOOKUP, Reason.UNSUPPORTED}
+    | {Reason.PLAIN_INTO_SEALED, Reason.SEALED_INTO_PLAIN}
 )
 _MAX_JUDGED: Final = 256
 
@@ -42,10 +45,10 @@ class TakingApart:
         self._generation = generation
         self._asked: dict[str, Admit | None] = {}
 
-    def compute(self, statement: tuple[int, int], database: Protected) -> Compute | None:
-        """What to fetch and what to compute; None where it can't be done."""
+    def compute(self, statement: tuple[int, int], database: Protected, lock: str | None = None) -> Compute | None:
+        """What to fetch and what to compute; None where it can't be done. `lock`: the relation whose rows are to be locked."""
         try:
-            for split in self._proposals(statement, database):
+            for split in self._proposals(statement, database, lock):
                 made = self._made(split)
                 if made is not None:
                     return made
@@ -53,10 +56,96 @@ class TakingApart:
             return None
         return None
 
-    def _proposals(self, statement: tuple[int, int], database: Protected) -> Iterator[Split]:
-        return propose(
-            self._lexed, statement, database, self._settings.search_path, lambda text: self._fetch(text) is not None
+    def write(self, statement: tuple[int, int], database: Protected, protected: Collection[str]) -> Write | None:
+        """What to compute, and what to write then; None where it can't be done. `protected`: the names of all protected columns."""
+        path = self._settings.search_path
+        try:
+            found = propose_write(self._lexed, statement, database, path, self._may_write, protected)
+            return None if found is None else self._written(found, database)
+        except (ParseError, AmbiguousNameError, EncodingError):
+            return None
+
+    def _may_write(self, text: str) -> bool:
+        return self._fetch(text) is not None or self._apply(text) is not None
+
+    def _apply(self, text: str) -> Admit | None:
+        decision = self._judge(encode_sql(text, self._settings.client_encoding))
+        if isinstance(decision, Admit) and len(decision.plans) == 1 and not (decision.unsettles or decision.ddl):
+            return decision
+        return None
+
+    def _written(self, found: WriteText, database: Protected) -> Write | None:
+        apply = self._apply(found.apply)
+        plan = None if apply is None else apply.plans[0]
+        if apply is None or plan is None:
+            return None
+        source = None if found.source is None else self._source(found.source, found, database)
+        if found.source is not None and source is None:
+            return None
+        returning = None
+        if found.returning is not None:
+            names, local = found.returning
+            leaf = Leaf(leaf_name(0), names, apply)
+            returning = self._local((leaf,), local)
+        sealed = {p.number: p.column for p in plan.params}
+        return Write(
+            source=source,
+            apply=apply,
+            first=found.first,
+            many=self._many(apply, plan, found) if found.many else None,
+            targets=tuple(sealed.get(found.first + i) for i in range(len(found.columns))),
+            returning=returning,
+            parameters=found.first - 1,
+            action=plan.action,
+            shape=self._shape,
+            generation=self._generation,
         )
+
+    def _many(self, apply: Admit, plan: Plan, found: WriteText) -> Admit:
+        """The statement for any number of rows, from what was judged for one."""
+        settings = self._settings
+        text = many_rows(
+            decode_sql(apply.text, settings.client_encoding),
+            found.first,
+            len(found.columns),
+            standard_conforming_strings=settings.standard_conforming_strings,
+        )
+        params = tuple(replace(p, array=True) if p.number >= found.first else p for p in plan.params)
+        raw = encode_sql(text, settings.client_encoding)
+        return replace(apply, text=raw, offsets=OffsetMap(), plans=(replace(plan, params=params),))
+
+    def _source(self, text: str, found: WriteText, database: Protected) -> Compute | None:
+        """The rows that are written: all of them from the server, or computed over what it gives."""
+        whole = text if found.lock is None else f"{text} FOR UPDATE OF {quote_ident(found.lock)}"
+        fetch = self._fetch(whole) if found.many else None
+        lexed = lex(text, standard_conforming_strings=self._settings.standard_conforming_strings)
+        if fetch is not None:
+            leaf = Leaf(leaf_name(0), tuple(f"c{i}" for i in range(len(found.columns))), fetch)
+            return self._local((leaf,), f"TABLE {leaf_name(0)}")
+        inner = TakingApart(lexed, self._settings, self._judge, self._shape, self._generation)
+        made = inner.compute(lexed.statements[0], database, found.lock)
+        return None if made is None else replace(made, positions=False)
+
+    def _local(self, leaves: tuple[Leaf, ...], text: str) -> Compute:
+        """A text of ours for the calculator."""
+        return Compute(
+            leaves=leaves,
+            together=None,
+            text=text,
+            with_at=0,
+            with_before="WITH ",
+            with_after=" ",
+            offsets=OffsetMap(),
+            parameters=0,
+            action=Action.SELECT,
+            shape=self._shape,
+            generation=self._generation,
+            positions=False,
+        )
+
+    def _proposals(self, statement: tuple[int, int], database: Protected, lock: str | None) -> Iterator[Split]:
+        path = self._settings.search_path
+        return propose(self._lexed, statement, database, path, lambda text: self._fetch(text) is not None, lock)
 
     def _fetch(self, text: str) -> Admit | None:
         """A SELECT of ours as the server may run it; None where it may not."""

@@ -41,7 +41,7 @@ class ProtectionMap:
         self._columns = _spread(rules, catalog)
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
-        self._column_words = frozenset(name for columns in self._columns.values() for name in columns)
+        self.column_words = frozenset(name for columns in self._columns.values() for name in columns)
         self._everything = frozenset(c for columns in self._columns.values() for c in columns.values())
         self.functions: Mapping[str, frozenset[ColumnName]] = {}
         # A view can call a function that reads a view: until nothing new is found. Each round finds more columns, so it ends.
@@ -49,7 +49,7 @@ class ProtectionMap:
             pass
         self.relation_words = self._relation_words()
         self.operators = frozenset(o.name.name for o in catalog.operators if o.name.name in self.functions)
-        self.suspects = self.relation_words | self._column_words
+        self.suspects = self.relation_words | self.column_words
         self._sources = self._by_source()
         self.unapplied = self._not_sealed_yet()
 
@@ -137,7 +137,7 @@ class ProtectionMap:
         if lexed.words.isdisjoint(names):
             return self._computed(relation, called) if called else None
         try:
-            lineage = lineage_of_query(lexed, self, _SEARCH_PATH, names | self._column_words)
+            lineage = lineage_of_query(lexed, self, _SEARCH_PATH, names | self.column_words)
         except (ParseError, AmbiguousNameError):
             lineage = self._opaque(relation, lexed.words & names)
         # The view that a view reads may itself turn out to call something, so what was found before stays.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keys.types import OutputSettings
     from proxy.session.gate import Admit, OffsetMap
     from proxy.session.replies import Trouble
+    from rules.model import Column
     from rules.plan import Action
 
 
@@ -39,7 +40,8 @@ class Compute:
     text, null in other leaves' rows; None with one leaf. `with_at`: where in `text` (characters) the leaves' definitions are inserted as common
     table expressions; `with_before` and `with_after` stand around them ("WITH " and " ", or "" and ", " inside a WITH that is there).
     `offsets`: from `text` to the client's. `parameters`: the highest $n of the client's; the leaves' arrays are numbered from the next.
-    `action`, `shape`, `generation`: as in Plan and Admit.
+    `action`, `shape`, `generation`: as in Plan and Admit. No leaves: the text reads no relation. `positions`: whether `offsets` leads to the
+    client's text; not where the text is one of ours.
     """
 
     leaves: tuple[Leaf, ...]
@@ -49,6 +51,31 @@ class Compute:
     with_before: str
     with_after: str
     offsets: OffsetMap
+    parameters: int
+    action: Action
+    shape: str
+    generation: int
+    positions: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Compute values first, then write them; both within the client's transaction, the source's rows locked by its fetch.
+
+    `source`: gives the values; None where only what is returned has to be computed. `apply`: the statement that writes, judged in a form for
+    one row: the source's columns are its parameters from `first` on, in order, and the plan says which of them are sealed. `many`: None where the
+    source gives exactly one row, and `apply` is what runs; else the same statement for any number of rows, the parameters from `first` on being
+    arrays of the source's types (of text where they are sealed). `targets`: of each source column, the column that it is written to, where that
+    is sealed. `returning`: computes what the client gets from the rows that `apply` returns, as its one leaf; None: they are what the client
+    gets. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
+    """
+
+    source: Compute | None
+    apply: Admit
+    first: int
+    many: Admit | None
+    targets: tuple[Column | None, ...]
+    returning: Compute | None
     parameters: int
     action: Action
     shape: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,7 @@ class NeedSettings:
     """Nothing can be said while the session's settings are unknown: ask the server, then ask again."""
 
 
-Decision = Pass | Admit | Compute | Refuse | NeedSettings
+Decision = Pass | Admit | Compute | Write | Refuse | NeedSettings
 
 
 class Judge(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.prepared import fetch_of
@@ -127,7 +127,7 @@ class Judging:
             if (yield from self._probe()):
                 return Refuse(SETTINGS_UNKNOWN)
             decision = self._ask(text, extended=extended)
-        if isinstance(decision, Compute) and state.calculator is None:
+        if isinstance(decision, Write) or (isinstance(decision, Compute) and state.calculator is None):
             return Refuse(NO_CALCULATOR, decision.shape)
         return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
 

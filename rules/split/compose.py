@@ -12,10 +12,11 @@ from rules.plan import Edit
 from rules.split.leaves import Leaves
 from rules.split.parts import Built, leaf_name
 from rules.split.tail import sorted_tail
-from rules.split.text import read
+from rules.split.text import Text, read
+from rules.split.writing import WriteText, rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from rules.analyse import Protected
     from rules.lexer import Lexed
@@ -49,21 +50,50 @@ def propose(
     database: Protected,
     search_path: tuple[str, ...] | None,
     judge: Callable[[str], bool],
+    lock: str | None = None,
 ) -> Iterator[Split]:
     """Ways to take the statement apart; none where it writes or is built in a way that is not understood.
 
-    `judge`: whether the database can do a SELECT of ours for the principal. Raises ParseError and AmbiguousNameError.
+    `judge`: whether the database can do a SELECT of ours for the principal. `lock`: the relation of the outermost FROM whose rows are to be
+    locked. Raises ParseError and AmbiguousNameError.
     """
-    text = read(lexed, statement, survey(lexed, statement, database, search_path))
-    if text is None or text.modifies or any(w.startswith("pgveil_") for w in lexed.words):
+    text = _read(lexed, statement, database, search_path)
+    if text is None or text.modifies:
         return
-    for built in (sorted_tail(text), Leaves(text, judge).build()):
-        if built is not None and built.leaves and len(built.leaves) <= _MAX_LEAVES:
+    tail = sorted_tail(text) if lock is None else None
+    for built in (tail, Leaves(text, judge, lock).build()):
+        if built is not None and len(built.leaves) <= _MAX_LEAVES:
             yield _split(lexed, statement[0], built)
+
+
+def propose_write(
+    lexed: Lexed,
+    statement: tuple[int, int],
+    database: Protected,
+    search_path: tuple[str, ...] | None,
+    judge: Callable[[str], bool],
+    protected: Collection[str],
+) -> WriteText | None:
+    """How an INSERT, UPDATE or DELETE can be done in steps; None where it can't. `protected`: the names of all protected columns.
+
+    Raises ParseError and AmbiguousNameError.
+    """
+    text = _read(lexed, statement, database, search_path)
+    return None if text is None else rewrite(text, database, protected, judge)
+
+
+def _read(
+    lexed: Lexed, statement: tuple[int, int], database: Protected, search_path: tuple[str, ...] | None
+) -> Text | None:
+    if any(word.startswith("pgveil_") for word in lexed.words):
+        return None
+    return read(lexed, statement, survey(lexed, statement, database, search_path))
 
 
 def _split(lexed: Lexed, first: int, built: Built) -> Split:
     token, before, after = first, "WITH ", " "
+    if not built.leaves:
+        return Split((), tuple(Edit(*edit) for edit in sorted(built.edits)), token, "", "")
     if not built.with_first and lexed.tokens[first].value == "with":
         token, before, after = first + 1, " ", ", "
         if lexed.tokens[token].value == "recursive":

@@ -28,6 +28,8 @@ _MOMENTS: Final = frozenset(
     | {"user", "current_role", "current_catalog", "current_schema"}
 )
 _MOMENT_CALLS: Final = frozenset({"now", "transaction_timestamp", "current_database"})
+# System columns by which a row is found again.
+_ROW_KEY: Final = frozenset({"ctid", "tableoid"})
 # Before a subquery: it is one value, or a test for rows.
 _NOT_A_VALUE: Final = frozenset(
     {"in", "any", "all", "some", "array", "lateral", "from", "join", "as", "with", "materialized"}
@@ -35,10 +37,14 @@ _NOT_A_VALUE: Final = frozenset(
 
 
 class Leaves:
-    """Makes one proposal for a statement. `judge`: whether the database may run a text for the principal as it is."""
+    """Makes one proposal for a statement. `judge`: whether the database may run a text for the principal as it is.
 
-    def __init__(self, text: Text, judge: Callable[[str], bool]) -> None:
+    `lock`: what the relation of the outermost FROM is called whose rows must be locked when they are fetched.
+    """
+
+    def __init__(self, text: Text, judge: Callable[[str], bool], lock: str | None = None) -> None:
         self.text = text
+        self.lock = lock
         self.judge = judge
         self.leaves: list[tuple[tuple[str, ...], str]] = []
         self.edits: list[tuple[int, int, str]] = []
@@ -59,6 +65,8 @@ class Leaves:
             if use.first not in self.covered and not self._table(use, None, None):
                 return None
         self._moments()
+        if self.lock is not None:
+            return None
         return Built(
             self.leaves, sorted(self.edits), with_first=self.with_clause is not None and self.text.first in self.covered
         )
@@ -122,9 +130,13 @@ class Leaves:
         values = [v for v in names if self.judge(f"{prefix}SELECT {text.source(v)} {base}")]
         shown += [f"({text.source(v)}) AS v{i}" for i, v in enumerate(values)]
         fetch = f"{prefix}SELECT {', '.join(shown or ['1 AS c0'])} {base}"
+        lock = self._locking(clauses, {str(e.name) for e in entries})
+        fetch += lock
         if not self.judge(fetch):
             return False
         columns = [f"c{i}" for i in range(len(wanted) or not values)] + [f"v{i}" for i in range(len(values))]
+        if lock:
+            self.lock = None
         leaf = self._leaf(tuple(columns), fetch)
         row = f"{JOINED}_{len(self.leaves)}"
         self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row)))
@@ -138,6 +150,12 @@ class Leaves:
         for star in self._stars(clauses):
             self._replace((star, star), every)
         return True
+
+    def _locking(self, clauses: Clauses, names: set[str]) -> str:
+        """The words that lock the rows which are to be written, where these names are of the outermost FROM."""
+        if self.lock is None or self.lock not in names or _depth(self.text, clauses.first) > 0:
+            return ""
+        return f" FOR UPDATE OF {quote_ident(self.lock)}"
 
     def _plain_entries(self, entries: list[Entry]) -> bool:
         names = [e.name for e in entries]
@@ -184,7 +202,7 @@ class Leaves:
         seen: set[str] = set()
         for entry in block.scope.entries:
             columns = {str(c.name) for c in entry.columns}
-            found = used(text, str(entry.name), columns, rest)
+            found = used(text, str(entry.name), columns | (_ROW_KEY if entry.table is not None else frozenset()), rest)
             if found.row or (found.everything and merged):
                 return None
             names = self._chosen(entry, found, everything=bool(stars))
@@ -193,6 +211,7 @@ class Leaves:
                 return None
             seen |= common
             wanted += [(entry, str(c.name)) for c in entry.columns if c.name in names - common]
+            wanted += [(entry, name) for name in sorted((found.columns & _ROW_KEY) - columns)]
         return wanted + [(None, name) for name in sorted(seen)]
 
     @staticmethod
@@ -254,10 +273,12 @@ class Leaves:
         if use.relation is None or not use.plain or any(c.name is None for c in use.relation.columns):
             return False
         columns = [c.name for c in use.relation.columns]
-        found = used(text, use.shown, set(columns), range(text.first, text.last + 1))
+        found = used(text, use.shown, {*columns, *_ROW_KEY}, range(text.first, text.last + 1))
+        key = sorted((found.columns & _ROW_KEY) - set(columns))
         everything = found.everything or found.row or use.renamed or self._any_star() or block is None
         if not everything:
             columns = [c for c in columns if c in found.columns]
+        columns += key
         shown = quote_ident(use.shown)
         select = ", ".join(f"{shown}.{quote_ident(c)}" for c in columns) or "1 AS pgveil_one"
         fetch = f"SELECT {select} FROM {text.source((use.first, use.last))} AS {shown}"
@@ -265,8 +286,12 @@ class Leaves:
         conditions = [c for c in conditions if self.judge(f"{fetch} WHERE ({text.source(c)})")]
         if conditions:
             fetch += " WHERE " + " AND ".join(f"({text.source(c)})" for c in conditions)
+        lock = "" if clauses is None else self._locking(clauses, {use.shown})
+        fetch += lock
         if not self.judge(fetch):
             return False
+        if lock:
+            self.lock = None
         name = self._leaf(tuple(columns) or ("pgveil_one",), fetch)
         self._replace((use.first, use.last), name if use.aliased else f"{name} AS {shown}")
         for span in use.qualified:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import pq
 
-from tests.rules.twins import SEALED, Answer, answers
+from tests.rules.twins import SEALED, Answer, MarkingSealer, answers, rows_of, seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import psycopg
 
-    from proxy.session.computing import Compute
+    from proxy.session.computing import Compute, Write
     from proxy.session.gate import Admit
     from rules.model import Column
+
+TEXT = 25
 
 
 def computed(
@@ -27,7 +29,90 @@ def computed(
         return fetched.error
     text = local_text(compute, fetched.types, compute.parameters)
     arrays = [_array(cells) for leaf in fetched.rows for cells in leaf]
-    return answers(empty.pgconn, text, [*params, *arrays])[0]
+    sent = [*params[: compute.parameters], *arrays]
+    declared = [0 if f"${i}" in text else TEXT for i in range(1, len(sent) + 1)]
+    return _answer(empty.pgconn.exec_params(text.encode(), [s.encode() for s in sent], declared))
+
+
+def _answer(result: pq.abc.PGresult) -> Answer:
+    if result.status == pq.ExecStatus.TUPLES_OK:
+        return rows_of(result)
+    if result.status == pq.ExecStatus.COMMAND_OK:
+        return Answer(tag=(result.command_status or b"").decode())
+    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b"?????"
+    return Answer(state.decode(), result.error_message.decode())
+
+
+def written(
+    sealed: psycopg.Connection[Any], empty: psycopg.Connection[Any], write: Write, params: Sequence[str]
+) -> Answer:
+    """The answer to a write that is computed, within the transaction that the connection is in."""
+    values: list[str | None] = []
+    if write.source is not None:
+        rows = computed(sealed, empty, write.source, params)
+        if rows.error is not None:
+            return rows
+        cells = [[_stored(write.targets[i], row[i]) for row in rows.rows] for i in range(len(write.targets))]
+        values = [c[0] for c in cells] if write.many is None else [_array(c) for c in cells]
+        types = [
+            0 if t is not None or write.many is None else f.type
+            for t, f in zip(write.targets, rows.fields or (), strict=True)
+        ]
+    apply = write.apply if write.many is None else write.many
+    spelled = _sent(apply, params, write.parameters)
+    text = apply.text.decode()
+    if write.source is not None and write.many is not None:
+        for i, oid in enumerate(types):
+            name = "text" if oid == 0 else (empty.execute(f"select format_type({oid}, null)").fetchone() or ("",))[0]
+            text = text.replace(f"unnest(${write.first + i})", f"unnest(${write.first + i}::{name}[])")
+    pg = sealed.pgconn
+    declared = [0 if f"${i}" in text else TEXT for i in range(1, len(spelled) + len(values) + 1)]
+    sent = [None if v is None else v.encode() for v in [*spelled, *values]]
+    result = pg.exec_params(text.encode(), sent, declared)
+    answer = _answer(result)
+    if answer.error is not None:
+        return answer
+    if result.nfields:
+        answer.rows = [tuple(_shown(apply, i, v) for i, v in enumerate(row)) for row in answer.rows]
+    if write.returning is None:
+        return answer
+    names = [
+        str(column.type)
+        if (column := _opened_by(apply, i)) is not None
+        else f"{(empty.execute(f'select format_type({f.type}, {f.typmod})').fetchone() or ('',))[0]}"
+        for i, f in enumerate(answer.fields or ())
+    ]
+    text = local_text(write.returning, [names], 0)
+    arrays = [
+        _array([None if v is None else v.decode() for v in cells]) for cells in zip(*answer.rows, strict=True)
+    ] or ["{}"] * len(names)
+    found = answers(empty.pgconn, text, arrays)[0]
+    found.tag = answer.tag
+    return found
+
+
+def _stored(column: Column | None, value: bytes | None) -> str | None:
+    if value is None or column is None:
+        return None if value is None else value.decode()
+    return seal(column, value.decode())
+
+
+def _shown(apply: Admit, index: int, value: bytes | None) -> bytes | None:
+    column = _opened_by(apply, index)
+    if value is None or column is None:
+        return value
+    match = SEALED.match(value.decode())
+    assert match is not None, value
+    return bytes.fromhex(match["body"])
+
+
+def _sent(apply: Admit, params: Sequence[str], count: int) -> list[str]:
+    plan = apply.plans[0]
+    sent = list(params[:count])
+    for each in () if plan is None else plan.params:
+        if each.number <= len(sent):
+            sent[each.number - 1] = MarkingSealer().seal_literal(each.column, sent[each.number - 1]).decode()
+    return sent
 
 
 def _array(cells: Sequence[str | None]) -> str:
@@ -48,6 +133,8 @@ class Fetched:
             self._fill(compute, sent)
 
     def _fill(self, compute: Compute, sent: Sequence[str]) -> None:
+        if not compute.leaves:
+            return
         if compute.together is None:
             for row in self._run(compute.leaves[0].fetch, sent):
                 for cells, value in zip(self.rows[0], row, strict=True):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.decisions import Gate
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedSettings, Pass, Refuse, Settings
 from rules.catalog import Catalog, CatalogColumn, Function, Relation
 from rules.load import load_rules_text
@@ -163,7 +163,7 @@ def shown(gate: Gate, sql: str, login: str) -> str:
             return f"refuse {decision.refusal.reason}"
         case NeedSettings():
             return "need settings"
-        case Compute():
+        case Compute() | Write():
             return "compute"
         case Admit():
             text = decision.text.decode().replace(principal.policy.schema, "@")

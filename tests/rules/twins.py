@@ -21,7 +21,7 @@ from psycopg import pq
 
 from keys.types import parse_type
 from proxy.decisions import Gate
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse, Settings
 from proxy.session.replies import Trouble
 from proxy.session.witness import examine
@@ -333,17 +333,17 @@ class Twins:
             return self._refused(decision, sql, login, params, path)
         if isinstance(decision, NeedSettings):
             return Verdict("need settings", findings)
-        assert not isinstance(decision, Compute)
+        assert not isinstance(decision, Compute | Write)
         text = sql if isinstance(decision, Pass) else decision.text.decode()
         sent = self._sealed_params(decision, params)
         setup = "set search_path = " + ", ".join(quote_ident(p) for p in path if p != "pg_catalog")
         which = "masks" if login in FENCED else "plain"
         key = (which, sql, tuple(params), setup)
         if self._last[0] != key:
-            self._last = (key, self._run(which, sql, params, setup))
+            self._last = (key, self.run(which, sql, params, setup))
         expected, wanted = self._last[1]
         for who in (None, login):
-            got, dump = self._run("sealed", text, sent, setup, login=who)
+            got, dump = self.run("sealed", text, sent, setup, login=who)
             found = self._compare(decision, login, expected, got)
             if any(f.kind == "fence" for f in found) and who is None:
                 found = []
@@ -358,7 +358,7 @@ class Twins:
         findings = []
         if refusal.sqlstate in {"42703", "42P01"} and not params:
             setup = "set search_path = " + ", ".join(quote_ident(p) for p in path if p != "pg_catalog")
-            expected, _ = self._run("masks" if login in FENCED else "plain", sql, params, setup)
+            expected, _ = self.run("masks" if login in FENCED else "plain", sql, params, setup)
             if not any(answer.error for answer in expected):
                 findings.append(Finding("untrue", login, refusal.message))
         return Verdict(f"refuse {refusal.reason}", findings, refusal.message)
@@ -374,7 +374,7 @@ class Twins:
                 sent[each.number - 1] = sealed.decode()
         return sent
 
-    def _run(
+    def run(
         self, which: str, sql: str, params: Sequence[str], setup: str, login: str | None = None
     ) -> tuple[list[Answer], dict[str, Counter[Any]]]:
         """Run in a transaction that is rolled back; the answers, and what all tables hold afterwards."""
@@ -388,7 +388,7 @@ class Twins:
         dump: dict[str, Counter[Any]] = {}
         if pg.transaction_status == pq.TransactionStatus.INTRANS and WRITING.search(sql):
             _script(connection, "reset session authorization; set local search_path = pg_catalog")
-            dump = self._dump(connection, which)
+            dump = self.dump(connection, which)
         if pg.transaction_status != pq.TransactionStatus.IDLE:
             pg.exec_(b"rollback")
         _script(connection, "reset session authorization; reset all; close all; deallocate all; discard temp")
@@ -402,7 +402,7 @@ class Twins:
         )
         return [(result.get_value(row, 0) or b"").decode() for row in range(result.ntuples)]
 
-    def _dump(self, connection: psycopg.Connection[Any], which: str) -> dict[str, Counter[Any]]:
+    def dump(self, connection: psycopg.Connection[Any], which: str) -> dict[str, Counter[Any]]:
         found: dict[str, Counter[Any]] = {}
         for table in self._tables(connection):
             name = table.removeprefix("public.")
@@ -597,7 +597,7 @@ def answers(pg: pq.abc.PGconn, sql: str, params: Sequence[str]) -> list[Answer]:
             answers += _copied(pg, result.status)
             continue
         if result.status == pq.ExecStatus.TUPLES_OK:
-            answers.append(_rows(result))
+            answers.append(rows_of(result))
         elif result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY):
             answers.append(Answer(tag=(result.command_status or b"").decode()))
         else:
@@ -621,7 +621,8 @@ def _copied(pg: pq.abc.PGconn, status: int) -> list[Answer]:
     return [Answer(fields=(), rows=rows)]
 
 
-def _rows(result: pq.abc.PGresult) -> Answer:
+def rows_of(result: pq.abc.PGresult) -> Answer:
+    """A result with rows."""
     fields = tuple(
         Field(
             result.fname(i) or b"",
