@@ -14,8 +14,17 @@ from cachetools import LRUCache
 from keys.types import TypeSpecError, parse_type
 from proxy.blanked import check_garbled, server_check
 from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES
+from proxy.named import (
+    NamesInText,
+    declared,
+    declared_types,
+    execution,
+    prepared,
+    unknown_statement,
+    unknown_to_unfenced,
+)
 from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
-from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse
+from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
 from proxy.splicing import LiteralSealer, edited
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules.analyse import AmbiguousNameError, ParseError, analyse
@@ -25,6 +34,7 @@ from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
+from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, calls
 
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from proxy.session.computing import Compute, Write
-    from proxy.session.gate import Decision, ServerCheck, Settings
+    from proxy.session.gate import Decision, Names, ServerCheck, Settings
     from rules.analyse import Protected
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
@@ -139,7 +149,9 @@ class Gate:
         return names & self._world.protection.relation_words
 
     def as_run(
-        self, decision: Pass | Admit | Compute | Refuse, principal: Principal  # noqa: ARG002 - whoever asks
+        self,
+        decision: Pass | Admit | Compute | Refuse,
+        principal: Principal,  # noqa: ARG002 - whoever asks
     ) -> Pass | Admit | Compute | Refuse:
         """See Judge."""
         return decision
@@ -157,11 +169,13 @@ class Gate:
         except (EncodingError, LexError):
             return ""
 
-    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+    def decide(
+        self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None
+    ) -> Decision:
         """See Judge."""
         key = (
             (sql, principal.login, principal.policy.id, settings, extended)
-            if len(sql) <= self._limits.text_bytes
+            if len(sql) <= self._limits.text_bytes and names is None
             else None
         )
         if key is not None:
@@ -169,7 +183,7 @@ class Gate:
             if known is not None:
                 self._observer.hit()
                 return known
-        decision = self._judge(sql, self._asker(principal.login), settings, extended=extended)
+        decision = self._judge(sql, self._asker(principal.login), settings, names, extended=extended)
         if key is not None and _lasting(decision):
             self._texts[key] = decision
         return decision
@@ -207,9 +221,15 @@ class Gate:
     # -- texts
 
     def _judge(
-        self, sql: bytes, asker: _Asker, settings: Settings, *, extended: bool, computing: bool = True
+        self,
+        sql: bytes,
+        asker: _Asker,
+        settings: Settings,
+        names: Names | None = None,
+        *,
+        extended: bool,
+        computing: bool = True,
     ) -> Decision:
-        world = self._world
         try:
             text = decode_sql(sql, settings.client_encoding)
         except EncodingError:
@@ -220,11 +240,9 @@ class Gate:
             check = check_garbled(text, error, settings)
             return self._garbled(sql, "42601", f"the statement was not understood: {error}", error.position + 1, check)
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
-        unsettles = any(p.unsettles for p in parts) or not world.unsettling.isdisjoint(lexed.words)
-        ddl = any(p.kind in _CHANGES_CATALOG for p in parts)
-        unsettles |= self._may_shadow(lexed, settings, ddl=ddl)
-        if not self._matters(lexed, parts, asker):
-            return Pass(unsettles, ddl, len(parts))
+        by_name = any(p.kind in _BY_NAME for p in parts)
+        if not by_name and not self._matters(lexed, parts, asker):
+            return self._pass(lexed, parts, settings)
         if extended and len(parts) > 1:
             refusal = Refusal(
                 Reason.UNSUPPORTED,
@@ -233,8 +251,25 @@ class Gate:
                 hint="Send the statements one by one.",
             )
             return Refuse(refusal, self._shape(lexed))
+        scope = NamesInText(names)
+        decision = self._planned(lexed, parts, asker, settings, scope, computing=computing)
+        if names is None and scope.used() and not isinstance(decision, NeedNames):
+            prepared_names, cursors = (frozenset(scope.asked[use]) for use in (NameUse.EXECUTES, NameUse.FETCHES))
+            return NeedNames(prepared_names, cursors, decision)
+        return decision
+
+    def _planned(
+        self,
+        lexed: Lexed,
+        parts: list[Classified],
+        asker: _Asker,
+        settings: Settings,
+        scope: NamesInText,
+        *,
+        computing: bool,
+    ) -> Pass | Admit | Compute | Write | Refuse | NeedSettings:
         try:
-            plans = self._plan_all(lexed, parts, asker, settings)
+            plans = self._plan_all(lexed, parts, asker, settings, scope)
         except AmbiguousNameError:
             if settings.search_path is None:
                 return NeedSettings()
@@ -244,10 +279,57 @@ class Gate:
             if made is not None:
                 return made
             refuse = self._refuse(refused.refusal, lexed, settings)
+            unsettles, ddl = self._afterwards(lexed, parts, settings)
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
-            return Pass(unsettles, ddl, len(parts))
-        return self._admit(lexed, tuple(plans), settings, unsettles=unsettles, ddl=ddl)
+            return self._pass(lexed, parts, settings)
+        return self._admit(lexed, parts, tuple(plans), settings)
+
+    def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
+        unsettles, ddl = self._afterwards(lexed, parts, settings)
+        changes = self._changes(lexed, parts, (None,) * len(parts), settings)
+        by_name = any(p.kind in _BY_NAME for p in parts)
+        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name)
+
+    def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> tuple[bool, bool]:
+        """Whether settings, and whether the catalog, may be other ones after the text has run."""
+        unsettles = any(p.unsettles for p in parts) or not self._world.unsettling.isdisjoint(lexed.words)
+        ddl = any(p.kind in _CHANGES_CATALOG or p.wrapped == "create" for p in parts)
+        return unsettles or self._may_shadow(lexed, settings, ddl=ddl), ddl
+
+    def _changes(
+        self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
+    ) -> tuple[NameChange | None, ...]:
+        """What each statement does to the session's names."""
+        if all(p.named is None or p.kind in _BY_NAME for p in parts):
+            return ()
+        found: list[NameChange | None] = []
+        for part, plan, (first, last) in zip(parts, plans, lexed.statements, strict=True):
+            named = part.named
+            if named is None or part.kind in _BY_NAME:
+                found.append(None)
+                continue
+            if named.use not in (NameUse.PREPARES, NameUse.DECLARES):
+                found.append(NameChange(named.use, named.name))
+                continue
+            start, end = lexed.tokens[first].start, lexed.tokens[last].end
+            unsettles = not self._world.unsettling.isdisjoint(_words(lexed, (first, last), frozenset()))
+            decision: Pass | Admit = Pass(unsettles)
+            if plan is not None and plan.later is not None:
+                text = edited(lexed, (plan,), self._sealer)[0]
+                own = text[start : len(text) - len(lexed.text) + end]
+                decision = Admit(
+                    encode_sql(own, settings.client_encoding),
+                    OffsetMap(),
+                    (plan.later,),
+                    self._shape(lexed),
+                    self._generation,
+                    unsettles,
+                )
+            alone = encode_sql(lexed.text[start:end], settings.client_encoding)
+            types = declared_types(lexed, named) if named.use is NameUse.PREPARES else ()
+            found.append(NameChange(named.use, named.name, decision, alone, types, named.hold))
+        return tuple(found)
 
     def _computed(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
@@ -343,7 +425,10 @@ class Gate:
 
     # -- statements
 
-    def _plan_all(self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings) -> list[Plan | None]:
+    def _plan_all(
+        self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings, scope: NamesInText
+    ) -> list[Plan | None]:
+        """The plans of the statements; of those that run by name, `parts` tell afterwards what is known of them."""
         world = self._world
         plans: list[Plan | None] = []
         unsettled = changed = False
@@ -352,7 +437,12 @@ class Gate:
         for index, (part, (first, last)) in enumerate(zip(parts, lexed.statements, strict=True)):
             words = _words(lexed, (first, last), settings.temporary)
             named = not words.isdisjoint(world.triggers)
-            plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
+            if part.kind in _BY_NAME and part.named is not None:
+                known = scope.find(part.named)
+                part = parts[index] = replace(part, unsettles=known is None or known.unsettles)  # noqa: PLW2901
+                plan = self._by_name(lexed, part, known, (first, last), words, asker, settings)
+            else:
+                plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
             if unsettled and (named or plan is not None):
                 raise _RefusedError(_one_by_one("changes settings that its meaning depends on", first))
             if changed and part.kind in _CALLS:
@@ -361,8 +451,47 @@ class Gate:
             unsettled |= bool(settings.temporary) or _makes_temporary(words, part)
             settings = replace(settings, temporary=frozenset())
             changed |= part.kind in _CHANGES_CATALOG and (named or asker.unfenced)
+            if part.named is not None:
+                later = None if plan is None else plan.later
+                scope.change(part.named, Known(later, not words.isdisjoint(world.unsettling)))
             plans.append(plan)
         return plans
+
+    def _by_name(
+        self,
+        lexed: Lexed,
+        part: Classified,
+        known: Known | None,
+        whole: tuple[int, int],
+        words: frozenset[str],
+        asker: _Asker,
+        settings: Settings,
+    ) -> Plan | None:
+        """The plan of EXECUTE or FETCH."""
+        assert part.named is not None
+        self._own_objects(lexed, whole, settings)
+        if asker.unfenced:
+            self._unfenced(lexed, words, part, whole)
+        called = self._functions(lexed, whole, asker)
+        if isinstance(called, Refusal):
+            raise _RefusedError(called)
+        if known is None:
+            if asker.unfenced:
+                raise _RefusedError(unknown_to_unfenced(part.named.token))
+            if part.named.parts and self._world.protection.seals:
+                raise _RefusedError(unknown_statement(part.named))
+            return None
+        plan = known.plan
+        if plan is None or lexed.tokens[whole[0]].value == "move":
+            return None
+        if part.kind is StatementKind.FETCH:
+            return replace(plan, edits=(), literals=(), params=())
+        if part.wrapped == "create" and asker.limited and plan.touched:
+            raise _RefusedError(_no_limited("CREATE TABLE over protected columns", whole[0]))
+        made = execution(lexed, part, plan, _canonical_type)
+        if isinstance(made, Refusal):
+            raise _RefusedError(made)
+        return made
 
     def _plan(
         self,
@@ -413,8 +542,13 @@ class Gate:
             called = self._functions(lexed, whole, asker)
         if isinstance(called, Refusal):
             return (), called
+        if part.kind is StatementKind.HARMLESS and part.named is not None:
+            return (), _NOTHING
         if words.isdisjoint(protection.relation_words):
-            return (), _touching(Action.OTHER, called, asker, protection) if called else _NOTHING
+            if not called:
+                return (), _NOTHING
+            touching = _touching(Action.OTHER, called, asker, protection)
+            return (), replace(touching, later=touching) if part.named is not None else touching
         if part.kind in _ANALYSED:
             return self._analysed(lexed, part, asker, settings, called)
         if part.kind is StatementKind.COPY_TABLE:
@@ -445,12 +579,15 @@ class Gate:
             return facts.significant, plan
         if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
             return facts.significant, _no_limited("CREATE TABLE or VIEW over protected columns", part.first)
-        if part.kind is not StatementKind.QUERY:
-            plan = _without_results(plan, part)
-            if isinstance(plan, Refusal):
-                return facts.significant, plan
         if not plan.touched and not plan.edits and not called:
             return facts.significant, _Nothing()
+        if part.kind is StatementKind.PREPARE:
+            assert part.named is not None
+            return facts.significant, prepared(lexed, part.named, plan, _canonical_type)
+        if part.kind is StatementKind.CURSOR:
+            return facts.significant, declared(plan)
+        if part.kind is not StatementKind.QUERY:
+            return facts.significant, _without_results(plan, part)
         return facts.significant, plan
 
     # -- what is not a query
@@ -573,7 +710,7 @@ class Gate:
             Reason.UNSUPPORTED,
             UNSUPPORTED,
             "pgveil can't protect this statement: it is of a kind that is not analysed",
-            hint="Write it as SELECT, INSERT, UPDATE or DELETE; prepare statements by the protocol instead of PREPARE.",
+            hint="Write it as SELECT, INSERT, UPDATE or DELETE.",
             token=token,
         )
 
@@ -625,8 +762,9 @@ class Gate:
     # -- the text that runs
 
     def _admit(
-        self, lexed: Lexed, plans: tuple[Plan | None, ...], settings: Settings, *, unsettles: bool, ddl: bool
-    ) -> Decision:
+        self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
+    ) -> Admit | Refuse:
+        unsettles, ddl = self._afterwards(lexed, parts, settings)
         try:
             text, offsets = edited(lexed, plans, self._sealer)
         except BadValue as bad:
@@ -647,7 +785,9 @@ class Gate:
                 ),
                 self._shape(lexed),
             )
-        return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl)
+        changes = self._changes(lexed, parts, plans, settings)
+        by_name = any(p.kind in _BY_NAME for p in parts)
+        return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl, changes, by_name)
 
 
 class _Nothing:
@@ -663,13 +803,15 @@ _ANALYSED = frozenset(
         StatementKind.QUERY,
         StatementKind.EXPLAIN,
         StatementKind.CURSOR,
+        StatementKind.PREPARE,
         StatementKind.CREATE_AS,
         StatementKind.COPY_QUERY,
     }
 )
 # What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.
 _NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})
-_CALLS = _ANALYSED | {StatementKind.DYNAMIC, StatementKind.PREPARE, StatementKind.COPY_TABLE, StatementKind.OTHER}
+_BY_NAME = frozenset({StatementKind.EXECUTE, StatementKind.FETCH})
+_CALLS = _ANALYSED | _BY_NAME | {StatementKind.DYNAMIC, StatementKind.COPY_TABLE, StatementKind.OTHER}
 # What a login that privileges can't fence may not do without a closer look.
 _UNFENCED_KINDS = frozenset({StatementKind.DYNAMIC, StatementKind.DDL})
 
@@ -680,6 +822,8 @@ def _is_own_schema(name: str) -> bool:
 
 def _lasting(decision: Decision) -> bool:
     """Whether the same bytes will always be judged so: not where a literal is sealed with a nonce, or settings were unknown."""
+    if isinstance(decision, NeedNames):
+        return _lasting(decision.otherwise)
     if isinstance(decision, Admit):
         return not any(plan is not None and plan.literals for plan in decision.plans)
     return isinstance(decision, Pass) or (
@@ -789,16 +933,17 @@ def _no_limited(what: str, token: int) -> Refusal:
 
 
 def _without_results(plan: Plan, part: Classified) -> Plan | Refusal:
-    """EXPLAIN, COPY, cursors and CREATE AS: no row of theirs can be opened on the way out."""
+    """EXPLAIN, COPY and CREATE AS: no row of theirs can be opened on the way out."""
+    if part.kind is not StatementKind.COPY_QUERY:
+        return replace(plan, results=None)
     opened = next((r.open for r in plan.results or () if r.open is not None), None)
-    if opened is not None and part.kind in (StatementKind.CURSOR, StatementKind.COPY_QUERY):
+    if opened is not None:
         return Refusal(
-            Reason.COPY if part.kind is StatementKind.COPY_QUERY else Reason.UNSUPPORTED,
+            Reason.COPY,
             UNSUPPORTED,
-            f'sealed column "{opened.name}" can\'t be read through {"COPY" if part.kind is StatementKind.COPY_QUERY else "a SQL cursor"}',
+            f'sealed column "{opened.name}" can\'t be read through COPY',
             hint="Use SELECT; a driver's server-side cursor over the extended protocol works as well.",
             column=opened.name,
             token=part.first,
         )
-    action = Action.COPY if part.kind is StatementKind.COPY_QUERY else plan.action
-    return replace(plan, results=None, action=action)
+    return replace(plan, results=None, action=Action.COPY)

@@ -15,7 +15,7 @@ import msgspec
 from keys.sealed import SEALED_IN_TEXT
 from proxy.dangerous import PRIVILEGED_ROLES
 from proxy.session.computing import Compute, Write
-from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
+from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.prepared import audited
 from proxy.session.trail import Identity, Trail
@@ -164,6 +164,9 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
     """
     principal = gate.principal(login)
     decision = gate.decide(text.encode(), principal, settings, extended=False)
+    if isinstance(decision, NeedNames):
+        # Nobody's session: names that the text itself does not make are not known.
+        decision = decision.otherwise
     statements, refusal = _Telling(gate, principal, text, settings, keys=keys).tell(decision)
     outcomes = {s.outcome for s in statements}
     rules, catalog = gate.protection.rules, gate.protection.catalog
@@ -204,7 +207,7 @@ class _Telling:
             case Refuse():
                 asked = decision.check is not None
                 return (), self._refusal(decision.refusal, decision.shape, decision.position, server_first=asked)
-            case NeedSettings():
+            case NeedSettings() | NeedNames():
                 return (), self._refusal(SETTINGS_UNKNOWN, "", None)
             case Admit():
                 return self._admitted(decision), None

@@ -7,9 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rules.lexer import Kind
+from rules.named import read_declare, read_drop, read_execute, read_fetch, read_prepare
 
 if TYPE_CHECKING:
     from rules.lexer import Lexed
+    from rules.named import Named
 
 _QUERIES = frozenset({"select", "values", "table", "with", "insert", "update", "delete", "("})
 _DDL = frozenset({"create", "alter", "drop", "grant", "revoke", "comment", "reassign", "security", "import", "refresh"})
@@ -30,6 +32,7 @@ _HARMLESS = frozenset(
         "show",
     }
 )
+_NAMING = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close"})
 _MEANING = frozenset(
     {
         "search_path",
@@ -55,7 +58,9 @@ class StatementKind(StrEnum):
     CREATE_AS = "create_as"  # CREATE TABLE/VIEW ... AS query
     COPY_QUERY = "copy_query"  # COPY (query) TO: the query is analysed
     COPY_TABLE = "copy_table"  # COPY name ...: judged by the columns it names
-    PREPARE = "prepare"
+    PREPARE = "prepare"  # the statement behind AS is analysed
+    EXECUTE = "execute"  # runs a prepared statement of the session: by itself, in EXPLAIN or in CREATE TABLE AS
+    FETCH = "fetch"  # FETCH and MOVE: rows of a cursor of the session
     DYNAMIC = "dynamic"  # DO and CALL: runs text that is not here
     DDL = "ddl"
     HARMLESS = "harmless"
@@ -64,12 +69,17 @@ class StatementKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """`first..last`: the tokens to analyse (of COPY_TABLE: the whole). `unsettles`: settings that texts depend on may be others afterwards."""
+    """`first..last`: the tokens to analyse (of COPY_TABLE: the whole). `unsettles`: settings that texts depend on may be others afterwards.
+
+    `named`: the session's name that the statement makes, uses or drops. `wrapped`: of EXECUTE what it stands in: "explain", "create" or nothing.
+    """
 
     kind: StatementKind
     first: int
     last: int
     unsettles: bool = False
+    named: Named | None = None
+    wrapped: str = ""
 
 
 def classify(lexed: Lexed, first: int, last: int) -> Classified:
@@ -79,20 +89,18 @@ def classify(lexed: Lexed, first: int, last: int) -> Classified:
         return Classified(StatementKind.QUERY, first, last)
     if word == "explain":
         return _explain(lexed, first, last)
-    if word == "declare":
-        return _declare(lexed, first, last)
     if word == "copy":
         return _copy(lexed, first, last)
     if word == "create":
         return _create(lexed, first, last)
     if word in {"do", "call"}:
         return Classified(StatementKind.DYNAMIC, first, last, unsettles=True)
-    if word in {"prepare", "execute"}:
-        # PREPARE TRANSACTION names nothing; EXECUTE runs what PREPARE was judged for.
-        return Classified(StatementKind.PREPARE, first, last, unsettles=word == "execute")
+    if word in _NAMING:
+        return _naming(lexed, word, first, last)
     if word in {"set", "reset", "discard"}:
         words = {_word(lexed, i) for i in range(first + 1, min(first + 5, last + 1))}
-        return Classified(StatementKind.HARMLESS, first, last, unsettles=not words.isdisjoint(_MEANING))
+        named = read_drop(lexed, first, last) if word == "discard" else None
+        return Classified(StatementKind.HARMLESS, first, last, not words.isdisjoint(_MEANING), named)
     if word in _DDL:
         return Classified(StatementKind.DDL, first, last)
     return Classified(StatementKind.HARMLESS if word in _HARMLESS else StatementKind.OTHER, first, last)
@@ -120,20 +128,53 @@ def _explain(lexed: Lexed, first: int, last: int) -> Classified:
         at = last + 1 if closing is None else closing + 1
     while at <= last and _word(lexed, at) in {"analyze", "analyse", "verbose"}:
         at += 1
-    if at > last or _word(lexed, at) not in _QUERIES:
-        inner = classify(lexed, at, last) if at <= last else None
-        kind = (
-            StatementKind.OTHER if inner is None or inner.kind is not StatementKind.PREPARE else StatementKind.PREPARE
-        )
-        return Classified(kind, first, last, unsettles=inner is not None and inner.unsettles)
-    return Classified(StatementKind.EXPLAIN, at, last)
+    if at <= last and _word(lexed, at) in _QUERIES:
+        return Classified(StatementKind.EXPLAIN, at, last)
+    word = _word(lexed, at) if at <= last else ""
+    if word == "execute":
+        return _execute(lexed, at, last, "explain")
+    if word == "declare":
+        inner = _declare(lexed, at, last)
+        if inner.kind is StatementKind.CURSOR:
+            return Classified(StatementKind.EXPLAIN, inner.first, last)
+    if word == "create":
+        inner = _create(lexed, at, last)
+        if inner.kind in (StatementKind.CREATE_AS, StatementKind.EXECUTE):
+            return inner
+    return Classified(StatementKind.OTHER, first, last)
+
+
+def _naming(lexed: Lexed, word: str, first: int, last: int) -> Classified:
+    """A statement about prepared statements or cursors of the session."""
+    if word == "declare":
+        return _declare(lexed, first, last)
+    if word == "execute":
+        return _execute(lexed, first, last, "")
+    if word in {"fetch", "move"}:
+        return Classified(StatementKind.FETCH, first, last, unsettles=True, named=read_fetch(lexed, first, last))
+    if word in {"close", "deallocate"}:
+        return Classified(StatementKind.HARMLESS, first, last, named=read_drop(lexed, first, last))
+    named = read_prepare(lexed, first, last)
+    # PREPARE TRANSACTION names nothing.
+    kind = StatementKind.OTHER if named is None else StatementKind.PREPARE
+    return Classified(kind, _inner(named, first), last, named=named)
 
 
 def _declare(lexed: Lexed, first: int, last: int) -> Classified:
-    for index in range(first + 2, min(first + 12, last)):
-        if _word(lexed, index) == "for":
-            return Classified(StatementKind.CURSOR, index + 1, last)
-    return Classified(StatementKind.OTHER, first, last)
+    named = read_declare(lexed, first, last)
+    return Classified(
+        StatementKind.OTHER if named is None else StatementKind.CURSOR, _inner(named, first), last, named=named
+    )
+
+
+def _execute(lexed: Lexed, first: int, last: int, wrapped: str) -> Classified:
+    named = read_execute(lexed, first, last)
+    kind = StatementKind.OTHER if named is None else StatementKind.EXECUTE
+    return Classified(kind, first, last, unsettles=True, named=named, wrapped=wrapped)
+
+
+def _inner(named: Named | None, first: int) -> int:
+    return first if named is None else named.inner
 
 
 def _copy(lexed: Lexed, first: int, last: int) -> Classified:
@@ -150,13 +191,20 @@ def _create(lexed: Lexed, first: int, last: int) -> Classified:
     for index in range(first + 1, min(first + 8, last + 1)):
         word = _word(lexed, index)
         if word in kinds:
-            has_query = any(
-                _word(lexed, i) == "as" and i < last and _word(lexed, i + 1) in _QUERIES for i in range(index, last)
-            )
+            behind = [_word(lexed, i + 1) for i in range(index, last) if _word(lexed, i) == "as"]
+            if "execute" in behind:
+                return _create_by_execute(lexed, index, last)
+            has_query = not _QUERIES.isdisjoint(behind)
             return Classified(StatementKind.CREATE_AS if has_query else StatementKind.DDL, first, last)
         if word not in {"or", "replace", "temp", "temporary", "unlogged", "global", "local", "recursive"}:
             break
     return Classified(StatementKind.DDL, first, last)
+
+
+def _create_by_execute(lexed: Lexed, first: int, last: int) -> Classified:
+    """CREATE TABLE ... AS EXECUTE."""
+    at = next(i for i in range(first, last) if _word(lexed, i) == "as" and _word(lexed, i + 1) == "execute")
+    return _execute(lexed, at + 1, last, "create")
 
 
 @dataclass(frozen=True, slots=True)

@@ -389,31 +389,11 @@ class _Decision:
         return tuple(literals), tuple(params.values()), uncast
 
     def _casts(self, constant: Constant, column: Column) -> None:
-        assert column.type is not None
-        own = column.type + ("[]" if constant.array else "")
-        for cast in constant.casts:
-            try:
-                canonical = self.judgement.canonical_type(cast)
-            except ValueError:
-                canonical = cast
-            element = canonical.removesuffix("[]") if constant.array else canonical
-            if canonical == self.judgement.canonical_type(own) or element in _TRANSPARENT:
-                continue
-            if (
-                _without_modifier(element) == _without_modifier(self.judgement.canonical_type(column.type))
-                and "(" not in element
-            ):
-                continue
-            raise RefusedError(
-                Refusal(
-                    Reason.PLAIN_INTO_SEALED,
-                    UNSUPPORTED,
-                    f'the cast to {cast} can\'t be made before the value is sealed for column "{column.name}"',
-                    hint=f"Leave the cast out, or cast to the column's own type: {column.type}.",
-                    column=column.name,
-                    token=constant.token,
-                )
-            )
+        refusal = cast_refusal(
+            constant.casts, column, self.judgement.canonical_type, array=constant.array, token=constant.token
+        )
+        if refusal is not None:
+            raise RefusedError(refusal)
 
     def _shared_parameter(self, number: int, constant: Constant) -> None:
         raise RefusedError(
@@ -451,6 +431,33 @@ class _Decision:
             Touched(c, self._column(c).level, self._verdict(c), c in read, c in written)
             for c in sorted(self.facts.columns)
         )
+
+
+def cast_refusal(
+    casts: Iterable[str], column: Column, canonical_type: Callable[[str], str], *, array: bool, token: int
+) -> Refusal | None:
+    """Why a constant or parameter under these casts can't be sealed for a column; None where they change nothing of its value."""
+    assert column.type is not None
+    own = canonical_type(column.type + ("[]" if array else ""))
+    for cast in casts:
+        try:
+            canonical = canonical_type(cast)
+        except ValueError:
+            canonical = cast
+        element = canonical.removesuffix("[]") if array else canonical
+        if canonical == own or element in _TRANSPARENT:
+            continue
+        if _without_modifier(element) == _without_modifier(canonical_type(column.type)) and "(" not in element:
+            continue
+        return Refusal(
+            Reason.PLAIN_INTO_SEALED,
+            UNSUPPORTED,
+            f'the cast to {cast} can\'t be made before the value is sealed for column "{column.name}"',
+            hint=f"Leave the cast out, or cast to the column's own type: {column.type}.",
+            column=column.name,
+            token=token,
+        )
+    return None
 
 
 def _same_sealing(one: SealParam, other: SealParam) -> bool:

@@ -91,6 +91,7 @@ class Plan:
     """What to do with one statement.
 
     `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
+    `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
     """
 
     action: Action
@@ -102,6 +103,7 @@ class Plan:
     results: tuple[ResultColumn, ...] | None = None
     writes: bool = False
     lookups: bool = False
+    later: Plan | None = None
 
     @property
     def opens(self) -> bool:

@@ -52,6 +52,7 @@ class ProtectionMap:
         self.suspects = self.relation_words | self.column_words
         self._sources = self._by_source()
         self.unapplied = self._not_sealed_yet()
+        self.seals = any(c.protection is Protection.SEALED for c in rules.protected_columns())
 
     # -- what the analysis asks
 

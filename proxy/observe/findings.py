@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from proxy.session.computing import Compute
-from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
+from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from rules.model import Protection, Verdict
 from rules.plan import Reason
@@ -82,6 +82,8 @@ def finding(decision: Decision, principal: Principal, judge: Judge, place: Place
 
     `shape`: the text's own, where the decision has none (a Pass).
     """
+    if isinstance(decision, NeedNames):
+        decision = decision.otherwise
     if isinstance(decision, NeedSettings):
         decision = Refuse(SETTINGS_UNKNOWN)
     outcome, refusal = Outcome.PASSES, None
@@ -174,5 +176,6 @@ def as_pass(decision: Pass | Admit | Compute | Refuse) -> Pass:
         return decision
     if isinstance(decision, Compute):
         return Pass()
-    count = len(decision.plans) if isinstance(decision, Admit) else decision.statements
-    return Pass(decision.unsettles, decision.ddl, count)
+    if isinstance(decision, Refuse):
+        return Pass(decision.unsettles, decision.ddl, decision.statements)
+    return Pass(decision.unsettles, decision.ddl, len(decision.plans), names=decision.names, by_name=decision.by_name)

@@ -7,6 +7,7 @@ and the rules are in force there: sealed values are never opened by observing, n
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from proxy.plan_cache import CacheObserver
     from proxy.session.computing import Compute
-    from proxy.session.gate import Admit, Decision, Refuse, Settings
+    from proxy.session.gate import Admit, Decision, Names, Refuse, Settings
     from proxy.splicing import LiteralSealer
     from rules.catalog import Catalog
     from rules.model import Column, ColumnName, Principal, Rules
@@ -89,9 +90,11 @@ class ObservingGate:
         """See Judge."""
         return self._gate.principal(login)
 
-    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+    def decide(
+        self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None
+    ) -> Decision:
         """See Judge."""
-        return self._gate.decide(sql, principal, settings, extended=extended)
+        return self._gate.decide(sql, principal, settings, extended=extended, names=names)
 
     def as_run(
         self, decision: Pass | Admit | Compute | Refuse, principal: Principal
@@ -100,10 +103,9 @@ class ObservingGate:
         if not self._observes:
             return decision
         if isinstance(decision, Pass):
-            return Pass(decision.unsettles, decision.ddl, decision.statements, self._passing)
-        plain = as_pass(decision)
+            return replace(decision, noted=self._passing)
         made = self._finding(decision, principal)
-        return Pass(plain.unsettles, plain.ddl, plain.statements, partial(self._take, made))
+        return replace(as_pass(decision), noted=partial(self._take, made))
 
     def _finding(self, decision: Admit | Compute | Refuse, principal: Principal) -> Finding:
         key = (id(decision), principal.login)

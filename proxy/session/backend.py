@@ -316,6 +316,8 @@ class Backend:
             state.ddl_ran, state.catalog_stale = False, True
         if word in _RENAMING:
             self._renamed(head, tag, word)
+        if head.renaming is not None:
+            head.renaming.completed(state)
 
     def _renamed(self, head: Expectation, tag: bytes, word: bytes) -> None:
         """Names may stand for other statements or portals now: what they return is checked again before it passes."""
@@ -416,9 +418,9 @@ class Backend:
         if not len(state.portals):
             return
         waiting = pipeline.waiting()
-        state.portals.keep(
-            {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else ()
-        )
+        kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
+        held = {p.name for p in state.portals if p.statement is not None and p.statement.hold}
+        state.portals.keep(kept | held)
 
 
 def _offsets(head: Expectation) -> OffsetMap | None:

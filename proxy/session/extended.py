@@ -8,6 +8,8 @@ from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Pass, Refuse
+from proxy.session.judging import PLAN_CHANGED, too_many, too_much_text
+from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
@@ -17,6 +19,8 @@ from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
     from proxy.session.computer import Computer
     from proxy.session.judging import Judging, Steps
     from proxy.session.state import State
@@ -31,15 +35,6 @@ _RESERVED_NAME: Final = Refusal(
     "names of statements and portals that begin with pgveil_ are reserved",
     hint="Choose another name.",
 )
-
-
-def _too_many(what: str, most: int) -> Refusal:
-    return Refusal(
-        Reason.LIMIT,
-        "53400",
-        f"too many {what}: pgveil keeps at most {most} a connection",
-        hint="Close those that are not used any longer.",
-    )
 
 
 class Extended:
@@ -61,6 +56,9 @@ class Extended:
         state = self._state
         judging = self._judging
         message = messages.parse_parse(raw[5:])
+        if message.name:
+            # A PREPARE under way may take the name.
+            yield from judging.names_settled()
         decision = yield from judging.decide(message.text, extended=True)
         if state.ignores():
             return
@@ -83,6 +81,7 @@ class Extended:
             state.observer.message_objects(1)
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
+        statement.names = state.names_version if decision.by_name else None
         if isinstance(decision, Pass) and decision.noted is not None:
             decision.noted(0)
         undo = state.statements.put(message.name, statement)
@@ -93,14 +92,9 @@ class Extended:
         if name.startswith(RESERVED):
             return _RESERVED_NAME
         if len(state.statements) >= state.limits.statements and state.statements.get(name) is None:
-            return _too_many("prepared statements", state.limits.statements)
+            return too_many("prepared statements", state.limits.statements)
         if state.statements.cost + len(text) > state.limits.statement_text and name:
-            return Refusal(
-                Reason.LIMIT,
-                "53400",
-                f"prepared statements with more than {state.limits.statement_text} bytes of text together",
-                hint="Close those that are not used any longer.",
-            )
+            return too_much_text(state.limits.statement_text)
         return None
 
     # -- Bind ------------------------------------------------------------------------------------------------------------------------
@@ -145,7 +139,7 @@ class Extended:
         if _reserved(names):
             refusal = _RESERVED_NAME
         elif len(state.portals) >= state.limits.portals and state.portals.get(names.portal) is None:
-            refusal = _too_many("portals", state.limits.portals)
+            refusal = too_many("portals", state.limits.portals)
         elif statement is not None:
             refusal = yield from self._judging.recheck(statement)
         if state.ignores():
@@ -177,8 +171,9 @@ class Extended:
         """Send a Bind as it came (or its head, the rest follows by itself)."""
         state = self._state
         portal = None if statement is None else statement.plain_portal
-        if portal is None or portal.name != name:
-            portal = Portal(name, statement)
+        names = None if statement is None else statement.names
+        if portal is None or portal.name != name or portal.names != names:
+            portal = Portal(name, statement, names=names)
             if statement is not None:
                 statement.plain_portal = portal
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(name, portal)))
@@ -202,7 +197,7 @@ class Extended:
                 self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
                 return
             state.observer.message_objects(1)
-        portal = Portal(bind.portal, statement, bind.result_formats, asked_for=asked)
+        portal = Portal(bind.portal, statement, bind.result_formats, asked_for=asked, names=statement.names)
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(bind.portal, portal)))
 
     def _sealed(self, bind: messages.Bind, statement: PreparedStatement, plan: Plan) -> bytes:
@@ -309,6 +304,7 @@ class Extended:
         statement = portal.statement
         if (
             portal.plan is not None
+            or portal.names is not None
             or not self._judging.writes_settled()
             or (statement is not None and statement.generation != state.judge.generation)
         ):
@@ -322,8 +318,8 @@ class Extended:
         judging = self._judging
         arrived = state.clock()
         statement = portal.statement
-        if statement is not None and statement.generation != state.judge.generation:
-            refusal = yield from judging.recheck(statement)
+        if statement is not None:
+            refusal = yield from self._stale(portal, statement)
             if state.ignores():
                 return
             if refusal is not None:
@@ -351,6 +347,19 @@ class Extended:
                 return
         self._run(raw, portal, entry)
 
+    def _stale(
+        self, portal: Portal, statement: PreparedStatement
+    ) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Why a portal that was bound under other rules, or when a name stood for something else, can't run."""
+        state = self._state
+        if portal.names is not None:
+            yield from self._judging.names_settled()
+            if portal.names != state.names_version:
+                return PLAN_CHANGED
+        if statement.generation == state.judge.generation:
+            return None
+        return (yield from self._judging.recheck(statement))
+
     def _ensure_description(self, portal: Portal) -> None:
         """Ask for the description that no client's Describe will bring before the rows."""
         if not portal.verified and not portal.expected:
@@ -364,6 +373,8 @@ class Extended:
             if isinstance(statement.decision, Pass) and statement.decision.noted is not None:
                 statement.decision.noted(1)
             entry.ddl = statement.decision.ddl
+            if statement.decision.names:
+                entry.renaming = Renaming(statement.decision.names, statement.settings, statement.generation)
             if entry.ddl:
                 state.ddl_in_flight = True
             if statement.decision.unsettles:

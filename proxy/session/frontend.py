@@ -15,6 +15,7 @@ from proxy.session.computing import Compute
 from proxy.session.extended import Extended
 from proxy.session.gate import Admit, Pass, Refuse
 from proxy.session.judging import Judging
+from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.replies import DEALLOCATE, deallocated
 from proxy.session.state import AUDIT_DOWN, State
@@ -202,6 +203,8 @@ class Frontend:
             entry.run.sent = state.clock()
         elif DEALLOCATE.match(text):
             entry.dropped_name = deallocated(text)
+        if decision.names:
+            entry.renaming = Renaming(decision.names, state.tracker.settings, state.judge.generation)
         yield from judging.settle_writes()
         if not state.ignores():
             self._run_query(raw, entry, decision)

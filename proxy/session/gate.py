@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.session.computing import Compute, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rules.model import Column, ColumnName, Principal
+    from rules.named import NameUse
     from rules.plan import Plan, Reason, Refusal
 
 
@@ -57,6 +58,39 @@ class OffsetMap:
 
 
 @dataclass(frozen=True, slots=True)
+class NameChange:
+    """A statement that makes or drops one of the session's names, once it has completed. `name` None: all of them.
+
+    Of PREPARE and DECLARE: `decision` on what the name will stand for (its one plan, if any, is that of an execution or a FETCH); `text`, the
+    statement alone in the client's words, from which it can be decided again; `types`, the OIDs of declared parameters (0: not known).
+    """
+
+    use: NameUse
+    name: str | None
+    decision: Pass | Admit | None = None
+    text: bytes = field(default=b"", repr=False)
+    types: tuple[int, ...] = ()
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a session knows of one of its names. `plan`: of an execution or a FETCH, None where nothing protected is touched."""
+
+    plan: Plan | None
+    unsettles: bool = False
+    ddl: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The session's prepared statements and cursors, of those that a text speaks of."""
+
+    prepared: Mapping[str, Known] = field(default_factory=dict)
+    cursors: Mapping[str, Known] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """Forward the text as it is.
 
@@ -64,12 +98,16 @@ class Pass:
     `ddl`: afterwards the catalog may be another one.
     `statements`: how many statements the text holds (0 for an empty one).
     `noted`: in observe mode, to be called with 0 when the text is prepared and with 1 each time that it runs.
+    `names`: one a statement, what it does to the session's names; empty where none does anything. `by_name`: it runs what a name stands for, so
+    the decision holds as long as the names do.
     """
 
     unsettles: bool = False
     ddl: bool = False
     statements: int = 1
     noted: Callable[[int], None] | None = field(default=None, compare=False)
+    names: tuple[NameChange | None, ...] = ()
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +115,7 @@ class Admit:
     """Run `text` (in the client's encoding, literals already sealed) instead of what came; at least one statement is planned.
 
     `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
-    `generation`: of the rules and catalog that it was made under; a later generation must be asked anew.
+    `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`: as of Pass.
     """
 
     text: bytes
@@ -87,6 +125,8 @@ class Admit:
     generation: int
     unsettles: bool = False
     ddl: bool = False
+    names: tuple[NameChange | None, ...] = ()
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +163,19 @@ class NeedSettings:
     """Nothing can be said while the session's settings are unknown: ask the server, then ask again."""
 
 
-Decision = Pass | Admit | Compute | Write | Refuse | NeedSettings
+@dataclass(frozen=True, slots=True)
+class NeedNames:
+    """The text runs what names of the session stand for: ask again with those that the session knows.
+
+    `otherwise`: the decision where it knows none of them.
+    """
+
+    prepared: frozenset[str]
+    cursors: frozenset[str]
+    otherwise: Pass | Admit | Compute | Write | Refuse | NeedSettings
+
+
+Decision = Pass | Admit | Compute | Write | Refuse | NeedSettings | NeedNames
 
 
 class Judge(Protocol):
@@ -136,8 +188,13 @@ class Judge(Protocol):
     def principal(self, login: str) -> Principal:
         """Who a login is under the rules and catalog in force."""
 
-    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
-        """Judge the text of a Query (`extended` false: any number of statements) or a Parse (one)."""
+    def decide(
+        self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None
+    ) -> Decision:
+        """Judge the text of a Query (`extended` false: any number of statements) or a Parse (one).
+
+        `names`: what the session knows of the names that NeedNames asked for; with them NeedNames is no answer.
+        """
 
     def as_run(
         self, decision: Pass | Admit | Compute | Refuse, principal: Principal

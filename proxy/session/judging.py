@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
-from proxy.session.gate import Admit, NeedSettings, Pass, Refuse
+from proxy.session.gate import Admit, Names, NeedNames, NeedSettings, Pass, Refuse
+from proxy.session.names import inner_decision, known, name_key
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.prepared import fetch_of
 from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
@@ -21,22 +22,30 @@ from proxy.session.settings import PROBE_TEXT, Probe
 from proxy.session.statements import PreparedStatement, Run
 from proxy.wire import messages
 from rules.model import SealMode
+from rules.named import NameUse
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from proxy.session.gate import Decision
+    from proxy.session.gate import Decision, Known
     from proxy.session.state import State
 
     Renew = Callable[[PreparedStatement, Compute], Generator[Callable[[], bool], None, Refusal | None]]
     Steps = Generator[Callable[[], bool], None, None]
 
+_MAKING: Final = (NameUse.PREPARES, NameUse.DECLARES)
 SETTINGS_UNKNOWN: Final = Refusal(
     Reason.SETTINGS,
     "0A000",
     "pgveil could not learn the session's search_path and settings, on which the meaning of this statement depends",
     hint="Qualify table names with their schema, or end the transaction and send the statement again.",
+)
+_COMPUTED: Final = Refusal(
+    Reason.UNSUPPORTED,
+    "0A000",
+    "pgveil computes this statement's result itself, so it can't be run or fetched from by name in SQL",
+    hint="Execute it by the protocol, or send the statement itself.",
 )
 PLAN_CHANGED: Final = Refusal(
     Reason.UNSUPPORTED,
@@ -73,6 +82,41 @@ def _same(new: Admit, old: Admit) -> bool:
 def _computes_same(new: Compute, old: Compute) -> bool:
     fetches = [(leaf.name, leaf.columns) for leaf in new.leaves] == [(leaf.name, leaf.columns) for leaf in old.leaves]
     return fetches and new.text == old.text and _same(fetch_of(new), fetch_of(old))
+
+
+def _holds(new: Pass | Admit, statement: PreparedStatement) -> bool:
+    """Whether what the server holds of a prepared statement, and what pgveil does to it, is what a new decision wants."""
+    old = statement.decision
+    if isinstance(new, Pass) and isinstance(old, Pass):
+        return True
+    if isinstance(new, Admit) and isinstance(old, Admit) and _same(new, old):
+        return True
+    # What runs by a name follows the name, as on the server, as long as the text stays as it is.
+    return new.by_name and _text(new, statement) == _text(old, statement)
+
+
+def _text(decision: Pass | Admit, statement: PreparedStatement) -> bytes:
+    return decision.text if isinstance(decision, Admit) else statement.text
+
+
+def too_many(what: str, most: int) -> Refusal:
+    """A book is full."""
+    return Refusal(
+        Reason.LIMIT,
+        "53400",
+        f"too many {what}: pgveil keeps at most {most} a connection",
+        hint="Close those that are not used any longer.",
+    )
+
+
+def too_much_text(most: int) -> Refusal:
+    """The texts in the books are too long."""
+    return Refusal(
+        Reason.LIMIT,
+        "53400",
+        f"prepared statements with more than {most} bytes of text together",
+        hint="Close those that are not used any longer.",
+    )
 
 
 class Judging:
@@ -119,21 +163,85 @@ class Judging:
         if not (yield from self.quiet()):
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
-        decision = self._ask(text, extended=extended)
+        decision = self._ask(text, None, extended=extended)
+        names = None
+        if isinstance(decision, NeedNames):
+            found = yield from self._names(decision)
+            if isinstance(found, Refuse):
+                return found
+            names = found
+            decision = self._ask(text, names, extended=extended)
         doubtful = isinstance(decision, NeedSettings | Admit | Compute) or (
             isinstance(decision, Refuse) and state.tracker.lost
         )
         if doubtful and not state.tracker.known:
             if (yield from self._probe()):
                 return Refuse(SETTINGS_UNKNOWN)
-            decision = self._ask(text, extended=extended)
+            decision = self._ask(text, names, extended=extended)
         if isinstance(decision, Write) or (isinstance(decision, Compute) and state.calculator is None):
             return Refuse(NO_CALCULATOR, decision.shape)
-        return Refuse(SETTINGS_UNKNOWN) if isinstance(decision, NeedSettings) else decision
+        if isinstance(decision, NeedSettings | NeedNames):
+            return Refuse(SETTINGS_UNKNOWN)
+        return self._room_for(decision)
 
-    def _ask(self, text: bytes, *, extended: bool) -> Decision:
+    def _ask(self, text: bytes, names: Names | None, *, extended: bool) -> Decision:
         state = self._state
-        return state.judge.decide(text, state.principal, state.tracker.settings, extended=extended)
+        return state.judge.decide(text, state.principal, state.tracker.settings, extended=extended, names=names)
+
+    def _names(self, need: NeedNames) -> Generator[Callable[[], bool], None, Names | Refuse]:
+        """What the session knows of the names that a text speaks of, under the rules, the catalog and the settings in force."""
+        state = self._state
+        yield from self.names_settled()
+        prepared: dict[str, Known] = {}
+        cursors: dict[str, Known] = {}
+        for name in need.prepared:
+            key = name_key(name, state.tracker.settings)
+            statement = None if key is None else state.statements.get(key)
+            # What runs by a name itself is looked up no further.
+            if statement is not None and statement.computed is not None:
+                return Refuse(_COMPUTED)
+            if statement is not None and statement.names is None:
+                refusal = yield from self.recheck(statement)
+                if refusal is not None:
+                    return Refuse(refusal)
+                prepared[name] = known(statement)
+        for name in need.cursors:
+            key = name_key(name, state.tracker.settings)
+            portal = None if key is None else state.portals.get(key)
+            if portal is not None and portal.asked_for is not None:
+                return Refuse(_COMPUTED)
+            if portal is not None and portal.statement is not None and portal.statement.names is None:
+                if portal.statement.generation != state.judge.generation:
+                    refusal = yield from self.recheck(portal.statement)
+                    if refusal is not None:
+                        return Refuse(refusal)
+                cursors[name] = known(portal.statement)
+        return Names(prepared, cursors)
+
+    def names_settled(self) -> Steps:
+        """Wait until no statement under way can change the session's names."""
+        state = self._state
+        if state.names_pending():
+            self.flush()
+            yield lambda: not state.names_pending() or state.ignores()
+
+    def _room_for(self, decision: Pass | Admit | Compute | Refuse) -> Pass | Admit | Compute | Refuse:
+        """Whether the books have room for the names that a text makes."""
+        if isinstance(decision, Refuse | Compute) or not decision.names:
+            return decision
+        state = self._state
+        made = {use: [c for c in decision.names if c is not None and c.use is use] for use in _MAKING}
+        statements, cursors = made[NameUse.PREPARES], made[NameUse.DECLARES]
+        if statements and len(state.statements) + len(statements) > state.limits.statements:
+            return Refuse(too_many("prepared statements", state.limits.statements))
+        if cursors and len(state.portals) + len(cursors) > state.limits.portals:
+            return Refuse(too_many("portals", state.limits.portals))
+        texts = state.statements.cost + sum(p.statement.cost for p in state.portals if p.statement is not None)
+        if (statements or cursors) and texts + sum(
+            len(c.text) for c in statements + cursors
+        ) > state.limits.statement_text:
+            return Refuse(too_much_text(state.limits.statement_text))
+        return decision
 
     def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
         """Whether what was decided on a prepared statement still holds; the refusal where it does not."""
@@ -144,8 +252,7 @@ class Judging:
             return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
         if self.current(statement):
             return None
-        new = yield from self.decide(statement.text, extended=True)
-        old = statement.decision
+        new = yield from self._again(statement)
         if isinstance(new, Refuse):
             return new.refusal
         computed = statement.computed
@@ -156,18 +263,34 @@ class Judging:
             if refusal is not None or state.ignores():
                 return refusal
             new = fetch_of(new)
-        elif computed is not None:
-            return PLAN_CHANGED
-        elif isinstance(new, Admit):
-            if not isinstance(old, Admit) or not _same(new, old):
-                return PLAN_CHANGED
-        elif isinstance(old, Admit):
+        elif computed is not None or new is None or not _holds(new, statement):
             return PLAN_CHANGED
         statement.decision = new
-        statement.settings = state.tracker.settings
+        if statement.made is not NameUse.DECLARES:
+            statement.settings = state.tracker.settings
         statement.generation = state.judge.generation
+        statement.names = state.names_version if new.by_name else None
         statement.doubt()
         return None
+
+    def _again(
+        self, statement: PreparedStatement
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse | None]:
+        """The decision on a statement as it would be now; None where there can be none."""
+        state = self._state
+        if statement.made is NameUse.DECLARES:
+            # The server has analysed the cursor's query, under the settings of then.
+            found = state.judge.decide(statement.text, state.principal, statement.settings, extended=True)
+            if isinstance(found, NeedSettings | NeedNames | Compute | Write):
+                return None
+        else:
+            found = yield from self.decide(statement.text, extended=True)
+            if statement.made is None or isinstance(found, Compute):
+                return found
+        if isinstance(found, Refuse):
+            return self._as_run(found)
+        inner = inner_decision(found)
+        return None if inner is None else self._as_run(inner)
 
     def current(self, statement: PreparedStatement) -> bool:
         """Whether a statement was decided under what holds now."""
@@ -176,7 +299,12 @@ class Judging:
             not state.tracker.doubt
             and not state.catalog_stale
             and statement.generation == state.judge.generation
-            and (statement.settings is state.tracker.settings or statement.settings == state.tracker.settings)
+            and (
+                statement.settings is state.tracker.settings
+                or statement.settings == state.tracker.settings
+                or statement.made is NameUse.DECLARES
+            )
+            and (statement.names is None or (statement.names == state.names_version and not state.names_pending()))
         )
 
     def quiet(self) -> Generator[Callable[[], bool], None, bool]:

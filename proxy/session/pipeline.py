@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from proxy.session.collect import Collector
     from proxy.session.gate import ServerCheck
+    from proxy.session.names import Renaming
     from proxy.session.settings import Probe
     from proxy.session.statements import Portal, PreparedStatement, Run
     from rules.plan import Refusal
@@ -123,7 +124,8 @@ class Expectation:
     whatever that is, else the error that what was sent must give; `refusal`: what it tells of,
     if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
-    transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates. `note`: a question of ours.
+    transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates.
+    `renaming`: what its text does to the session's names. `note`: a question of ours.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
@@ -143,6 +145,7 @@ class Expectation:
     others: bool = False
     mend: bool = False
     dropped_name: bytes | None = None
+    renaming: Renaming | None = None
     undo: Callable[[], None] | None = None
     note: Probe | None = None
     collector: Collector | None = None

@@ -105,6 +105,7 @@ class State:
         "identity",
         "judge",
         "limits",
+        "names_version",
         "observer",
         "pipeline",
         "portals",
@@ -161,6 +162,7 @@ class State:
         self.broken = False  # an error of ours ended the batch: the client's messages are dropped up to its sync
         self.hold_client = False  # the server must first be brought into the state that the client was told
         self.unknown_executes = 0  # executions in this batch that are not known to only read
+        self.names_version = 0  # grows with each name that SQL makes or drops
         self.fatal_allowed = True  # false while the client has had a part of a message
         self._principal: Principal | None = None
         self._principal_generation = -1
@@ -177,6 +179,10 @@ class State:
     def ignores(self) -> bool:
         """Whether the client's messages mean nothing until its next sync."""
         return self.pipeline.ignoring or self.broken
+
+    def names_pending(self) -> bool:
+        """Whether something under way may change the names that SQL gives."""
+        return any(entry.renaming is not None for entry in self.pipeline.waiting())
 
     def forget_unnamed(self) -> Callable[[], None] | None:
         """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap, Settings
     from proxy.session.prepared import Asked, Computed
     from proxy.session.witness import Shown
+    from rules.named import NameUse
     from rules.plan import Plan
 
 
@@ -29,6 +30,8 @@ class PreparedStatement:
     `settings` and `generation`: what the decision was made under. `shown`: the description that the second witness agreed with, None
     until then (and for a statement without rows: `verified` alone tells). `asked`: a description is on its way.
     `computed`: the decision is what fetches the rows, and the calculator makes the client's result of them.
+    `names`: where the decision rests on the session's names, their version then. `made`: by PREPARE, or the query of a cursor by DECLARE (`hold`:
+    WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
     """
 
     name: bytes
@@ -43,6 +46,9 @@ class PreparedStatement:
     plain_portal: Portal | None = None
     dropped_name: bytes | None = None
     computed: Computed | None = None
+    names: int | None = None
+    made: NameUse | None = None
+    hold: bool = False
 
     @property
     def plan(self) -> Plan | None:
@@ -73,10 +79,10 @@ class PreparedStatement:
 
 @dataclass(slots=True, eq=False)
 class Portal:
-    """A bound statement, or (statement None) one that the protocol did not make: a cursor of SQL, or a statement that was prepared in SQL.
+    """A bound statement, a cursor of SQL, or (statement None) one of which pgveil knows nothing: a cursor that a function has opened.
 
-    `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of its own and is shared by all its Binds.
-    `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
+    `names`: as of the statement, at the Bind. `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of
+    its own and is shared by all its Binds. `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
     """
 
     name: bytes
@@ -86,6 +92,7 @@ class Portal:
     own_shown: Shown | None = None
     asked: bool = False
     asked_for: Asked | None = None
+    names: int | None = None
 
     @property
     def cost(self) -> int:

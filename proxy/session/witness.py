@@ -50,32 +50,35 @@ Finding = Shown | Trouble
 
 if TYPE_CHECKING:
     Logical = Callable[[Column], LogicalType]
+    Results = tuple[ResultColumn, ...] | None
 
 
 class DescriptionCache:
     """Findings by description, for all sessions of a process: a bounded cache, the least recently used one goes.
 
-    A finding belongs to a generation of the judge, a policy class and a plan. Plans are told apart by identity: the judge's own cache
-    makes equal texts share them, and each entry keeps its plan alive, so an identity is not used twice.
+    A finding belongs to a generation of the judge, a policy class and a plan's results. These are told apart by identity: the judge's own cache
+    makes equal texts share them (and plans of executions by name those of what was prepared), and each entry keeps its own alive, so an
+    identity is not used twice.
     """
 
     __slots__ = ("_entries", "_longest", "_size")
 
     def __init__(self, size: int = 4096, longest: int = 16384) -> None:
-        self._entries: OrderedDict[tuple[int, str, int, bytes], tuple[Plan | None, Finding]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, str, int, bytes], tuple[Results, Finding]] = OrderedDict()
         self._size = size
         self._longest = longest
 
     def find(self, judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, logical: Logical) -> Finding:
         """What the witness says of a RowDescription (whole message). Raises ProtocolError on a malformed one."""
-        key = (judge.generation, principal.policy.id, id(plan), raw)
+        results = None if plan is None else plan.results
+        key = (judge.generation, principal.policy.id, id(results), raw)
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
             return entry[1]
         finding = examine(judge, principal, plan, raw, logical)
         if len(raw) <= self._longest:
-            self._entries[key] = (plan, finding)
+            self._entries[key] = (results, finding)
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
         return finding

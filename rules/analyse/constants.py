@@ -93,7 +93,7 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
         end = type_end(lexed, extent.last + 2)
         if end is None:
             return None
-        extent.casts.append(_spelling(lexed, extent.last + 2, end))
+        extent.casts.append(spelling(lexed, extent.last + 2, end))
         extent.last = end
         return extent
     if (
@@ -104,7 +104,7 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
         end = type_end(lexed, extent.last + 2)
         if end is None or _text(lexed, end + 1) != ")":
             return None
-        extent.casts.append(_spelling(lexed, extent.last + 2, end))
+        extent.casts.append(spelling(lexed, extent.last + 2, end))
         extent.first -= 2
         extent.last = end + 1
         return extent
@@ -124,7 +124,8 @@ def _cast(lexed: Lexed, extent: Extent) -> Extent | None:
     return None
 
 
-def _spelling(lexed: Lexed, first: int, last: int) -> str:
+def spelling(lexed: Lexed, first: int, last: int) -> str:
+    """A type's name as people write it, from its tokens."""
     words = " ".join(_text(lexed, i) for i in range(first, last + 1))
     return (
         words.replace(" (", "(")

@@ -15,8 +15,9 @@ from keys.sealed import DataKey
 from proxy.errors import PgveilError, ProtocolError
 from proxy.explain import REFUSED, explain
 from proxy.explain_text import psql_lines
-from proxy.session.extended import _too_long, _too_many
+from proxy.session.extended import _too_long
 from proxy.session.gate import BadValue, Refuse
+from proxy.session.judging import too_many
 from proxy.session.limits import SessionLimits
 from proxy.session.state import AUDIT_DOWN
 from proxy.session.values import ValueCodec
@@ -131,7 +132,7 @@ def codec_error(ring: Keys, cell: bytes) -> BadValue:
         ("damaged", codec_error(Keys(), b"~AAC" + b"A" * 24)),
         ("damaged", codec_error(Keys("pan"), b"~AAB" + b"A" * 24)),
         ("audit", AUDIT_DOWN),
-        ("limit", _too_many("prepared statements", SessionLimits().statements)),
+        ("limit", too_many("prepared statements", SessionLimits().statements)),
         ("limit", _too_long(70_000_000)),
     ],
 )

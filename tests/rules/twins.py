@@ -22,7 +22,7 @@ from psycopg import pq
 from keys.types import parse_type
 from proxy.decisions import Gate
 from proxy.session.computing import Compute, Write
-from proxy.session.gate import Admit, BadValue, NeedSettings, Pass, Refuse, Settings
+from proxy.session.gate import Admit, BadValue, NeedNames, NeedSettings, Pass, Refuse, Settings
 from proxy.session.replies import Trouble
 from proxy.session.witness import examine
 from proxy.wire.messages import Field, build_row_description
@@ -328,6 +328,8 @@ class Twins:
         """Decide for a login; where it is admitted, run it and compare."""
         principal = self.gate.principal(login)
         decision = self.gate.decide(sql.encode(), principal, self.settings(path), extended=bool(params))
+        if isinstance(decision, NeedNames):
+            decision = decision.otherwise
         findings: list[Finding] = []
         if isinstance(decision, Refuse):
             return self._refused(decision, sql, login, params, path)

@@ -17,7 +17,7 @@ import pytest
 from audit.errors import AuditUnavailable
 from keys.ring import UnknownDomainError
 from keys.sealed import DataKey
-from proxy.session.gate import Admit, Decision, OffsetMap, Pass, Refuse, Settings
+from proxy.session.gate import Admit, Decision, Names, OffsetMap, Pass, Refuse, Settings
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
@@ -115,7 +115,9 @@ class FakeJudge:
     def principal(self, login: str) -> Principal:
         return Principal(login, ("clerk",), self.verdicts)
 
-    def decide(self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool) -> Decision:
+    def decide(
+        self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None
+    ) -> Decision:
         self.asked.append((sql, settings))
         entry = self.table.get(sql)
         if entry is None:
