@@ -26,6 +26,8 @@ from proxy.workload.command import check
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.calculator.engine import Engine
+
 OK: Final = 0
 NOT_SO: Final = 1
 BAD_INPUT: Final = 2
@@ -137,7 +139,11 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
         page = Monitoring(settings.metrics, workers=workers, version=_own_version(), now=time.time)
 
     async def supervise() -> int:
-        supervisor = Supervisor(settings, worker_command(config, SERVICES), watcher=page, monotonic=time.monotonic)
+        engine = await _engine(settings, workers)
+        if page is not None:
+            page.note("calculator", lambda: "off" if engine is None else "ready" if engine.ready else "not ready")
+        command = worker_command(config, SERVICES, None if engine is None else engine.directory)
+        supervisor = Supervisor(settings, command, watcher=page, engine=engine, monotonic=time.monotonic)
         return await supervisor.run()
 
     try:
@@ -147,6 +153,22 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
             page.close()
     if code:
         raise typer.Exit(code)
+
+
+async def _engine(settings: Config, workers: int) -> Engine | None:
+    """The calculator's engine, prepared and not started; None where there is none. Raises ConfigError, OSError."""
+    from proxy.calculator.engine import Engine, plan_engine  # noqa: PLC0415
+    from proxy.databases import server_version  # noqa: PLC0415
+
+    if settings.calculator.enabled == "off":
+        return None
+    prefer = None if settings.calculator.bin_dir is not None else await server_version(settings.catalog)
+    spec = plan_engine(settings.calculator, workers, prefer)
+    if spec is None:
+        return None
+    engine = Engine(spec, monotonic=time.monotonic)
+    engine.prepare()
+    return engine
 
 
 def check_config(config: ConfigFile = _DEFAULT_FILE) -> None:

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import structlog
 
+from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
-from proxy.errors import ServerUnreachable
+from proxy.errors import ConfigError, ServerUnreachable
 from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, build_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.calculator.locale import Locale
+    from proxy.config import CatalogLogin
     from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
     from proxy.splicing import LiteralSealer
@@ -29,6 +32,7 @@ MAX_DATABASES = 64  # a gate holds a catalog and a plan cache: tens of megabytes
 _ATTEMPTS = 3
 _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
+_VERSION_SECONDS = 3.0
 
 
 class CatalogUnavailable(ServerUnreachable):
@@ -59,6 +63,7 @@ class _Database:
     catalog: Catalog | None = None
     fingerprint: str = ""
     connection: asyncpg.Connection[Any] | None = None
+    locale: Locale | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -103,6 +108,11 @@ class Databases:
             await self._refresh(database)
         assert database.gate is not None
         return database.gate
+
+    def locale(self, name: str) -> Locale | None:
+        """How a database sorts and formats; None before its gate was made."""
+        database = self._databases.get(name)
+        return None if database is None else database.locale
 
     def expect(self, name: str) -> None:
         """Let `poll` read a database's catalog before its first client comes, and again until that works."""
@@ -163,6 +173,7 @@ class Databases:
                 command_timeout=_QUERY_SECONDS,
                 server_settings={"application_name": "pgveil catalog"},
             )
+            database.locale = await read_locale(connection)
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
             return
         fingerprint, catalog = await read_catalog(connection)
@@ -184,3 +195,24 @@ class Databases:
                 "catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations)
             )
             self._changed(database.name, catalog)
+
+
+async def server_version(login: CatalogLogin) -> int | None:
+    """The server's major version; None where it can't be asked now."""
+    try:
+        connection = await asyncpg.connect(dsn_of(login), timeout=_VERSION_SECONDS)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ConfigError):
+        return None
+    try:
+        return int(connection.get_server_version().major)
+    finally:
+        connection.terminate()
+
+
+def dsn_of(login: CatalogLogin) -> str:
+    """The connection URL of pgveil's own login. Raises ConfigError, OSError."""
+    if login.dsn is not None:
+        return login.dsn
+    if login.dsn_file is None:
+        raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in")
+    return login.dsn_file.read_text().strip()

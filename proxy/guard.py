@@ -32,11 +32,13 @@ from audit.event import (
 from audit.log import AuditLog
 from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
-from proxy.databases import CatalogUnavailable, Databases
+from proxy.calculator.service import CalculatorService
+from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
 from proxy.errors import ConfigError
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
+from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
 from proxy.session.trail import Identity
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from proxy.config import Config
     from proxy.metrics import MetricSink
     from proxy.observe.findings import Finding
-    from proxy.session.computing import Calculator
     from proxy.session.link import SessionContext, SessionLike
     from proxy.wire.messages import CancelRequest
     from rules.catalog import Catalog
@@ -161,7 +162,7 @@ class Guard:
         # One a database: the OIDs in a description mean something else in another one.
         self._descriptions: dict[str, DescriptionCache] = {}
         self._computed: dict[str, ComputeCache] = {}
-        self._calculator: Calculator | None = None
+        self._calculator = CalculatorService(config.calculator, metrics, monotonic=time.monotonic)
         self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
         self._rules: Rules
@@ -183,8 +184,9 @@ class Guard:
         self._audit.on_failure(self._audit_lost)
         self._codec = ValueCodec(ring, random=secrets.token_bytes, pseudonym_key=_pseudonym_key(ring))
         self._rules = rules
+        await self._calculator.start()
         self._databases = Databases(
-            self._dsn(),
+            dsn_of(self._config.catalog),
             rules,
             self._codec,
             observer=_CacheMeter(self.metrics),
@@ -192,7 +194,7 @@ class Guard:
             answered=self._server_answered,
             make=self._gates(),
         )
-        self._databases.expect(_database_of(self._dsn()))
+        self._databases.expect(_database_of(dsn_of(self._config.catalog)))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
         self._poller = asyncio.create_task(self._databases.poll(POLL_SECONDS))
         self.metrics.audit_healthy(healthy=True)
@@ -201,10 +203,11 @@ class Guard:
     def _gates(self) -> Callable[..., Gate | ObservingGate]:
         """What makes the gates of the configured mode. Raises ConfigError."""
         if self._config.mode == "enforce":
-            return Gate
+            return partial(Gate, computes=self._calculator.available)
         self._log.warning("observe.nothing_is_protected", mode=self._config.mode)
         self._keeper.start()
-        return partial(ObservingGate, take=self._observed, found=self._observing)
+        observing = partial(ObservingGate, take=self._observed, found=self._observing)
+        return partial(observing, computes=self._calculator.available)
 
     def _observed(self, found: Finding | None, count: int) -> None:
         self._keeper.take(found, count)
@@ -243,8 +246,9 @@ class Guard:
             clock=time.monotonic,
             observer=self.metrics,
             cache=self._descriptions.setdefault(context.database, DescriptionCache()),
-            calculator=self._calculator,
+            calculator=self._calculator.bind(self._databases.locale(context.database)),
             computed=self._computed.setdefault(context.database, ComputeCache()),
+            limits=self._limits(),
             pump=context.pump,
         )
         session.announced = False
@@ -327,6 +331,7 @@ class Guard:
                 await task
             except (asyncio.CancelledError, CatalogUnavailable):
                 continue
+        await self._calculator.stop()
         await self._databases.close()
         try:
             await self._keeper.stop()
@@ -362,13 +367,9 @@ class Guard:
         except AuditError as error:
             raise ConfigError(f"the audit log can't be used: {error}") from error
 
-    def _dsn(self) -> str:
-        login = self._config.catalog
-        if login.dsn is not None:
-            return login.dsn
-        if login.dsn_file is None:
-            raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in")
-        return login.dsn_file.read_text().strip()
+    def _limits(self) -> SessionLimits:
+        settings = self._config.calculator
+        return SessionLimits(collected_rows=settings.rows, collected_bytes=settings.size)
 
     def _key_used(self, label: str) -> None:
         domain, _, key = label.rpartition(" version ")

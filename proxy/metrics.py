@@ -55,6 +55,14 @@ class Turned(StrEnum):
     NOT_READY = "not_ready"  # no catalog yet, or the audit log cannot be written
 
 
+class Computed(StrEnum):
+    """What came of a question to the calculator."""
+
+    OK = "ok"
+    ERROR = "error"  # PostgreSQL's own, about the statement
+    TROUBLE = "trouble"  # the calculator did not run, or a limit was reached
+
+
 class MetricSink:
     """What a worker reports; here, to nobody. Every call is cheap and none raises; seconds and bytes are SI base units."""
 
@@ -86,6 +94,9 @@ class MetricSink:
 
     def sealed(self, values: int) -> None:
         """Values sealed for the server."""
+
+    def computed(self, outcome: Computed, rows: int, seconds: float) -> None:
+        """The calculator answered: rows given, and seconds in it, waiting included."""
 
     def audit_queue(self, records: int) -> None:
         """How many audit records wait to become durable."""
@@ -140,6 +151,8 @@ class Metrics(MetricSink):
         "_cache_hit",
         "_cache_miss",
         "_catalog",
+        "_computed",
+        "_computed_rows",
         "_connections",
         "_connections_refused",
         "_connections_total",
@@ -215,6 +228,18 @@ class Metrics(MetricSink):
         self._opened = Counter("pgveil_opened_values_total", "Sealed values opened for results.", registry=registry).inc
         self._sealed = Counter(
             "pgveil_sealed_values_total", "Values sealed on their way to the server.", registry=registry
+        ).inc
+
+        computed = Histogram(
+            "pgveil_computation_seconds",
+            "Time of one question to the calculator, waiting included, by what came of it.",
+            ["outcome"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._computed = {outcome: computed.labels(outcome).observe for outcome in Computed}
+        self._computed_rows = Counter(
+            "pgveil_computed_rows_total", "Rows that the calculator gave.", registry=registry
         ).inc
 
     def _audit(self, registry: CollectorRegistry) -> None:
@@ -322,6 +347,11 @@ class Metrics(MetricSink):
     def sealed(self, values: int) -> None:
         """See MetricSink."""
         self._sealed(values)
+
+    def computed(self, outcome: Computed, rows: int, seconds: float) -> None:
+        """See MetricSink."""
+        self._computed[outcome](max(seconds, 0.0))
+        self._computed_rows(rows)
 
     def audit_queue(self, records: int) -> None:
         """See MetricSink."""

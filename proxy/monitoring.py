@@ -61,9 +61,13 @@ class Monitoring:
             "audit": lambda: self._files.gauge("pgveil_audit_healthy") == 1,
             "server": self._reached,
         }
-        readiness = Readiness(checks, lambda ready: self._metrics.ready(ready=ready))
-        self._server = ProbeServer(page.address, page.port or 0, application(self._files.registry(), readiness))
+        self._readiness = Readiness(checks, lambda ready: self._metrics.ready(ready=ready))
+        self._server = ProbeServer(page.address, page.port or 0, application(self._files.registry(), self._readiness))
         self._server.start()
+
+    def note(self, name: str, word: Callable[[], str]) -> None:
+        """Show a word on /readyz that does not decide it. `word` is called from the listener's threads."""
+        self._readiness.note(name, word)
 
     @property
     def port(self) -> int:

@@ -33,7 +33,16 @@ class Readiness:
 
     def __init__(self, checks: Mapping[str, Callable[[], bool]], report: Callable[[bool], None] | None = None) -> None:
         self._checks = dict(checks)
+        self._notes: dict[str, Callable[[], str]] = {}
         self._report = report
+
+    def note(self, name: str, word: Callable[[], str]) -> None:
+        """Show a word that readiness does not depend on."""
+        self._notes[name] = word
+
+    def notes(self) -> dict[str, str]:
+        """Each note's word by its name."""
+        return {name: word() for name, word in self._notes.items()}
 
     def results(self) -> dict[str, bool]:
         """Each check's answer by its name; tells `report` whether all hold."""
@@ -67,7 +76,8 @@ def application(registry: CollectorRegistry, readiness: Readiness) -> WSGIApplic
             checks = readiness.results()
             ready = all(checks.values())
             status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-            return _page(environ, start, status, {"status": "ready" if ready else "not ready", "checks": checks})
+            content = {"status": "ready" if ready else "not ready", "checks": checks, "notes": readiness.notes()}
+            return _page(environ, start, status, content)
         return _page(environ, start, HTTPStatus.NOT_FOUND, {"error": "see /metrics, /healthz and /readyz"})
 
     return answer

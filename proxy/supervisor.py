@@ -26,6 +26,7 @@ from proxy.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.calculator.engine import Engine
     from proxy.config import Config
 
 # A worker that dies young is started again ever more slowly; one that lived this long has earned a quick restart.
@@ -119,7 +120,10 @@ def listen_unix(path: Path, backlog: int) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps the workers. `command` makes a worker's command line from its number, the port and the Unix socket's descriptor (or None)."""
+    """Keeps the workers, and the calculator's engine beside them.
+
+    `command` makes a worker's command line from its number, the port and the Unix socket's descriptor (or None).
+    """
 
     def __init__(
         self,
@@ -127,11 +131,13 @@ class Supervisor:
         command: Callable[[int, int, int | None], list[str]],
         *,
         watcher: WorkerWatcher | None = None,
+        engine: Engine | None = None,
         monotonic: Callable[[], float],
     ) -> None:
         self._config = config
         self._command = command
         self._watcher = watcher
+        self._engine = engine
         self._monotonic = monotonic
         self._log = structlog.get_logger("supervisor")
         self._processes: dict[int, asyncio.subprocess.Process] = {}
@@ -165,11 +171,15 @@ class Supervisor:
             loop.add_signal_handler(signal.SIGHUP, self.reload)
             count = self._config.workers or os.cpu_count() or 1
             self._log.info("supervisor.started", workers=count, port=shared.port)
+            if self._engine is not None:
+                await self._engine.start()
             async with asyncio.TaskGroup() as group:
                 for number in range(count):
                     group.create_task(self._keep(number, shared))
         finally:
             shared.close()
+            if self._engine is not None:
+                await self._engine.stop()
         return 2 if self._hopeless else 0
 
     async def _keep(self, number: int, shared: Shared) -> None:
@@ -236,12 +246,16 @@ class Supervisor:
                 process.send_signal(number)
 
 
-def worker_command(config: Path, factory: str) -> Callable[[int, int, int | None], list[str]]:
-    """The command line of a worker for a configuration file and a services factory ("module:function")."""
+def worker_command(
+    config: Path, factory: str, calculator: Path | None = None
+) -> Callable[[int, int, int | None], list[str]]:
+    """The command line of a worker for a configuration file, a services factory ("module:function"), and the calculator's directory."""
 
     def command(number: int, port: int, descriptor: int | None) -> list[str]:
         line = [sys.executable, "-P", "-m", "proxy.worker_process", "--config", str(config), "--number", str(number)]
         line += ["--port", str(port), "--factory", factory]
+        if calculator is not None:
+            line += ["--calculator", str(calculator)]
         return line if descriptor is None else [*line, "--unix-descriptor", str(descriptor)]
 
     return command

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What the supervisor tells a worker. `unix_descriptor`: an inherited listening Unix socket."""
+    """What the supervisor tells a worker. `unix_descriptor`: an inherited listening Unix socket.
+
+    `calculator`: where its engine is; None: there is none, and the worker makes none of its own.
+    """
 
     number: int
     port: int
     factory: str
     unix_descriptor: int | None = None
+    calculator: Path | None = None
 
 
 def load_factory(name: str) -> ServicesFactory:
@@ -47,6 +51,10 @@ def load_factory(name: str) -> ServicesFactory:
 
 def serve(config: Config, options: WorkerOptions) -> None:
     """Run the worker to its end. Raises ConfigError, OSError."""
+    calculator = replace(config.calculator, engine=options.calculator)
+    if options.calculator is None:
+        calculator = replace(calculator, enabled="off")
+    config = replace(config, calculator=calculator)
     services = load_factory(options.factory)(config, options.number)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config, options, services))
@@ -111,9 +119,10 @@ def _command(
     port: Annotated[int, typer.Option()],
     factory: Annotated[str, typer.Option()],
     unix_descriptor: Annotated[int | None, typer.Option()] = None,
+    calculator: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """One worker, as `pgveil run` starts it."""
-    serve(read_settings(config), WorkerOptions(number, port, factory, unix_descriptor))
+    serve(read_settings(config), WorkerOptions(number, port, factory, unix_descriptor, calculator))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from keys.hygiene import harden_process
-from proxy.calculator.hardening import CALCULATOR, STEWARD, cluster_statements, template_statements
+from proxy.calculator.hardening import CALCULATOR, FIRST_DATABASE, STEWARD, cluster_statements, template_statements
 from proxy.calculator.programs import CalculatorUnavailable, engine_account, own_name
+from proxy.wire.messages import PROTOCOL_3_0, Back, Startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _MAKING_SECONDS: Final = 120.0
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 5.0
 _PAUSE: Final = 0.05
 _SHOWN: Final = 500
 
@@ -191,12 +193,16 @@ class _Cluster:
         return {**identity, "env": dict(_ENVIRONMENT), "cwd": "/", "preexec_fn": _bind(os.getpid(), self._order.memory)}
 
     def _answers(self) -> bool:
+        """Whether it lets us in: it listens a moment before it does."""
+        pairs = ((b"user", CALCULATOR.encode()), (b"database", FIRST_DATABASE.encode()))
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_ANSWER_SECONDS)
             try:
                 probe.connect(str(self._order.directory / SOCKET))
+                probe.sendall(Startup(PROTOCOL_3_0, pairs).build())
+                return probe.recv(1)[:1] == bytes((Back.AUTHENTICATION,))
             except OSError:
                 return False
-        return True
 
     def _complaint(self) -> str:
         """What PostgreSQL says when it is started once more; nobody has given it a value yet."""

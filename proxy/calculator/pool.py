@@ -19,6 +19,7 @@ from proxy.calculator.hardening import CALCULATOR
 from proxy.calculator.safety import is_query
 from proxy.calculator.steward import LocaleUnknown, Steward
 from proxy.errors import LimitError, ProtocolError
+from proxy.metrics import Computed, NullMetrics
 from proxy.session.computing import Answer, CalculatorError
 from proxy.session.replies import Trouble
 
@@ -38,21 +39,8 @@ Outcome = Answer | CalculatorError | Trouble
 class PoolObserver(Protocol):
     """Who counts. Every call is cheap and none raises."""
 
-    def computed(self, outcome: str, rows: int, seconds: float) -> None:
-        """A question was answered ("ok"), the statement was wrong ("error"), or the calculator had trouble ("trouble")."""
-
-    def calculator_ready(self, *, ready: bool) -> None:
-        """Whether the engine answered the last time."""
-
-
-class Silent:
-    """Counts nothing."""
-
-    def computed(self, outcome: str, rows: int, seconds: float) -> None:
-        """Nothing."""
-
-    def calculator_ready(self, *, ready: bool) -> None:
-        """Nothing."""
+    def computed(self, outcome: Computed, rows: int, seconds: float) -> None:
+        """A question has an outcome: rows given, and seconds since it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +107,7 @@ class Pool:
         self._path = socket_path(directory)
         self._limits = limits
         self._bounds = Bounds(limits.rows, limits.size, limits.seconds)
-        self._observer = observer or Silent()
+        self._observer = observer or NullMetrics()
         self._monotonic = monotonic
         self._places = asyncio.Semaphore(limits.connections)
         self._using = 0
@@ -177,7 +165,6 @@ class Pool:
         try:
             outcome = await work()
         except (EngineLost, ProtocolError, OSError):
-            self._observer.calculator_ready(ready=False)
             outcome = troubles.engine_lost()
         except asyncio.CancelledError:
             job.finish(troubles.engine_lost())
@@ -185,9 +172,8 @@ class Pool:
         except Exception:  # noqa: BLE001 - whoever waits is told, whatever it was
             self._log.exception("calculator.bug")
             outcome = troubles.engine_lost()
-        word = "ok" if isinstance(outcome, Answer) else "trouble" if isinstance(outcome, Trouble) else "error"
         rows = len(outcome.rows) if isinstance(outcome, Answer) else 0
-        self._observer.computed(word, rows, self._monotonic() - began)
+        self._observer.computed(_kind(outcome), rows, self._monotonic() - began)
         job.finish(outcome)
 
     async def _on_connection(self, database: str, question: Question, *, execute: bool) -> Outcome:
@@ -226,7 +212,6 @@ class Pool:
                 connection.drop()
                 # The engine's process looks at its connection only now and then; a cancel request ends what it computes.
                 self._later(connection.cancel())
-        self._observer.calculator_ready(ready=True)
         return outcome
 
     def _later(self, work: Awaitable[None]) -> None:
@@ -254,6 +239,12 @@ class Pool:
         """Let an idle connection go where a new one would be too many; those in use have the places."""
         while self._idle and len(self._idle) + self._using > self._limits.connections:
             self._idle.pop(0).drop()
+
+
+def _kind(outcome: Outcome) -> Computed:
+    if isinstance(outcome, Answer):
+        return Computed.OK
+    return Computed.TROUBLE if isinstance(outcome, Trouble) else Computed.ERROR
 
 
 async def _full() -> Outcome:
