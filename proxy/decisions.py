@@ -333,12 +333,14 @@ class Gate:
 
     def _computed(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
-    ) -> Compute | Write | None:
+    ) -> Compute | Write | NeedSettings | None:
         """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all."""
         if not self.computes or refusal.reason not in COMPUTABLE or len(parts) != 1:
             return None
-        if parts[0].kind is not StatementKind.QUERY or settings.search_path is None:
+        if parts[0].kind is not StatementKind.QUERY:
             return None
+        if settings.search_path is None:
+            return NeedSettings()
         protection = self._world.protection
         own = {function.name.name for function in protection.catalog.functions}
         if any(calls(lexed, *lexed.statements[0], own, dotted=False)):

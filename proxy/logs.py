@@ -100,6 +100,8 @@ FIELDS: Final[Mapping[str, Callable[[object], bool]]] = {
     "table": _short,
     "tls": _WORD,
     "version": _WORD,
+    # Our own sentences about pgveil's parts, and what PostgreSQL's programs say before anybody has given them a value.
+    "why": _short,
     "worker": _number,
     "workers": _number,
 }

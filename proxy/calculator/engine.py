@@ -19,6 +19,7 @@ import structlog
 from proxy.calculator.keeper import SOCKET
 from proxy.calculator.programs import CalculatorUnavailable, find_programs, memory_backed
 from proxy.errors import ConfigError
+from proxy.logs import MAX_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ def plan_engine(settings: CalculatorSettings, workers: int, prefer: int | None =
     except CalculatorUnavailable as error:
         if settings.enabled == "on":
             raise ConfigError(f"calculator.enabled is on, but {error.message}: {error.hint}") from None
-        structlog.get_logger("calculator").warning("calculator.off", why=error.message, hint=error.hint)
+        structlog.get_logger("calculator").warning("calculator.off", why=_line(error.message, error.hint))
         return None
     connections = workers * (settings.connections + _BESIDE) + 1
     return EngineSpec(programs, settings.directory, connections, settings.memory, settings.seconds)
@@ -165,10 +166,10 @@ class Engine:
         try:
             told = await self._told(process)
             if told.get("state") == "ready":
-                self._log.info("calculator.ready", version=self._spec.programs.major)
+                self._log.info("calculator.ready", version=str(self._spec.programs.major))
                 self._ready.set()
             else:
-                self._log.error("calculator.failed", **{k: told.get(k) for k in ("why", "detail", "hint")})
+                self._log.error("calculator.failed", why=_line(told.get("why"), told.get("detail"), told.get("hint")))
             code = await process.wait()
             self._log.error("calculator.ended", exit_code=code)
         finally:
@@ -199,6 +200,12 @@ class Engine:
         line = [sys.executable, "-P", "-m", "proxy.calculator.keeper", "--programs", str(spec.programs.directory)]
         line += ["--directory", str(self.directory)]
         return [*line, *(text for name, number in numbers.items() for text in (f"--{name}", str(number)))]
+
+
+def _line(*parts: object) -> str:
+    """What is there of these, as one line of the log."""
+    text = "; ".join(" ".join(str(part).split()) for part in parts if part)
+    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_TEXT]
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
