@@ -52,3 +52,8 @@ PRIVILEGED_ROLES = frozenset(
         *("pg_write_server_files", "pg_execute_server_program"),
     }
 )
+
+
+def is_dangerous(words: frozenset[str]) -> bool:
+    """Whether a text names any of them, or a TOAST table, where long values lie as they are."""
+    return not words.isdisjoint(DANGEROUS_WORDS) or any(word.startswith("pg_toast") for word in words)

@@ -33,6 +33,11 @@ _ATTEMPTS = 3
 _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _VERSION_SECONDS = 3.0
+_LOCK_SECONDS = 5
+_TEMPORARY_QUERY = """
+SELECT c.oid::int8 AS oid FROM pg_catalog.pg_class c
+ WHERE c.oid = ANY($1::pg_catalog.oid[]) AND (c.relpersistence = 't' OR c.relkind = 'S')
+"""
 
 
 class CatalogUnavailable(ServerUnreachable):
@@ -171,10 +176,12 @@ class Databases:
                 database=database.name,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_QUERY_SECONDS,
-                server_settings={"application_name": "pgveil catalog"},
+                # A view's text can't be had while somebody alters the view; who waits for us may hold that very lock.
+                server_settings={"application_name": "pgveil catalog", "lock_timeout": f"{_LOCK_SECONDS}s"},
             )
             database.locale = await read_locale(connection)
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
+            await self._look_for(connection, database.gate)
             return
         fingerprint, catalog = await read_catalog(connection)
         encoding = connection.get_settings().server_encoding
@@ -195,6 +202,15 @@ class Databases:
                 "catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations)
             )
             self._changed(database.name, catalog)
+        await self._look_for(connection, database.gate)
+
+    @staticmethod
+    async def _look_for(connection: asyncpg.Connection[Any], gate: Gate | ObservingGate) -> None:
+        """Tell the gate which of the relations that it does not know are temporary, or sequences."""
+        wanted = gate.wanted_relations()
+        if wanted:
+            rows = await connection.fetch(_TEMPORARY_QUERY, sorted(wanted))
+            gate.found_relations(wanted, frozenset(int(r["oid"]) for r in rows))
 
 
 async def server_version(login: CatalogLogin) -> int | None:

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
 from proxy.blanked import check_garbled, server_check
-from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES
+from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES, is_dangerous
 from proxy.named import (
     NamesInText,
     declared,
@@ -32,6 +32,7 @@ from rules.analyse.facts import Leak, Pair
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
+from rules.hidden import HiddenRead, by_name, hidden_reads
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.named import NameUse
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, Principal, Rules
 
+MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
 _CHECK_TEXT = "Check the text's quotes, its encoding and its length."
 
 
@@ -60,6 +62,7 @@ class _World:
     triggers: frozenset[str]
     names: frozenset[str]
     unsettling: frozenset[str]
+    hidden: tuple[HiddenRead, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +112,23 @@ class Gate:
         """New rules or a new catalog: everything that was worked out under the old ones is forgotten."""
         self._generation += 1
         protection = ProtectionMap(rules, catalog)
+        hidden = hidden_reads(protection)
         self._world = _World(
             self._generation,
             protection,
-            protection.relation_words | frozenset(protection.functions) | {"pgveil"},
+            protection.relation_words
+            | frozenset(protection.functions)
+            | frozenset(by_name(hidden, fenced=False))
+            | {"pgveil"},
             frozenset(_names(catalog)),
             _unsettling_functions(catalog, frozenset(protection.functions)) | {"set_config"},
+            hidden,
         )
         self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
         self._texts: LRUCache[Hashable, Decision] = LRUCache(self._limits.texts)
         self._askers: LRUCache[str, _Asker] = LRUCache(self._limits.principals)
+        self._wanted: set[int] = set()
+        self._temporary: set[int] = set()  # relations that the catalog leaves out and that hold nothing of others
 
     # -- Judge
 
@@ -139,6 +149,26 @@ class Gate:
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         """See Judge."""
         return self._world.protection.source_of(table_oid, attnum)
+
+    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+        """See Judge."""
+        unknown = frozenset(
+            oid for oid in oids if oid not in self._world.protection.catalog.relations and oid not in self._temporary
+        )
+        if len(self._wanted) + len(unknown) <= MAX_WANTED:
+            self._wanted |= unknown
+        return unknown
+
+    def wanted_relations(self) -> frozenset[int]:
+        """The OIDs that somebody should look for in the database, and tell `found_relations` about."""
+        return frozenset(self._wanted)
+
+    def found_relations(self, looked_for: frozenset[int], temporary: frozenset[int]) -> None:
+        """`temporary` of what was looked for are temporary relations or sequences. What is none of these stays unknown."""
+        self._wanted -= looked_for
+        if len(self._temporary) + len(temporary) > MAX_WANTED:
+            self._temporary.clear()
+        self._temporary |= temporary
 
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""
@@ -216,7 +246,7 @@ class Gate:
             t for t in rules.protected_tables() if TableName(principal.policy.schema, view_name(t)) in catalog.by_name
         )
         limited = any(v is not Verdict.CLEAR for v in verdicts.values())
-        return _Asker(principal, limited, unfenced, views)
+        return _Asker(replace(principal, exposed=unfenced), limited, unfenced, views)
 
     # -- texts
 
@@ -400,7 +430,7 @@ class Gate:
             return True
         if not asker.unfenced:
             return False
-        return not lexed.words.isdisjoint(DANGEROUS_WORDS) or any(p.kind in _UNFENCED_KINDS for p in parts)
+        return is_dangerous(lexed.words) or any(p.kind in _UNFENCED_KINDS for p in parts)
 
     def _garbled(
         self, sql: bytes, sqlstate: str, message: str, position: int | None, check: ServerCheck | None = None
@@ -546,6 +576,9 @@ class Gate:
             return (), called
         if part.kind is StatementKind.HARMLESS and part.named is not None:
             return (), _NOTHING
+        refusal = self._written_reads(words, asker, whole[0])
+        if refusal is not None:
+            return (), refusal
         if words.isdisjoint(protection.relation_words):
             if not called:
                 return (), _NOTHING
@@ -624,7 +657,7 @@ class Gate:
 
     def _unfenced(self, lexed: Lexed, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
         functions = self._world.protection.functions
-        harmful = part.kind is StatementKind.DYNAMIC or not words.isdisjoint(DANGEROUS_WORDS)
+        harmful = part.kind is StatementKind.DYNAMIC or is_dangerous(words)
         if part.kind is StatementKind.DDL:
             harmful |= not words.isdisjoint(functions) or self._defines_reader(lexed, words, whole)
         if harmful:
@@ -673,6 +706,24 @@ class Gate:
                 )
             columns |= functions[name]
         return frozenset(columns)
+
+    def _written_reads(self, words: frozenset[str], asker: _Asker, token: int) -> Refusal | None:
+        """A refusal where a write would run something that reads what the role sees masked, and privileges do not stop it."""
+        if not asker.limited or words.isdisjoint(_WRITING):
+            return None
+        reads = by_name(self._world.hidden, fenced=not asker.unfenced)
+        for name in sorted(words & reads.keys()):
+            bad = sorted(c for c in reads[name] if asker.principal.policy.verdict(c) is not Verdict.CLEAR)
+            if bad:
+                return Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'writing "{name}" runs a rule, trigger or default that reads column "{bad[0]}", which this login does not see clear',
+                    hint="Write it with a login that sees the column clear, or take that rule, trigger or default away.",
+                    column=bad[0],
+                    token=token,
+                )
+        return None
 
     def _clear_and_plain(self, name: ColumnName, asker: _Asker) -> bool:
         column = self.column(name)
@@ -810,6 +861,7 @@ _ANALYSED = frozenset(
         StatementKind.COPY_QUERY,
     }
 )
+_WRITING = frozenset({"insert", "update", "delete", "merge", "copy"})
 # What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.
 _NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})
 _BY_NAME = frozenset({StatementKind.EXECUTE, StatementKind.FETCH})

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from proxy.config import Config
     from proxy.metrics import MetricSink
     from proxy.observe.findings import Finding
+    from proxy.session.backend import Backend
+    from proxy.session.frontend import Frontend
     from proxy.session.link import SessionContext, SessionLike
     from proxy.wire.messages import CancelRequest
     from rules.catalog import Catalog
@@ -143,6 +145,9 @@ class GuardedSession(Session):
         if not self.announced and self.started:
             self.announced = True
             self.on_start()
+
+    def _run(self, *sides: Backend | Frontend) -> None:
+        super()._run(*sides)
         if self.catalog_stale:
             self.on_stale()
 
@@ -415,7 +420,13 @@ class Guard:
         if database not in self._refreshing:
             task = asyncio.create_task(self._read_again(database))
             self._refreshing[database] = task
-            task.add_done_callback(lambda _: self._refreshing.pop(database, None))
+            task.add_done_callback(lambda done: self._read_once(database, done))
+
+    def _read_once(self, database: str, task: asyncio.Task[None]) -> None:
+        """A refresh has ended. A session that became stale again while the others were woken is still waiting."""
+        self._refreshing.pop(database, None)
+        if database in self._dirty and not task.cancelled():
+            self._stale(database)
 
     async def _read_again(self, database: str) -> None:
         try:
@@ -425,6 +436,10 @@ class Guard:
                 await self._databases.refresh(database)
         except CatalogUnavailable as error:
             self._log.error("catalog.unreachable", database=database, exc_info=error)
+            for client in list(self._clients.values()):
+                if client.context.database == database and client.session.catalog_stale:
+                    client.session.catalog_unreachable()
+                    client.context.pump()
             await asyncio.sleep(POLL_SECONDS)
             asyncio.get_running_loop().call_soon(self._stale, database)
             return

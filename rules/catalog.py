@@ -68,6 +68,7 @@ class Relation:
     """A table, view, materialized view, partitioned or foreign table. `kind` is pg_class.relkind: r p v m f.
 
     `primary_key` holds attnums, of a key that is not deferrable. `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
+    `trigger_functions`: those that the user's triggers on it run. `rules`: pg_get_ruledef's texts, but for views' own.
     """
 
     oid: int
@@ -81,6 +82,8 @@ class Relation:
     row_security: bool = False
     has_triggers: bool = False
     primary_key: tuple[int, ...] = ()
+    trigger_functions: tuple[TableName, ...] = ()
+    rules: tuple[str, ...] = ()
 
     def column(self, name: str) -> CatalogColumn | None:
         """The column of that name."""
@@ -177,6 +180,12 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
     for row in sorted(rows["inherits"], key=lambda r: (int(r["child"]), int(r["position"]))):
         parents.setdefault(row["child"], []).append(row["parent"])
         children.setdefault(row["parent"], []).append(row["child"])
+    triggers: dict[int, list[TableName]] = {}
+    for row in rows.get("triggers", ()):
+        triggers.setdefault(row["relation"], []).append(TableName(row["schema"], row["name"]))
+    rules: dict[int, list[str]] = {}
+    for row in rows.get("rules", ()):
+        rules.setdefault(row["relation"], []).append(row["definition"] or "")
     relations = {}
     for row in sorted(rows["relations"], key=lambda r: int(r["oid"])):
         oid = row["oid"]
@@ -194,6 +203,8 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
             row_security=row["row_security"],
             has_triggers=row["has_triggers"],
             primary_key=tuple(row["primary_key"] or ()),
+            trigger_functions=tuple(sorted(set(triggers.get(oid, ())))),
+            rules=tuple(sorted(rules.get(oid, ()))),
         )
     return relations
 

@@ -76,26 +76,50 @@ SELECT i.inhrelid::int8 AS child, i.inhparent::int8 AS parent, i.inhseqno AS pos
   FROM pg_catalog.pg_inherits i
 """
 
-# An aggregate runs its support functions, so it carries their sources.
+_TRIGGERS = f"""
+SELECT t.tgrelid::int8 AS relation, f.nspname::text AS schema, p.proname::text AS name
+  FROM pg_catalog.pg_trigger t
+  JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+  JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
+ WHERE NOT t.tgisinternal AND {_OWN.format(oid="c.oid")}
+"""
+
+_RULES = f"""
+{_FIXED}
+SELECT w.ev_class::int8 AS relation, pg_catalog.pg_get_ruledef({_AFTER_FIXED.format(value="w.oid")}) AS definition
+  FROM pg_catalog.pg_rewrite w
+  JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE w.ev_type <> '1' AND {_OWN.format(oid="c.oid")}
+"""
+
+# An aggregate runs its support functions, and asks nobody but its owner whether it may: it carries their sources, their language ("plpgsql"
+# before "sql"), and is as good as SECURITY DEFINER where one of them is.
 _FUNCTIONS = f"""
 {_FIXED}
 SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
        pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
-       l.lanname::text AS language, p.prosecdef AS security_definer,
-       CASE WHEN p.prokind = 'a' THEN
-                (SELECT pg_catalog.string_agg(
-                            COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="s.oid")}), s.prosrc), pg_catalog.chr(10))
-                   FROM pg_catalog.pg_aggregate g
-                   JOIN pg_catalog.pg_proc s ON s.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn, g.aggdeserialfn,
-                                                          g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
-                   JOIN pg_catalog.pg_language sl ON sl.oid = s.prolang AND sl.lanname NOT IN ('c', 'internal')
-                  WHERE g.aggfnoid = p.oid)
+       COALESCE(support.language, l.lanname)::text AS language, p.prosecdef OR COALESCE(support.definer, false) AS security_definer,
+       CASE WHEN p.prokind = 'a' THEN support.source
             WHEN l.lanname IN ('c', 'internal') THEN ''
             ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
        END AS source
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  LEFT JOIN LATERAL (
+      SELECT pg_catalog.string_agg(
+                 COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="s.oid")}), s.prosrc), pg_catalog.chr(10)) AS source,
+             pg_catalog.bool_or(s.prosecdef) AS definer,
+             COALESCE(pg_catalog.max(sl.lanname) FILTER (WHERE sl.lanname NOT IN ('sql', 'plpgsql')), pg_catalog.min(sl.lanname)) AS language
+        FROM pg_catalog.pg_aggregate g
+        JOIN pg_catalog.pg_proc s ON s.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn, g.aggdeserialfn,
+                                               g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
+        JOIN pg_catalog.pg_language sl ON sl.oid = s.prolang AND sl.lanname NOT IN ('c', 'internal')
+       WHERE p.prokind = 'a' AND g.aggfnoid = p.oid
+  ) support ON true
  WHERE {_OWN.format(oid="p.oid")}
 """
 
@@ -134,6 +158,8 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "relations": _RELATIONS,
         "columns": _COLUMNS,
         "inherits": _INHERITS,
+        "triggers": _TRIGGERS,
+        "rules": _RULES,
         "functions": _FUNCTIONS,
         "operators": _OPERATORS,
         "members": _MEMBERS,

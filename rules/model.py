@@ -161,11 +161,16 @@ class PolicyClass:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: the authenticated login, the rules' roles that it holds (sorted), and the class these make."""
+    """Who asks: the authenticated login, the rules' roles that it holds (sorted), and the class these make.
+
+    `exposed`: some column is not clear to it and no privilege keeps it from that (an owner, a superuser), so the server's own texts may hold
+    values that it may not see.
+    """
 
     login: str
     roles: tuple[str, ...]
     policy: PolicyClass
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

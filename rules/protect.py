@@ -42,7 +42,7 @@ class ProtectionMap:
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
         self.column_words = frozenset(name for columns in self._columns.values() for name in columns)
-        self._everything = frozenset(c for columns in self._columns.values() for c in columns.values())
+        self.everything = frozenset(c for columns in self._columns.values() for c in columns.values())
         self.functions: Mapping[str, frozenset[ColumnName]] = {}
         # A view can call a function that reads a view: until nothing new is found. Each round finds more columns, so it ends.
         while self._analyse_views() | self._analyse_functions():
@@ -191,7 +191,7 @@ class ProtectionMap:
         for function in routines:
             if function.name.schema == OWN_SCHEMA:
                 continue
-            columns = self._named_in(function, self._everything)
+            columns = self._named_in(function, self.everything)
             if columns:
                 found.setdefault(function.name.name, set()).update(columns)
         return MappingProxyType({name: frozenset(columns) for name, columns in found.items()})
@@ -212,13 +212,21 @@ class ProtectionMap:
             return everything
         if function.language == "plpgsql" and "execute" in lexed.words:
             return everything
+        return self.named_by(lexed)
+
+    def named_by(self, lexed: Lexed, *, but: str = "") -> frozenset[ColumnName]:
+        """What a text names, but for relations called `but`, and what the functions that it calls can read."""
         columns = set(self._called(lexed, dotted=True))
-        for name in lexed.words & self._relation_words():
+        for name in (lexed.words & self._relation_words()) - {but}:
             for relation in self._by_bare_name.get(name, ()):
                 columns |= set(self.columns_of(relation).values())
                 lineage = self._lineages.get(relation.oid)
                 columns |= lineage.inside if lineage is not None else set()
         return frozenset(columns)
+
+    def called_by(self, lexed: Lexed) -> frozenset[ColumnName]:
+        """What the functions and operators that a text calls can read."""
+        return self._called(lexed, dotted=True)
 
     def _by_source(self) -> Mapping[tuple[int, int], ColumnName]:
         sources: dict[tuple[int, int], ColumnName] = {}

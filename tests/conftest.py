@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 E2E = "tests/e2e/"
+LEAKS = "tests/leaks/"
 VERSIONS = ("15", "16", "18")
 
 
@@ -22,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if E2E in name and isinstance(item, pytest.Function):
             callspec = getattr(item, "callspec", None)
             name = f"world-{callspec.params.get('any_pg', '')}" if callspec is not None else "world"
+        elif LEAKS in name:
+            name = "leaks"
         item.add_marker(pytest.mark.xdist_group(name))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lifecycle.apply.ground import memory_sql
 from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, Kind, Obstacle
+from rules.hidden import hidden_reads
 from rules.model import Protection, Verdict, quote_ident
 
 if TYPE_CHECKING:
@@ -356,6 +357,11 @@ def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap,
             draft.warnings.append(f"login {login} is a member of {role}, which can read past the tables' privileges")
         if state.logins[login].creates_roles:
             draft.warnings.append(f"login {login} has CREATEROLE and may make itself a member of roles that see more")
+    for read in hidden_reads(protection):
+        if not read.fenced and any(people.limited(n, read.columns) for n in state.logins):
+            draft.warnings.append(
+                f"writing {read.relation} runs {read.what}, which reads {min(read.columns)} with rights that are not the writer's: no privilege keeps it from who may write there"
+            )
     for owner, grantee in state.default_grants:
         if any(people.limited(n, masked) for n in people.members(grantee)):
             draft.warnings.append(

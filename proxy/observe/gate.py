@@ -88,7 +88,8 @@ class ObservingGate:
 
     def principal(self, login: str) -> Principal:
         """See Judge."""
-        return self._gate.principal(login)
+        found = self._gate.principal(login)
+        return replace(found, exposed=False) if self._observes and found.exposed else found
 
     def decide(
         self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None
@@ -118,6 +119,18 @@ class ObservingGate:
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         """See Judge; nothing is protected while observing, whatever a description names."""
         return None if self._observes else self._gate.source_of(table_oid, attnum)
+
+    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+        """See Judge; while observing nothing waits."""
+        return frozenset() if self._observes else self._gate.unfamiliar(oids)
+
+    def wanted_relations(self) -> frozenset[int]:
+        """See Gate."""
+        return self._gate.wanted_relations()
+
+    def found_relations(self, looked_for: frozenset[int], temporary: frozenset[int]) -> None:
+        """See Gate."""
+        self._gate.found_relations(looked_for, temporary)
 
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""

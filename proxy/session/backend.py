@@ -15,9 +15,11 @@ from proxy.session.replies import (
     Trouble,
     own_words,
     server_report,
+    without_values,
 )
 from proxy.session.results import WITNESS, Results
 from proxy.session.state import AUDIT_DOWN, State
+from proxy.session.strangers import Strangers
 from proxy.wire import messages
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
@@ -26,7 +28,8 @@ from rules.encodings import EncodingError, decode_sql
 if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
     from proxy.session.statements import Run
-    from proxy.session.witness import Shown
+    from proxy.session.witness import Finding, Shown
+    from rules.plan import Plan
 
 _ROWS: Final = frozenset((Back.DATA_ROW,))
 _NO_BATCH: Final[frozenset[int]] = frozenset()
@@ -50,12 +53,25 @@ _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IM
 class Backend:
     """The server's direction of a session."""
 
-    __slots__ = ("_authorized", "_failures", "_framer", "_results", "_state", "ended", "ended_with", "held")
+    __slots__ = (
+        "_authorized",
+        "_failures",
+        "_framer",
+        "_late",
+        "_results",
+        "_state",
+        "_strangers",
+        "ended",
+        "ended_with",
+        "held",
+    )
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
+        self._strangers = Strangers(state)
+        self._late = False  # the message in hand waited for the catalog
         self._results = Results(state, self._failures)
         self._authorized: bytes | None = None  # who has logged in, by the server's account (in the client's encoding)
         self.ended = False  # the server said why it ends the connection
@@ -81,6 +97,15 @@ class Backend:
             if head is not None and head.ticket and not self._may_answer(head):
                 self.held = True
                 return moved
+            if self._strangers.waiting is not None:
+                raw = self._strangers.take()
+                if raw is None:
+                    self.held = True
+                    return moved
+                self.held = False
+                moved = True
+                self._message(Back.ROW_DESCRIPTION, raw, late=True)
+                continue
             self.held = False
             if head is None or (head.run is None and head.note is None and head.collector is None):
                 wanted = _NO_BATCH
@@ -100,6 +125,8 @@ class Backend:
             else:
                 assert isinstance(event, Message)
                 state.fatal_allowed = True
+                if event.kind == Back.ROW_DESCRIPTION and self._strangers.stop(event.raw):
+                    continue
                 self._message(event.kind, event.raw)
         return moved
 
@@ -120,8 +147,14 @@ class Backend:
 
     # -- messages --------------------------------------------------------------------------------------------------------------------
 
-    def _message(self, kind: int, raw: bytes) -> None:
+    def catalog_given_up(self) -> None:
+        """The catalog can't be read now: a description that waits for it is judged by what is known."""
+        self._strangers.given_up = self._strangers.waiting is not None
+
+    def _message(self, kind: int, raw: bytes, *, late: bool = False) -> None:
+        """`late`: it waited for the catalog."""
         state = self._state
+        self._late = late
         if kind in _ASYNC:
             self._announce(kind, raw)
         elif kind == Back.ERROR:
@@ -145,6 +178,8 @@ class Backend:
         if kind == Back.NOTICE:
             head = state.pipeline.head
             raw, _ = server_report(raw, None if head is None else _offsets(head))
+            if state.principal.exposed:
+                raw = without_values(raw)
         elif kind == Back.PARAMETER_STATUS:
             name, value = messages.parse_parameter_status(raw[5:])
             state.tracker.parameter(name, value)
@@ -224,6 +259,12 @@ class Backend:
                 types[place] = declared or self._state.codec.parameter_oid(param.column, array=param.array)
         return messages.build_parameter_description(tuple(types))
 
+    def _finding(self, plan: Plan | None, raw: bytes) -> Finding:
+        """What the witness says of a description."""
+        state = self._state
+        trouble = self._strangers.trouble(raw) if self._late else None
+        return trouble or state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+
     def _described(self, head: Expectation, raw: bytes | None) -> bytes | None:
         """Check a description (None: NoData) that was asked for; the message for the client, b"" for unchanged, None where it failed."""
         state = self._state
@@ -231,7 +272,7 @@ class Backend:
         shown: Shown | None = None
         if raw is not None:
             plan = None if statement is None else statement.plan
-            finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+            finding = self._finding(plan, raw)
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
@@ -276,7 +317,7 @@ class Backend:
         state = self._state
         run = head.run
         plan = None if run is None else run.plan
-        finding = state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+        finding = self._finding(plan, raw)
         if isinstance(finding, Trouble):
             self._failures.fail(head, finding, WITNESS)
             return
@@ -341,6 +382,8 @@ class Backend:
         state = self._state
         head = state.pipeline.head
         response, fields = server_report(raw, None if head is None else _offsets(head))
+        if state.principal.exposed:
+            response = without_values(response)
         if head is None or fields.fatal:
             if fields.fatal:
                 self.ended, self.ended_with = True, fields.sqlstate

@@ -207,6 +207,9 @@ class Judge(Protocol):
         For a column of a view that mixes several protected columns, any one of them.
         """
 
+    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+        """Those relations that neither the catalog knows nor the last look for them has shown to be temporary; the next one looks for them."""
+
     def column(self, name: ColumnName) -> Column | None:
         """The rules' column of that name."""
 

@@ -47,6 +47,11 @@ _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}")
 _SCRUBBED: Final = frozenset(b"MDHWqnscdt")
+_QUOTING: Final = frozenset(b"DWpq")
+_WITHHELD_MESSAGE: Final = b"pgveil withheld the message of a function or trigger"
+_WITHHELD_DETAIL: Final = (
+    b"Withheld: it can hold values that this login sees masked, and no privilege keeps it from them."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,23 @@ def server_report(raw: bytes, offsets: OffsetMap | None) -> tuple[bytes, ErrorFi
         return raw, fields
     pairs = tuple((code, _scrub(code, text)) for code, text in moved.pairs)
     return build_error(ErrorFields(pairs), raw[0] if raw[0] == Back.NOTICE else Back.ERROR), fields
+
+
+def without_values(raw: bytes) -> bytes:
+    """A report of the server's for somebody whom no privilege keeps from real values: nothing in it that the server fills with such.
+
+    That is every DETAIL ("Failing row contains", "Key (phone)=..."), and what functions and triggers say in words of their own. Other
+    messages of the server's name columns and never quote rows.
+    """
+    fields = parse_error(raw[5:])
+    inside = fields.get("W") is not None
+    if not inside and fields.get("D") is None:
+        return raw
+    pairs = [(code, text) for code, text in fields.pairs if code not in _QUOTING]
+    if inside:
+        pairs = [(code, _WITHHELD_MESSAGE if code == ord("M") else text) for code, text in pairs if code != ord("H")]
+    pairs.append((ord("D"), _WITHHELD_DETAIL))
+    return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
 
 
 def _move(fields: ErrorFields, offsets: OffsetMap) -> ErrorFields:

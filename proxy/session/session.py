@@ -130,7 +130,7 @@ class Session:
 
     @property
     def catalog_stale(self) -> bool:
-        """Whether DDL of this session has been committed since the catalog was read: somebody must read it and call `catalog_refreshed`."""
+        """Whether the catalog must be read again, for DDL of this session or a relation that it does not know: then call `catalog_refreshed`."""
         return self._state.catalog_stale
 
     # -- input -----------------------------------------------------------------------------------------------------------------------
@@ -186,6 +186,11 @@ class Session:
     def catalog_refreshed(self) -> None:
         """The judge knows the catalog as it is now."""
         self._state.catalog_stale = False
+        self._run()
+
+    def catalog_unreachable(self) -> None:
+        """The catalog can't be read now. Statements wait on; a result that came already is judged by what is known."""
+        self._backend.catalog_given_up()
         self._run()
 
     def cancel(self, request: CancelRequest) -> bool:

@@ -247,9 +247,11 @@ def wait_ready(metrics_port: int, process: subprocess.Popen[bytes], log: Path) -
     raise AssertionError(f"pgveil did not become ready:\n{log.read_text()[-4000:]}")
 
 
-async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
-    """The bank in a database, keys made, rules applied."""
-    (home / "rules.yaml").write_text(rules_yaml())
+async def prepare(
+    pg: Postgres, home: Path, database: str, bank: Bank, *, rules_text: str | None = None, more_sql: str = ""
+) -> None:
+    """The bank in a database, keys made, rules applied (the bank's own, or others). `more_sql` runs before them."""
+    (home / "rules.yaml").write_text(rules_yaml() if rules_text is None else rules_text)
     keys = home / "keys"
     keys.mkdir(mode=0o700)
     master = FileMasterKey.generate(keys / "master.key", os.urandom)
@@ -259,6 +261,8 @@ async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
     try:
         await load(connection, bank)
         await connection.execute(roles_sql())
+        if more_sql:
+            await connection.execute(more_sql)
         await execute(
             connection,
             await make_plan(connection, rules, ring),
@@ -271,11 +275,20 @@ async def prepare(pg: Postgres, home: Path, database: str, bank: Bank) -> None:
         await connection.close()
 
 
-def make_world(pg: Postgres, home: Path, *, sslmode: str = "disable", certificate: Path | None = None) -> World:
-    """Build and start everything."""
+def make_world(
+    pg: Postgres,
+    home: Path,
+    *,
+    sslmode: str = "disable",
+    certificate: Path | None = None,
+    customers: int = CUSTOMERS,
+    rules_text: str | None = None,
+    more_sql: str = "",
+) -> World:
+    """Build and start everything. `rules_text`, `more_sql`: as in `prepare`."""
     database = pg.create_database()
-    bank = generate(customers=CUSTOMERS)
-    asyncio.run(prepare(pg, home, database, bank))
+    bank = generate(customers=customers)
+    asyncio.run(prepare(pg, home, database, bank, rules_text=rules_text, more_sql=more_sql))
     port, metrics_port = free_port(), free_port()
     log = home / "pgveil.log"
     process = start_pgveil(

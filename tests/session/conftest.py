@@ -111,9 +111,14 @@ class FakeJudge:
         self.generation = 1
         self.asked: list[tuple[bytes, Settings]] = []
         self.verdicts = POLICY
+        self.exposed = False
+        self.strangers: frozenset[int] = frozenset()
 
     def principal(self, login: str) -> Principal:
-        return Principal(login, ("clerk",), self.verdicts)
+        return Principal(login, ("clerk",), self.verdicts, self.exposed)
+
+    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+        return oids & self.strangers
 
     def decide(
         self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None

@@ -1,0 +1,85 @@
+"""What runs when a relation is written though no statement names it: rules, triggers' functions, defaults (PostgreSQL, chapters 39 and 41).
+
+A rule reads with the rights of its table's owner, a SECURITY DEFINER trigger function with those of its own; privileges do not keep either
+from a writer. What a trigger reads as the writer, and functions in defaults and checks, meet the writer's own privileges.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from rules.lexer import LexError, lex
+from rules.model import Protection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rules.catalog import Relation
+    from rules.model import ColumnName, TableName
+    from rules.protect import ProtectionMap
+
+
+class HiddenRead(NamedTuple):
+    """Writing `relation` reads `columns` by `what` ("a rule", "trigger function public.f"). `fenced`: with the writer's own rights."""
+
+    relation: TableName
+    what: str
+    columns: frozenset[ColumnName]
+    fenced: bool
+
+
+def hidden_reads(protection: ProtectionMap) -> tuple[HiddenRead, ...]:
+    """Everything of the kind that reads a masked column, by relation. Sealed columns stay sealed on such ways."""
+    return tuple(
+        found
+        for relation in sorted(protection.catalog.relations.values(), key=lambda r: r.name)
+        for found in _of(protection, relation)
+        if found.columns
+    )
+
+
+def by_name(reads: tuple[HiddenRead, ...], *, fenced: bool) -> Mapping[str, frozenset[ColumnName]]:
+    """Columns read by writing a relation of a (bare) name. `fenced`: whether the writer's own privileges hold."""
+    found: dict[str, frozenset[ColumnName]] = {}
+    for read in reads:
+        if not (fenced and read.fenced):
+            found[read.relation.name] = found.get(read.relation.name, frozenset()) | read.columns
+    return MappingProxyType(found)
+
+
+def _of(protection: ProtectionMap, relation: Relation) -> Iterator[HiddenRead]:
+    for text in relation.rules:
+        yield HiddenRead(
+            relation.name, "a rule", _masked(protection, _read_by(protection, text, relation.name.name)), fenced=False
+        )
+    for function in protection.catalog.functions:
+        if function.name in relation.trigger_functions:
+            columns = _masked(protection, _read_by(protection, function.source, ""))
+            yield HiddenRead(
+                relation.name, f"trigger function {function.name}", columns, fenced=not function.security_definer
+            )
+    for column in relation.columns:
+        if column.default is not None:
+            columns = _masked(protection, _called_by(protection, column.default))
+            yield HiddenRead(relation.name, f"the default of column {column.name}", columns, fenced=True)
+
+
+def _masked(protection: ProtectionMap, names: frozenset[ColumnName]) -> frozenset[ColumnName]:
+    columns = ((name, protection.rules.column(name)) for name in names)
+    return frozenset(n for n, column in columns if column is not None and column.protection is Protection.MASKED)
+
+
+def _read_by(protection: ProtectionMap, text: str, own: str) -> frozenset[ColumnName]:
+    """What a text names, or has called. Texts that it may put together at run time are not guessed at: `pgveil apply` names those."""
+    try:
+        return protection.named_by(lex(text), but=own)
+    except LexError:
+        return protection.everything
+
+
+def _called_by(protection: ProtectionMap, text: str) -> frozenset[ColumnName]:
+    try:
+        return protection.called_by(lex(text))
+    except LexError:
+        return protection.everything
