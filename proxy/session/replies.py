@@ -21,6 +21,9 @@ PROBE_NAME: Final = b"pgveil_probe"
 CHECK_NAME: Final = b"pgveil_check"
 RESERVED: Final = b"pgveil_"
 
+# What the server calls a sealed column's type where it has no function or operator for it.
+SEALED_TYPE: Final = b"pgveil.sealed"
+
 SYNTAX_ERROR: Final = "42601"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_STATEMENT: Final = "26000"
@@ -84,14 +87,14 @@ def bad_value_response(bad: BadValue) -> bytes:
 def own_words(raw: bytes, check: ServerCheck) -> bytes | None:
     """The server's error about a text that pgveil refuses, as the client may see it; None where the refusal is the better answer.
 
-    That is where the error is about a value (class 22), as values were blanked, and where it is about the question: several statements can't be
-    parsed at once, which a simple Query may hold.
+    That is where the error is about a value (class 22), as values were blanked, where it is about the sealed type, which no client knows of, and
+    where it is about the question: several statements can't be parsed at once, which a simple Query may hold.
     """
     fields = parse_error(raw[5:])
     several = fields.sqlstate == SYNTAX_ERROR and fields.get("R") == b"exec_parse_message"
-    if several or fields.sqlstate.startswith("22"):
-        return None
     at, message = fields.get("P"), fields.get("M")
+    if several or fields.sqlstate.startswith("22") or SEALED_TYPE in (message or b""):
+        return None
     for position, blank, source in check.constants:
         if message is not None and at == str(position).encode():
             fields = fields.replace("M", message.replace(blank, source, 1))

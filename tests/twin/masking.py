@@ -72,7 +72,7 @@ def qualified(table: TableName) -> str:
 
 def _mask_column(connection: psycopg.Connection[Any], table: str, name: str, mask: TextMask) -> None:
     column = quote_ident(name)
-    stored = f"pg_catalog.format_type((select atttypid from pg_attribute where attrelid = '{table}'::regclass and attname = %s), null)"
+    stored = f"pg_catalog.format_type((select atttypid from pg_attribute where attrelid = '{table}'::regclass and attname = %s), -1)"
     row = connection.execute(f"select {stored}", [name]).fetchone()
     assert row is not None
     values = [

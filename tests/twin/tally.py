@@ -22,6 +22,8 @@ class Tally:
     different: list[tuple[str, Outcome]] = field(default_factory=list)
     canaries: list[tuple[str, Outcome]] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Lines of the source's own for the report."""
 
     def add(self, outcome: Outcome, label: str = "") -> None:
         """Count one. `label`: where the statement is from."""
@@ -60,6 +62,7 @@ class Tally:
             counts = f"statements run {self.run[role]}, identical {self.identical[role]}, refused {refused.total()}"
             lines.append(f"  {role:8} {counts} ({self.refused_share(role):.1%}){': ' + reasons if reasons else ''}")
             lines.append(f"  {'':8} different {different}, canaries seen {canaries}")
+        lines += [f"  {line}" for line in self.notes]
         lines += [f"  DIFFERENT {label} {describe(o)}" for label, o in self.different]
         lines += [f"  CANARY {label} {describe(o)}" for label, o in self.canaries]
         lines += [f"  UNEXPECTED {line}" for line in self.unexpected]
