@@ -47,7 +47,9 @@ class Judge:
     def judge(self, sql: str, role: str) -> Judged:
         """How a statement without parameters is done for a role."""
         login = self._world.fixture.logins[role]
-        decision = self._gate.decide(sql.encode(), self._gate.principal(login), Settings(search_path=PATH), extended=True)
+        decision = self._gate.decide(
+            sql.encode(), self._gate.principal(login), Settings(search_path=PATH), extended=True
+        )
         if isinstance(decision, Pass):
             return Judged("passed")
         if isinstance(decision, Admit):

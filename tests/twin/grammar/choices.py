@@ -39,7 +39,10 @@ def shrunk(made: Sequence[int], still: Callable[[Sequence[int]], bool]) -> list[
         at = len(best)
         while at > 0 and left > 0:
             at = max(at - size, 0)
-            for fewer in (best[:at] + best[at + size :], best[:at] + [0] * len(best[at : at + size]) + best[at + size :]):
+            for fewer in (
+                best[:at] + best[at + size :],
+                best[:at] + [0] * len(best[at : at + size]) + best[at + size :],
+            ):
                 if fewer == best or left <= 0:
                     continue
                 left -= 1

@@ -264,5 +264,7 @@ class Expressions:
         """A use of a whole row."""
         item = self.pick(items)
         return str(
-            self.pick((f"to_jsonb({item.name})", f"row_to_json({item.name})::text", f"{item.name}", f"({item.name})::text"))
+            self.pick(
+                (f"to_jsonb({item.name})", f"row_to_json({item.name})::text", f"{item.name}", f"({item.name})::text")
+            )
         )

@@ -94,14 +94,18 @@ class Composer(Expressions):
         source = self.from_clause(level, depth)
         where = self.where(level, depth)
         values = [self.value(level, k, 1) for k in kinds]
-        shown = ", ".join(f"{f'({v})::{k}' if cast else v} as c{i}" for i, (k, v) in enumerate(zip(kinds, values, strict=True)))
+        shown = ", ".join(
+            f"{f'({v})::{k}' if cast else v} as c{i}" for i, (k, v) in enumerate(zip(kinds, values, strict=True))
+        )
         return f"select {shown}{source}{where}"
 
     def select(self, level: Level, depth: int, kinds: Sequence[Kind]) -> tuple[str, Columns]:
         """A SELECT in one of its shapes."""
         if kinds:
             return self.simple(level, depth, kinds), [Column(f"c{i}", k) for i, k in enumerate(kinds)]
-        shape = self.pick((self.plain, self.plain, self.plain, self.grouped, self.windowed, self.starred, self.distinct))
+        shape = self.pick(
+            (self.plain, self.plain, self.plain, self.grouped, self.windowed, self.starred, self.distinct)
+        )
         text, columns = shape(level, depth)
         return str(text), list(columns)
 
@@ -203,9 +207,15 @@ class Composer(Expressions):
         if any("$" in key for key in keys) or not self.chance(3):
             return ", ".join(places)
         if len(keys) > 1 and keys[0] != keys[1]:
-            sets = (f"rollup ({', '.join(keys)})", f"cube ({', '.join(keys)})", f"grouping sets (({keys[0]}), ({keys[1]}), ())")
+            sets = (
+                f"rollup ({', '.join(keys)})",
+                f"cube ({', '.join(keys)})",
+                f"grouping sets (({keys[0]}), ({keys[1]}), ())",
+            )
             return str(self.pick(sets))
-        return str(self.pick((f"rollup ({keys[0]})", f"grouping sets (({keys[0]}), ())"))) if len(keys) == 1 else places[0]
+        return (
+            str(self.pick((f"rollup ({keys[0]})", f"grouping sets (({keys[0]}), ())"))) if len(keys) == 1 else places[0]
+        )
 
     def aggregate(self, level: Level, kind: Kind) -> str:
         """An aggregate of a kind."""
@@ -213,19 +223,19 @@ class Composer(Expressions):
         of = self.leaf(level, inner)
         text = self.leaf(level, Kind.TEXT)
         number = self.leaf(level, self.kind_of(level, _NUMBERED))
-        if kind is Kind.INT:
-            found = (
+        own = self.leaf(level, kind)
+        condition = self.condition(level, DEPTH)
+        table: dict[Kind, tuple[str, ...]] = {
+            Kind.INT: (
                 "count(*)",
                 f"count({of})",
                 f"count(distinct {of})",
-                f"count(*) filter (where {self.condition(level, DEPTH)})",
+                f"count(*) filter (where {condition})",
                 f"max({self.value(level, Kind.INT, 2)})",
                 f"sum(length({text}))",
-            )
-        elif kind is Kind.NUM:
-            found = (f"sum({number})", f"avg({number})", f"sum(distinct {number})", f"max({self.leaf(level, Kind.NUM)})")
-        elif kind is Kind.TEXT:
-            found = (
+            ),
+            Kind.NUM: (f"sum({number})", f"avg({number})", f"sum(distinct {number})", f"max({own})"),
+            Kind.TEXT: (
                 f"min({text})",
                 f"max(upper({text}))",
                 f"string_agg({text}, ',' order by {text})",
@@ -233,21 +243,14 @@ class Composer(Expressions):
                 f"(array_agg({text} order by {text}))[1]",
                 f"array_to_string(array_agg({of}::text order by {of}), '+')",
                 f"percentile_disc(0.5) within group (order by {text})",
-            )
-        elif kind is Kind.BOOL:
-            found = (f"bool_and({self.condition(level, DEPTH)})", f"every({self.leaf(level, Kind.BOOL)})")
-        elif kind is Kind.JSON:
-            found = (
-                f"jsonb_agg({of} order by {of})",
-                f"to_jsonb(array_agg({text} order by {text} desc))",
-            )
-        elif kind in {Kind.DATE, Kind.TIME}:
-            found = (f"min({self.value(level, kind, 2)})", f"max({self.leaf(level, kind)})")
-        else:
-            found = (f"(array_agg({self.leaf(level, kind)} order by {self.leaf(level, kind)}))[1]",)
-            if kind is Kind.FLOAT:
-                found = (f"max({self.leaf(level, kind)})", f"min({self.leaf(level, kind)})")
-        return str(self.pick(found))
+            ),
+            Kind.BOOL: (f"bool_and({condition})", f"every({own})"),
+            Kind.JSON: (f"jsonb_agg({of} order by {of})", f"to_jsonb(array_agg({text} order by {text} desc))"),
+            Kind.DATE: (f"min({own})", f"max({own})"),
+            Kind.TIME: (f"min({own})", f"max({own})"),
+            Kind.FLOAT: (f"min({own})", f"max({own})"),
+        }
+        return str(self.pick(table.get(kind, (f"(array_agg({own} order by {own}))[1]",))))
 
     def windowed(self, level: Level, depth: int) -> tuple[str, Columns]:
         """Window functions whose answers don't depend on the order of peers."""
@@ -294,7 +297,17 @@ class Composer(Expressions):
     def limit(self) -> str:
         """What may stand behind a full order."""
         return str(
-            self.pick(("", "", " limit 3", " limit 2 offset 1", " offset 2", " fetch first 2 rows only", " fetch first row with ties"))
+            self.pick(
+                (
+                    "",
+                    "",
+                    " limit 3",
+                    " limit 2 offset 1",
+                    " offset 2",
+                    " fetch first 2 rows only",
+                    " fetch first row with ties",
+                )
+            )
         )
 
     # -- FROM
@@ -307,7 +320,18 @@ class Composer(Expressions):
 
     def join(self, level: Level, depth: int) -> str:
         """A join with one more item."""
-        kind = self.pick((", ", " join ", " join ", " left join ", " right join ", " full join ", " cross join ", " natural left join "))
+        kind = self.pick(
+            (
+                ", ",
+                " join ",
+                " join ",
+                " left join ",
+                " right join ",
+                " full join ",
+                " cross join ",
+                " natural left join ",
+            )
+        )
         before = list(level.items)
         item = self.item(level, depth, lateral=kind in {", ", " join ", " left join ", " cross join "})
         new = level.items[-1]
@@ -315,7 +339,9 @@ class Composer(Expressions):
         shared = [c.name for c in new.columns if left.get(c.name) is c.kind]
         counts = [sum(c.name == name for i in before for c in i.columns) for name in shared]
         if kind == " natural left join ":
-            if any(count > 1 for count in counts) or any(c.name in left and left[c.name] is not c.kind for c in new.columns):
+            if any(count > 1 for count in counts) or any(
+                c.name in left and left[c.name] is not c.kind for c in new.columns
+            ):
                 return f" cross join {item}"
             level.merged |= set(shared)
             return f"{kind}{item}"
@@ -404,7 +430,9 @@ class Composer(Expressions):
             level = Level()
             source = self.from_clause(level, 1)
             values = [self.new(table, n, kinds[n]) if n in _FIXED else self.assigned(level, n, kinds[n]) for n in names]
-            body = f"select {', '.join(values)}{source} where {self.condition(level, DEPTH)} order by {_places(1)} limit 1"
+            body = (
+                f"select {', '.join(values)}{source} where {self.condition(level, DEPTH)} order by {_places(1)} limit 1"
+            )
         else:
             rows = [
                 ", ".join(self.new(table, n, kinds[n], i) if n in _FIXED else self.given(kinds[n]) for n in names)
@@ -433,7 +461,7 @@ class Composer(Expressions):
     def given(self, kind: Kind) -> str:
         """A value for a column: a literal, a parameter, NULL, DEFAULT or an expression of constants."""
         if self.chance(10):
-            return self.pick(("null", "default"))
+            return str(self.pick(("null", "default")))
         if self.chance(4) and kind in {Kind.TEXT, Kind.INT, Kind.NUM}:
             return self.value(Level(), kind, 2)
         return self.comparable(kind) if kind is not Kind.OTHER else "null"
@@ -485,7 +513,9 @@ class Composer(Expressions):
 
 
 # Columns that an INSERT has to give, and those whose values have to fit other tables.
-_NEEDED: Final = frozenset({"id", "customer_id", "product_id", "pan", "number", "name", "amount", "unit_price", "day", "account_id"})
+_NEEDED: Final = frozenset(
+    {"id", "customer_id", "product_id", "pan", "number", "name", "amount", "unit_price", "day", "account_id"}
+)
 _FIXED: Final[dict[str, tuple[str, ...]]] = {
     "id": ("900",),
     "customer_id": ("4", "1"),

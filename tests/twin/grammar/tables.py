@@ -84,9 +84,7 @@ TABLES: Final = {
         "customer_id:i device:u prefs:j score:i rating:f verified:b last_seen:z fingerprint:y answer:t standing:o"
     ),
     "products": _columns("id:i name:t price:n tags:a stock:i"),
-    "orders": _columns(
-        "id:i customer_id:i product_id:i quantity:i unit_price:n total:n status:t ship_to:t placed:d"
-    ),
+    "orders": _columns("id:i customer_id:i product_id:i quantity:i unit_price:n total:n status:t ship_to:t placed:d"),
     "visits": _columns("id:i day:d guest:t token:t minutes:i"),
     "people": _columns("id:i nick:t badge:t"),
     "employees": _columns("id:i nick:t badge:t salary:i boss:i"),

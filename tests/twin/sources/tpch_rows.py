@@ -55,7 +55,20 @@ NATIONS: Final = (
     ("UNITED KINGDOM", 3),
     ("UNITED STATES", 1),
 )
-_COLOURS: Final = ("almond", "blush", "chocolate", "dim", "forest", "green", "ivory", "lemon", "navy", "plum", "sky", "tan")
+_COLOURS: Final = (
+    "almond",
+    "blush",
+    "chocolate",
+    "dim",
+    "forest",
+    "green",
+    "ivory",
+    "lemon",
+    "navy",
+    "plum",
+    "sky",
+    "tan",
+)
 _TYPES: Final = (
     ("STANDARD", "SMALL", "MEDIUM", "LARGE", "ECONOMY", "PROMO"),
     ("ANODIZED", "BURNISHED", "PLATED", "POLISHED", "BRUSHED"),
