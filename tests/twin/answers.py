@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+import psycopg
 from psycopg import pq
 
 if TYPE_CHECKING:
@@ -92,7 +93,15 @@ def ask(
 
     `formats`: of the parameters, 0 text, 1 binary. `data` is what COPY FROM STDIN is given. Raises HangError, LostError.
     """
-    text = sql.encode()
+    try:
+        return _ask(pg, sql.encode(), params, mode, data, formats)
+    except psycopg.OperationalError as error:
+        raise LostError(str(error)) from None
+
+
+def _ask(
+    pg: PGconn, text: bytes, params: Sequence[bytes | None], mode: Mode, data: bytes, formats: Sequence[int] | None
+) -> list[Answer]:
     if mode is Mode.SIMPLE:
         pg.send_query(text)
         return _collect(pg, data)
@@ -106,15 +115,9 @@ def ask(
         answers = _collect(pg, data)
         pg.send_query_prepared(STATEMENT, list(params), param_formats=formats, result_format=1)
         answers += _collect(pg, data)
-        _close_statement(pg)
+    pg.send_close_prepared(STATEMENT)
+    _collect(pg, b"")
     return answers
-
-
-def _close_statement(pg: PGconn) -> None:
-    """Drop the named statement, unless the transaction has failed: then another Parse would fail just the same."""
-    if pg.transaction_status != pq.TransactionStatus.INERROR:
-        pg.send_query(b"deallocate " + STATEMENT)
-        _collect(pg, b"")
 
 
 def _collect(pg: PGconn, data: bytes) -> list[Answer]:

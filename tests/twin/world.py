@@ -175,8 +175,10 @@ def twin_world(pg: Postgres, home: Path, fixture: Fixture) -> Iterator[World]:
         world = World(
             pg, home, fixture, rules, databases, tap, process, masks, canaries, tables, Refusals(home / "audit")
         )
-        yield world
-        world.close()
+        try:
+            yield world
+        finally:
+            world.close()
     finally:
         tap.close()
         stop_process(process)
