@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KEEP ?=
 PYTEST_ARGS ?=
+TWIN_ARGS ?=
 
-.PHONY: help demo test lint check bench soak fmt clean
+.PHONY: help demo test lint check twin bench soak fmt clean
 
 help:
 	@echo "make demo         a bank behind pgveil, as a story (KEEP=1 leaves it running)"
 	@echo "make test         lint, types, import contracts, tests"
 	@echo "make lint         ruff, mypy --strict, import-linter"
+	@echo "make twin         statements on twins: plain, masked, and sealed behind pgveil"
 	@echo "make bench        ratios to direct PostgreSQL and PgBouncer; writes bench/results/"
 	@echo "make soak         the long tests"
 
@@ -35,6 +37,9 @@ lint: $(VENV)/.dev
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+twin: $(VENV)/.dev
+	$(BIN)/python -m tests.twin.run $(TWIN_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.run

@@ -10,6 +10,7 @@ an entry: comment lines, then one statement or several, which run as one transac
     -- any order        compares rows as a multiset although there is an ORDER BY (it leaves ties);
     -- clear: refused REASON: why       is what should become of it for a role that sees all: without the line, the same as on plain data;
     -- masked: refused REASON: why      for one that sees masks: without it, the same as on a database that holds masks;
+    -- masked: not compared: why         is for what the masks database can't show (it has no constraints over masked columns);
     -- since: 17        needs that major version of PostgreSQL;
 
 and the rest is the entry's title, unique in its file.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 ROLES: Final = (CLEAR, MASKED)
 PENDING: Final = DIRECTORY / "PENDING"
 _DIRECTIVE = re.compile(r"(\$[0-9]+) = (.*)|(data|clear|masked|since):(?: (.*))?|(autocommit|one message|any order)")
-_REFUSED = re.compile(r"refused ([a-z_]+)(?:: (.+))?")
+_REFUSED = re.compile(r"(?:refused ([a-z_]+)|not compared)(?:: (.+))?")
 
 
 class CorpusError(ValueError):
@@ -47,10 +48,11 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What should become of an entry for a role. `reason` and `why` where it is refused."""
+    """What should become of an entry for a role. `reason` and `why` where it is refused. `compared`: see the file's form."""
 
     reason: str = ""
     why: str = ""
+    compared: bool = True
 
     def __str__(self) -> str:
         return f"refused {self.reason}" if self.reason else "same"
@@ -155,7 +157,7 @@ def _expectation(feature: str, text: str) -> Expectation:
     match = _REFUSED.fullmatch(text)
     if match is None:
         raise CorpusError(f"{feature}: not an expectation: {text!r}")
-    return Expectation(match[1], match[2] or "")
+    return Expectation(match[1] or "", match[2] or "", match[1] is not None)
 
 
 def _split(sql: str) -> list[str]:
@@ -176,9 +178,14 @@ class Deviation:
     detail: str = ""
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
+        """Role and entry, as PENDING names them."""
+        return f"{self.role} | {self.entry.key}"
+
+    @property
+    def line(self) -> str:
         """The line of PENDING that stands for it."""
-        return f"{self.role} | {self.entry.key} | {self.found}"
+        return f"{self.place} | {self.found}"
 
 
 def run_entry(world: World, entry: Entry, role: str, modes: Sequence[Mode] = ALL_MODES) -> list[Outcome]:
@@ -212,6 +219,8 @@ def run_corpus(
             if entry.since > world.pg.version:
                 continue
             for role in roles:
+                if not entry.expected.get(role, SAME).compared:
+                    continue
                 outcomes = run_entry(world, entry, role, modes)
                 tally.extend(outcomes, entry.key)
                 if (found := deviation(entry, role, outcomes)) is not None:
@@ -220,5 +229,6 @@ def run_corpus(
 
 
 def read_pending() -> frozenset[str]:
-    """The deviations that are known and wait for their part of pgveil. The list must only shrink."""
-    return frozenset(line for line in PENDING.read_text().splitlines() if line and not line.startswith("#"))
+    """The places ("role | feature: title") of deviations that are known and wait for their part of pgveil. It must only shrink."""
+    lines = (line for line in PENDING.read_text().splitlines() if line and not line.startswith("#"))
+    return frozenset(line.rpartition(" | ")[0] for line in lines)

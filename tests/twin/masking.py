@@ -1,6 +1,7 @@
 """The masks database: a copy of the plain one in which every value that a role may not see clear has been replaced by its mask.
 
-The masks are the Python forms (`keys.mask`), not the SQL forms that masking views use: two witnesses.
+The masks of what is there are the Python forms (`keys.mask`), not the SQL forms that masking views use: two witnesses. What the role writes
+is masked by triggers as it comes in, as the role would not see it clear again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keys.mask import make_mask
+from keys.mask_sql import install_sql
 from keys.types import decode_literal, encode, parse_type
 from rules.model import Verdict, quote_ident
 
@@ -61,6 +63,9 @@ def mask_database(connection: psycopg.Connection[Any], masks: Mapping[TableName,
         for table, columns in masks.items():
             for name, mask in columns.items():
                 _mask_column(connection, qualified(table), name, mask)
+    connection.execute(install_sql().encode())
+    for table, columns in masks.items():
+        _mask_what_comes(connection, table, columns)
     for (view,) in connection.execute("select oid::regclass::text from pg_class where relkind = 'm'").fetchall():
         connection.execute(f"refresh materialized view {view}")
 
@@ -88,6 +93,32 @@ def _mask_column(connection: psycopg.Connection[Any], table: str, name: str, mas
     connection.execute("drop table twin_masks")
 
 
+def _mask_what_comes(connection: psycopg.Connection[Any], table: TableName, columns: Mapping[str, TextMask]) -> None:
+    lines = []
+    for name, mask in columns.items():
+        new, old = f"NEW.{quote_ident(name)}", f"OLD.{quote_ident(name)}"
+        masked = "NULL" if mask.mask is None else mask.mask.sql(new)
+        # Unchanged values are masks already; a mask of a mask can be another one.
+        lines.append(f"IF TG_OP = 'INSERT' THEN {new} := {masked};")
+        lines.append(f"ELSIF {new}::text IS DISTINCT FROM {old}::text THEN {new} := {masked}; END IF;")
+    function = f"pgveil.{quote_ident('mask ' + str(table))}"
+    body = "BEGIN " + " ".join(lines) + " RETURN NEW; END"
+    connection.execute(
+        f"create function {function}() returns trigger language plpgsql security definer as $twin${body}$twin$".encode()
+    )
+    heirs = connection.execute(
+        "with recursive heirs as (select %s::regclass::oid as oid union"
+        " select inhrelid from pg_inherits join heirs on inhparent = heirs.oid)"
+        " select oid::regclass::text from heirs join pg_class using (oid) where not relispartition",
+        [qualified(table)],
+    ).fetchall()
+    for (relation,) in heirs:
+        connection.execute(
+            f"create trigger {quote_ident('mask ' + str(table))} before insert or update on {relation}"
+            f" for each row execute function {function}()"
+        )
+
+
 def _drop_constraints(connection: psycopg.Connection[Any], table: TableName, columns: Mapping[str, TextMask]) -> None:
     name, names = qualified(table), list(columns)
     found = connection.execute(
@@ -110,7 +141,9 @@ def _drop_constraints(connection: psycopg.Connection[Any], table: TableName, col
     ).fetchall()
     for (index,) in indexes:
         connection.execute(f"drop index {index}")
-    for column in columns:
+    for column, mask in columns.items():
+        if mask.mask is not None and mask.mask.kind != "null":
+            continue
         connection.execute(f"alter table {name} alter column {quote_ident(column)} drop not null")
 
 

@@ -52,7 +52,7 @@ def sources() -> dict[str, Callable[[Postgres, Path], Tally]]:
 
 def write_pending(deviations: list[Deviation]) -> None:
     """The list of what does not come out yet, anew."""
-    PENDING.write_text(_HEAD + "".join(sorted(f"{d.key}\n" for d in deviations)))
+    PENDING.write_text(_HEAD + "".join(sorted(f"{d.line}\n" for d in deviations)))
 
 
 def main(arguments: list[str]) -> int:
@@ -87,7 +87,7 @@ def _one_server(server: Postgres, chosen: argparse.Namespace) -> bool:
         if chosen.pending:
             write_pending(deviations)
         known = read_pending()
-        tally.unexpected += [f"{d.key}{'' if d.key in known else ' (new)'} -- {d.detail}" for d in deviations]
+        tally.unexpected += [f"{d.line}{'' if d.place in known else ' (new)'} -- {d.detail}" for d in deviations]
         print(tally.report(f"{name}: the golden corpus"))
         good &= tally.ok
     for source, run in sources().items() if chosen.feature is None else ():

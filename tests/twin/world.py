@@ -77,6 +77,7 @@ class World:
     masks: dict[str, dict[TableName, dict[str, TextMask]]]
     canaries: dict[str, Canaries]
     tables: dict[str, tuple[str, ...]]
+    copied: int
     refusals: Refusals
     _runs: dict[str, Run] = field(default_factory=dict)
 
@@ -125,7 +126,8 @@ class World:
                 reference=reference,
                 sealed=sealed,
                 tables=self.tables[role],
-                masks=self.masks.get(role, {}),
+                limited=role in self.masks,
+                copied=self.copied,
                 canaries=self.canaries.get(role),
                 tap=self.tap,
                 refusals=self.refusals,
@@ -146,6 +148,9 @@ def twin_world(pg: Postgres, home: Path, fixture: Fixture) -> Iterator[World]:
     plain = pg.create_database()
     with psycopg.connect(pg.dsn(plain), autocommit=True) as admin:
         _fill(admin, fixture)
+        (copied,) = admin.execute(
+            "select max(oid)::bigint + 1 from (select oid from pg_class union select oid from pg_type) o"
+        ).fetchone() or (0,)
     policies = {role: rules.principal(login, ()).policy for role, login in fixture.logins.items()}
     limited = [r for r, policy in policies.items() if any(v is not Verdict.CLEAR for v in policy.verdicts.values())]
     # Copies of the plain database: the same OIDs everywhere.
@@ -173,7 +178,18 @@ def twin_world(pg: Postgres, home: Path, fixture: Fixture) -> Iterator[World]:
     try:
         wait_ready(metrics_port, process, log)
         world = World(
-            pg, home, fixture, rules, databases, tap, process, masks, canaries, tables, Refusals(home / "audit")
+            pg,
+            home,
+            fixture,
+            rules,
+            databases,
+            tap,
+            process,
+            masks,
+            canaries,
+            tables,
+            copied,
+            Refusals(home / "audit"),
         )
         try:
             yield world
