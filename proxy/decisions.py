@@ -180,9 +180,9 @@ class Gate:
 
     def as_run(
         self,
-        decision: Pass | Admit | Compute | Refuse,
+        decision: Pass | Admit | Compute | Write | Refuse,
         principal: Principal,  # noqa: ARG002 - whoever asks
-    ) -> Pass | Admit | Compute | Refuse:
+    ) -> Pass | Admit | Compute | Write | Refuse:
         """See Judge."""
         return decision
 

@@ -79,9 +79,12 @@ class TakingApart:
         plan = None if apply is None else apply.plans[0]
         if apply is None or plan is None:
             return None
-        source = None if found.source is None else self._source(found.source, found, database)
-        if found.source is not None and source is None:
-            return None
+        source = self._local((self._nothing(),), f"TABLE {leaf_name(0)}")
+        if found.source is not None:
+            computed = self._source(found.source, found, database)
+            if computed is None:
+                return None
+            source = computed
         returning = None
         if found.returning is not None:
             names, local = found.returning
@@ -126,6 +129,12 @@ class TakingApart:
         made = inner.compute(lexed.statements[0], database, found.lock)
         return None if made is None else replace(made, positions=False)
 
+    def _nothing(self) -> Leaf:
+        """What is fetched where nothing is needed: a statement of the calculator's alone still runs in the client's transaction."""
+        column = "pgveil_nothing"
+        fetch = Admit(f"SELECT 1 AS {column}".encode(), OffsetMap(), (None,), self._shape, self._generation)
+        return Leaf(leaf_name(0), (column,), fetch)
+
     def _local(self, leaves: tuple[Leaf, ...], text: str) -> Compute:
         """A text of ours for the calculator."""
         return Compute(
@@ -166,7 +175,7 @@ class TakingApart:
         return decision
 
     def _made(self, split: Split) -> Compute | None:
-        leaves = []
+        leaves = [] if split.leaves else [self._nothing()]
         for leaf in split.leaves:
             fetch = self._fetch(leaf.text)
             if fetch is None:

@@ -10,18 +10,18 @@ import asyncio
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from struct import Struct, pack
 from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.calculator.troubles import judge_error, setting_unknown
 from proxy.session.computing import Answer, CalculatorError
 from proxy.wire import messages
+from proxy.wire.arrays import text_array
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from keys.types import OutputSettings
     from proxy.session.computing import Question
@@ -39,10 +39,7 @@ _ROWS: Final = frozenset((Back.DATA_ROW,))
 _NO_DATABASE: Final = "3D000"
 _BEGIN: Final = b"pgveil_begin"
 _ROLLBACK: Final = b"pgveil_rollback"
-_TEXT_ARRAY_HEAD: Final = Struct("!iiIii")
 _TEXT_OID: Final = 25
-_LENGTH: Final = Struct("!i")
-_NULL: Final = b"\xff\xff\xff\xff"
 _DESCRIBES: Final = frozenset((Back.ROW_DESCRIPTION, Back.NO_DATA))
 _ENDS: Final = frozenset((Back.COMMAND_COMPLETE, Back.EMPTY_QUERY))
 _SILENT: Final = frozenset((Back.BIND_COMPLETE, Back.CLOSE_COMPLETE, Back.NOTICE, Back.PARAMETER_STATUS))
@@ -96,20 +93,6 @@ class Collected:
     tags: list[bytes] = field(default_factory=list)
     error: bytes | None = None
     idle: bool = True
-
-
-def text_array(values: Sequence[bytes | None]) -> bytes:
-    """The binary form of a text[] with one dimension (array_recv, PostgreSQL's src/backend/utils/adt/arrayfuncs.c)."""
-    if not values:
-        return pack("!iiI", 0, 0, _TEXT_OID)
-    length = _LENGTH.pack
-    parts = [_TEXT_ARRAY_HEAD.pack(1, None in values, _TEXT_OID, len(values), 1)]
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            parts += (length(len(value)), value)
-    return b"".join(parts)
 
 
 class Connection:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from rules.model import Protection, Verdict
@@ -170,11 +170,11 @@ def _is_plain(name: ColumnName, judge: Judge) -> bool:
     return column is not None and column.protection is Protection.MASKED
 
 
-def as_pass(decision: Pass | Admit | Compute | Refuse) -> Pass:
+def as_pass(decision: Pass | Admit | Compute | Write | Refuse) -> Pass:
     """What the session is told instead of a decision, where the text is to run as it came."""
     if isinstance(decision, Pass):
         return decision
-    if isinstance(decision, Compute):
+    if isinstance(decision, Compute | Write):
         return Pass()
     if isinstance(decision, Refuse):
         return Pass(decision.unsettles, decision.ddl, decision.statements)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.plan_cache import CacheObserver
-    from proxy.session.computing import Compute
+    from proxy.session.computing import Compute, Write
     from proxy.session.gate import Admit, Decision, Names, Refuse, Settings
     from proxy.splicing import LiteralSealer
     from rules.catalog import Catalog
@@ -98,8 +98,8 @@ class ObservingGate:
         return self._gate.decide(sql, principal, settings, extended=extended, names=names)
 
     def as_run(
-        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
-    ) -> Pass | Admit | Compute | Refuse:
+        self, decision: Pass | Admit | Compute | Write | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Write | Refuse:
         """See Judge."""
         if not self._observes:
             return decision
@@ -108,7 +108,7 @@ class ObservingGate:
         made = self._finding(decision, principal)
         return replace(as_pass(decision), noted=partial(self._take, made))
 
-    def _finding(self, decision: Admit | Compute | Refuse, principal: Principal) -> Finding:
+    def _finding(self, decision: Admit | Compute | Write | Refuse, principal: Principal) -> Finding:
         key = (id(decision), principal.login)
         known = self._findings.get(key)
         if known is None:

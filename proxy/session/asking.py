@@ -71,7 +71,7 @@ class Calculations:
             refusal = unsuitable(of, state.tracker.output)
             if refusal is not None:
                 return refused(refusal)
-        spelled = yield from self._spelled(columns)
+        spelled = yield from self.spelled(columns)
         if isinstance(spelled, Failed):
             return spelled
         local = compose(compute, spelled, parameters, settings)
@@ -82,11 +82,12 @@ class Calculations:
             parameters_in(encode_sql(compute.text, settings.client_encoding), settings) if parameters else fetched
         )
         types = tuple(
-            _declared(n, declared) or (0 if n in computed else _inferred(n, leaves)) for n in range(1, parameters + 1)
+            declared_type(n, declared) or (0 if n in computed else inferred(n, leaves))
+            for n in range(1, parameters + 1)
         )
         return Prepared(local, types, (), fetched, computed, tuple(len(c.names) for c in columns))
 
-    def _spelled(
+    def spelled(
         self, columns: Sequence[LeafTypes]
     ) -> Generator[Callable[[], bool], None, list[list[tuple[str, str]]] | Failed]:
         """The leaves' columns with the SQL names of their types."""
@@ -173,13 +174,13 @@ def shown_fields(statement: PreparedStatement) -> tuple[Field, ...]:
     return () if shown is None else messages.parse_row_description(shown.message[5:])
 
 
-def _declared(number: int, types: tuple[int, ...]) -> int:
+def declared_type(number: int, types: tuple[int, ...]) -> int:
     return types[number - 1] if number <= len(types) else 0
 
 
-def _inferred(number: int, leaves: Sequence[PreparedStatement]) -> int:
+def inferred(number: int, leaves: Sequence[PreparedStatement]) -> int:
     """The type that the server found for a parameter in the leaves' texts; text where none of them refers to it."""
-    found = (_declared(number, leaf.types) for leaf in leaves if number in parameters_in(leaf.text, leaf.settings))
+    found = (declared_type(number, leaf.types) for leaf in leaves if number in parameters_in(leaf.text, leaf.settings))
     return next((oid for oid in found if oid), TEXT_OID)
 
 

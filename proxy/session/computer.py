@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.session.asking import Calculations, Failed, refused
+from proxy.session.computing import Compute
 from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable
 
     from audit.event import Outcome
-    from proxy.session.computing import Answer, Compute
+    from proxy.session.computing import Answer, Write
     from proxy.session.judging import Judging, Steps
+    from proxy.session.prepared import PreparedWrite
     from proxy.session.state import State
     from proxy.session.statements import Portal, Run
     from rules.plan import Refusal
@@ -48,12 +50,16 @@ class Computer:
         self._judging = judging
         self._fetcher = Fetcher(state)
         self._calculations = Calculations(state)
-        judging.renew = self.renew
+        judging.renew = self._renew
 
     # -- simple queries --------------------------------------------------------------------------------------------------------------
 
     def query(self, compute: Compute, arrived: float) -> Steps:
-        """A Query whose one statement is computed. It ends with a Sync in the Query's place, whatever comes of it."""
+        """A Query whose one statement is computed."""
+        yield from self._in_place_of_query(self._query(compute, arrived))
+
+    def _in_place_of_query(self, steps: Steps) -> Steps:
+        """What a Query is made of. It ends with a Sync in the Query's place, whatever comes of it."""
         state = self._state
         yield from self._judging.settle_writes()
         if state.pipeline.unsynced:
@@ -64,7 +70,7 @@ class Computer:
             return
         self._fetcher.forget_unnamed()
         state.unknown_executes = 0
-        yield from self._query(compute, arrived)
+        yield from steps
         if state.broken:
             # The client was told of an error that the server does not know of.
             if not state.pipeline.ignoring:
@@ -148,18 +154,25 @@ class Computer:
 
     def parse(self, message: messages.Parse, compute: Compute) -> Steps:
         """A Parse of a statement that is computed: the fetch bears the client's name at the server."""
-        state = self._state
-        if not message.name:
-            # The server drops the unnamed statement before it looks at the text that would replace it.
-            undo = state.statements.remove(b"")
-            state.send(messages.build_close(b"S", b""), Expectation(Kind.CLOSE, Route.GUARD, undo=undo))
+        self._drop_unnamed(message.name)
         computed = yield from self.prepare(compute, message.types)
-        if computed is None or state.ignores():
+        if computed is None or self._state.ignores():
             return
         if isinstance(computed, Failed):
             self._fail(computed, compute, None)
             return
-        fetch = fetch_of(compute)
+        self._parse_fetch(message, computed, None)
+
+    def _drop_unnamed(self, name: bytes) -> None:
+        """The server drops the unnamed statement before it looks at the text that would replace it."""
+        if not name:
+            undo = self._state.statements.remove(b"")
+            self._fetcher.ask(Kind.CLOSE, messages.build_close(b"S", b""), undo=undo)
+
+    def _parse_fetch(self, message: messages.Parse, computed: Computed, writing: PreparedWrite | None) -> None:
+        """Send the fetch under the client's name."""
+        state = self._state
+        fetch = fetch_of(computed.compute)
         prepared = computed.prepared
         statement = PreparedStatement(
             message.name,
@@ -169,6 +182,7 @@ class Computer:
             state.tracker.settings,
             state.judge.generation,
             computed=computed,
+            writing=writing,
         )
         types = server_types(fetch, prepared.types, prepared.fetched)
         undo = state.statements.put(message.name, statement)
@@ -177,6 +191,14 @@ class Computer:
             messages.build_parse(message.name, fetch.text, types),
             Expectation(Kind.PARSE, statement=statement, undo=undo),
         )
+
+    def _renew(
+        self, statement: PreparedStatement, decision: Compute | Write
+    ) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """See that a statement still is what the client was told of it, under the decision that holds now."""
+        if not isinstance(decision, Compute):
+            return PLAN_CHANGED
+        return (yield from self.renew(statement, decision))
 
     def renew(
         self, statement: PreparedStatement, compute: Compute

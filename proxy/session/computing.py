@@ -40,7 +40,7 @@ class Compute:
     text, null in other leaves' rows; None with one leaf. `with_at`: where in `text` (characters) the leaves' definitions are inserted as common
     table expressions; `with_before` and `with_after` stand around them ("WITH " and " ", or "" and ", " inside a WITH that is there).
     `offsets`: from `text` to the client's. `parameters`: the highest $n of the client's; the leaves' arrays are numbered from the next.
-    `action`, `shape`, `generation`: as in Plan and Admit. No leaves: the text reads no relation. `positions`: whether `offsets` leads to the
+    `action`, `shape`, `generation`: as in Plan and Admit. `positions`: whether `offsets` leads to the
     client's text; not where the text is one of ours.
     """
 
@@ -62,7 +62,7 @@ class Compute:
 class Write:
     """Compute values first, then write them; both within the client's transaction, the source's rows locked by its fetch.
 
-    `source`: gives the values; None where only what is returned has to be computed. `apply`: the statement that writes, judged in a form for
+    `source`: gives the values (what it gives is not wanted where only what is returned has to be computed). `apply`: the statement that writes, judged in a form for
     one row: the source's columns are its parameters from `first` on, in order, and the plan says which of them are sealed. `many`: None where the
     source gives exactly one row, and `apply` is what runs; else the same statement for any number of rows, the parameters from `first` on being
     arrays of the source's types (of text where they are sealed). `targets`: of each source column, the column that it is written to, where that
@@ -70,7 +70,7 @@ class Write:
     gets. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
     """
 
-    source: Compute | None
+    source: Compute
     apply: Admit
     first: int
     many: Admit | None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, BadValue, Pass, Refuse
 from proxy.session.judging import PLAN_CHANGED, too_many, too_much_text
 from proxy.session.names import Renaming
@@ -21,9 +21,9 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from proxy.session.computer import Computer
     from proxy.session.judging import Judging, Steps
     from proxy.session.state import State
+    from proxy.session.writer import Writer
     from proxy.wire.framing import Framer, Head
     from rules.plan import Plan
 
@@ -42,7 +42,7 @@ class Extended:
 
     __slots__ = ("_computer", "_framer", "_judging", "_state", "_whole")
 
-    def __init__(self, state: State, judging: Judging, computer: Computer, framer: Framer) -> None:
+    def __init__(self, state: State, judging: Judging, computer: Writer, framer: Framer) -> None:
         self._state = state
         self._judging = judging
         self._computer = computer
@@ -70,7 +70,7 @@ class Extended:
             name = REFUSED_NAME if message.name.startswith(RESERVED) else message.name
             judging.refuse(Kind.PARSE, refusal, name=name)
             return
-        if isinstance(decision, Compute):
+        if isinstance(decision, Compute | Write):
             yield from self._computer.parse(message, decision)
             return
         statement = PreparedStatement(

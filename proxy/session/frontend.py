@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
-from proxy.session.computer import Computer
-from proxy.session.computing import Compute
+from proxy.session.computing import Compute, Write
 from proxy.session.extended import Extended
 from proxy.session.gate import Admit, Pass, Refuse
 from proxy.session.judging import Judging
@@ -19,6 +18,7 @@ from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.replies import DEALLOCATE, deallocated
 from proxy.session.state import AUDIT_DOWN, State
+from proxy.session.writer import Writer
 from proxy.wire import messages
 from proxy.wire.framing import Direction, Framer, Head, Message
 from proxy.wire.messages import Front
@@ -55,7 +55,7 @@ class Frontend:
         self._state = state
         self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
         self._judging = Judging(state)
-        self._computer = Computer(state, self._judging)
+        self._computer = Writer(state, self._judging)
         self._extended = Extended(state, self._judging, self._computer, self._framer)
         self._handlers: Mapping[int, Callable[[bytes], Steps | None]] = {
             Front.QUERY: self._query,
@@ -182,7 +182,7 @@ class Frontend:
         if isinstance(decision, Refuse):
             self._refuse_query(decision)
             return
-        if isinstance(decision, Compute):
+        if isinstance(decision, Compute | Write):
             yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)

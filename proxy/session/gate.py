@@ -197,8 +197,8 @@ class Judge(Protocol):
         """
 
     def as_run(
-        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
-    ) -> Pass | Admit | Compute | Refuse:
+        self, decision: Pass | Admit | Compute | Write | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Write | Refuse:
         """What is done about a decision of this judge, or of the session itself: the decision; in observe mode a Pass."""
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:

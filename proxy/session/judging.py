@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.session.gate import Decision, Known
     from proxy.session.state import State
 
-    Renew = Callable[[PreparedStatement, Compute], Generator[Callable[[], bool], None, Refusal | None]]
+    Renew = Callable[[PreparedStatement, Compute | Write], Generator[Callable[[], bool], None, Refusal | None]]
     Steps = Generator[Callable[[], bool], None, None]
 
 _MAKING: Final = (NameUse.PREPARES, NameUse.DECLARES)
@@ -84,6 +84,11 @@ def _computes_same(new: Compute, old: Compute) -> bool:
     return fetches and new.text == old.text and _same(fetch_of(new), fetch_of(old))
 
 
+def _writes_same(new: Write, old: Write) -> bool:
+    parts = ((w.source.text, w.targets, w.first, w.many is None) for w in (new, old))
+    return len(set(parts)) == 1 and _computes_same(new.source, old.source) and _same(new.apply, old.apply)
+
+
 def _holds(new: Pass | Admit, statement: PreparedStatement) -> bool:
     """Whether what the server holds of a prepared statement, and what pgveil does to it, is what a new decision wants."""
     old = statement.decision
@@ -133,7 +138,7 @@ class Judging:
 
     def decide(
         self, text: bytes, *, extended: bool
-    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse]:
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse]:
         """What is to be done with a text."""
         decision = yield from self._decided(text, extended=extended)
         return self._as_run(decision)
@@ -145,7 +150,7 @@ class Judging:
             run.noted(1)
         return not isinstance(run, Refuse)
 
-    def _as_run(self, decision: Pass | Admit | Compute | Refuse) -> Pass | Admit | Compute | Refuse:
+    def _as_run(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
         state = self._state
         if self._interrupted is not None:
             return decision  # the client cancelled its statement, not our question
@@ -156,7 +161,7 @@ class Judging:
 
     def _decided(
         self, text: bytes, *, extended: bool
-    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse]:
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
         self._interrupted = None
@@ -171,14 +176,14 @@ class Judging:
                 return found
             names = found
             decision = self._ask(text, names, extended=extended)
-        doubtful = isinstance(decision, NeedSettings | Admit | Compute) or (
+        doubtful = isinstance(decision, NeedSettings | Admit | Compute | Write) or (
             isinstance(decision, Refuse) and state.tracker.lost
         )
         if doubtful and not state.tracker.known:
             if (yield from self._probe()):
                 return Refuse(SETTINGS_UNKNOWN)
             decision = self._ask(text, names, extended=extended)
-        if isinstance(decision, Write) or (isinstance(decision, Compute) and state.calculator is None):
+        if isinstance(decision, Compute | Write) and state.calculator is None:
             return Refuse(NO_CALCULATOR, decision.shape)
         if isinstance(decision, NeedSettings | NeedNames):
             return Refuse(SETTINGS_UNKNOWN)
@@ -225,9 +230,9 @@ class Judging:
             self.flush()
             yield lambda: not state.names_pending() or state.ignores()
 
-    def _room_for(self, decision: Pass | Admit | Compute | Refuse) -> Pass | Admit | Compute | Refuse:
+    def _room_for(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
         """Whether the books have room for the names that a text makes."""
-        if isinstance(decision, Refuse | Compute) or not decision.names:
+        if isinstance(decision, Refuse | Compute | Write) or not decision.names:
             return decision
         state = self._state
         made = {use: [c for c in decision.names if c is not None and c.use is use] for use in _MAKING}
@@ -255,15 +260,12 @@ class Judging:
         new = yield from self._again(statement)
         if isinstance(new, Refuse):
             return new.refusal
-        computed = statement.computed
-        if isinstance(new, Compute):
-            if computed is None or self.renew is None or not _computes_same(new, computed.compute):
-                return PLAN_CHANGED
-            refusal = yield from self.renew(statement, new)
+        if isinstance(new, Compute | Write):
+            refusal = yield from self._recheck_computed(statement, new)
             if refusal is not None or state.ignores():
                 return refusal
-            new = fetch_of(new)
-        elif computed is not None or new is None or not _holds(new, statement):
+            new = fetch_of(new if isinstance(new, Compute) else new.source)
+        elif statement.computed is not None or new is None or not _holds(new, statement):
             return PLAN_CHANGED
         statement.decision = new
         if statement.made is not NameUse.DECLARES:
@@ -273,9 +275,21 @@ class Judging:
         statement.doubt()
         return None
 
+    def _recheck_computed(
+        self, statement: PreparedStatement, new: Compute | Write
+    ) -> Generator[Callable[[], bool], None, Refusal | None]:
+        computed, writing = statement.computed, statement.writing
+        if isinstance(new, Compute):
+            same = writing is None and computed is not None and _computes_same(new, computed.compute)
+        else:
+            same = writing is not None and _writes_same(new, writing.write)
+        if not same or self.renew is None:
+            return PLAN_CHANGED
+        return (yield from self.renew(statement, new))
+
     def _again(
         self, statement: PreparedStatement
-    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Refuse | None]:
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse | None]:
         """The decision on a statement as it would be now; None where there can be none."""
         state = self._state
         if statement.made is NameUse.DECLARES:
@@ -285,7 +299,7 @@ class Judging:
                 return None
         else:
             found = yield from self.decide(statement.text, extended=True)
-            if statement.made is None or isinstance(found, Compute):
+            if statement.made is None or isinstance(found, Compute | Write):
                 return found
         if isinstance(found, Refuse):
             return self._as_run(found)

@@ -20,9 +20,10 @@ from rules.plan import Action, Plan
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from proxy.session.computing import Answer, Compute
+    from proxy.session.computing import Answer, Compute, Write
     from proxy.session.gate import Admit
     from proxy.session.localtext import LocalText
+    from proxy.session.statements import Portal
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,34 @@ class Computed:
         return bind._replace(values=values, result_formats=())
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedWrite:
+    """A computed write as server and calculator described it. `text`: what runs. `types`: the client's parameters.
+
+    `sources`: the source's columns' types, one for each target. `source` and `returning`: the local texts.
+    """
+
+    write: Write
+    text: bytes = field(repr=False)
+    types: tuple[int, ...]
+    sources: tuple[int, ...]
+    source: Prepared
+    returning: Prepared | None
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
-    """What the client bound, and what is left of the answer. `rows`: None until the portal has run; then those not sent yet."""
+    """What the client bound, and what is left of the answer. `rows`: None until the portal has run; then those not sent yet.
+
+    `tag`: of the write that returned them. `applied`: the server's portal of a write, which has the rows.
+    """
 
     values: tuple[bytes | None, ...] = field(repr=False)
     formats: tuple[int, ...]
     result_formats: tuple[int, ...]
     rows: deque[bytes] | None = field(default=None, repr=False)
+    tag: bytes = b""
+    applied: Portal | None = None
 
     def for_calculator(self, computed: frozenset[int]) -> tuple[bytes | None, ...]:
         """The values that the local text refers to, null for the others."""

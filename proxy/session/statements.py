@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
     from proxy.session.gate import OffsetMap, Settings
-    from proxy.session.prepared import Asked, Computed
+    from proxy.session.prepared import Asked, Computed, PreparedWrite
     from proxy.session.witness import Shown
     from rules.named import NameUse
     from rules.plan import Plan
@@ -46,6 +46,7 @@ class PreparedStatement:
     plain_portal: Portal | None = None
     dropped_name: bytes | None = None
     computed: Computed | None = None
+    writing: PreparedWrite | None = None
     names: int | None = None
     made: NameUse | None = None
     hold: bool = False

@@ -92,8 +92,6 @@ def _read(
 
 def _split(lexed: Lexed, first: int, built: Built) -> Split:
     token, before, after = first, "WITH ", " "
-    if not built.leaves:
-        return Split((), tuple(Edit(*edit) for edit in sorted(built.edits)), token, "", "")
     if not built.with_first and lexed.tokens[first].value == "with":
         token, before, after = first + 1, " ", ", "
         if lexed.tokens[token].value == "recursive":

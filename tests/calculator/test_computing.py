@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keys.types import OutputSettings
-from proxy.calculator.client import STATEMENTS, text_array
+from proxy.calculator.client import STATEMENTS
 from proxy.session.computing import Answer
 from proxy.session.replies import Trouble
+from proxy.wire.arrays import text_array
 from proxy.wire.messages import parse_row_description
 
 from .conftest import LIMITS, Desk

@@ -20,8 +20,8 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from keys.sealed import SEALED_PATTERN, DataKey, seal
 from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explain
-from proxy.offline import first_settings
 from proxy.explain_text import psql_lines, show
+from proxy.offline import first_settings
 from proxy.session.gate import Admit, NeedNames, Settings
 from rules.model import TableName, view_name
 from tests.proxy.golden import RULES, SETTINGS, bank_catalog, gate, statements

@@ -48,7 +48,7 @@ def written(
 ) -> Answer:
     """The answer to a write that is computed, within the transaction that the connection is in."""
     values: list[str | None] = []
-    if write.source is not None:
+    if write.targets:
         rows = computed(sealed, empty, write.source, params)
         if rows.error is not None:
             return rows
@@ -61,7 +61,7 @@ def written(
     apply = write.apply if write.many is None else write.many
     spelled = _sent(apply, params, write.parameters)
     text = apply.text.decode()
-    if write.source is not None and write.many is not None:
+    if write.many is not None:
         for i, oid in enumerate(types):
             name = "text" if oid == 0 else (empty.execute(f"select format_type({oid}, null)").fetchone() or ("",))[0]
             text = text.replace(f"unnest(${write.first + i})", f"unnest(${write.first + i}::{name}[])")
@@ -133,8 +133,6 @@ class Fetched:
             self._fill(compute, sent)
 
     def _fill(self, compute: Compute, sent: Sequence[str]) -> None:
-        if not compute.leaves:
-            return
         if compute.together is None:
             for row in self._run(compute.leaves[0].fetch, sent):
                 for cells, value in zip(self.rows[0], row, strict=True):

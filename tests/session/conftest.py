@@ -42,7 +42,7 @@ from rules.plan import Action, Plan, Reason, ResultColumn, SealParam, Touched
 if TYPE_CHECKING:
     from audit.event import Event
     from lifecycle.demo.postgres import Postgres
-    from proxy.session.computing import Calculator, Compute
+    from proxy.session.computing import Calculator, Compute, Write
 
 TABLE = TableName("public", "customers")
 
@@ -144,8 +144,8 @@ class FakeJudge:
         self.table[text.encode()] = answer
 
     def as_run(
-        self, decision: Pass | Admit | Compute | Refuse, principal: Principal
-    ) -> Pass | Admit | Compute | Refuse:
+        self, decision: Pass | Admit | Compute | Write | Refuse, principal: Principal
+    ) -> Pass | Admit | Compute | Write | Refuse:
         return decision
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
