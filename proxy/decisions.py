@@ -86,7 +86,7 @@ class _RefusedError(Exception):
 class Gate:
     """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions.
 
-    `computes`: there is a calculator for what the database can't do on sealed values; `computes_writes`: what it gives may be written, too.
+    `computes`: there is a calculator for what the database can't do on sealed values.
     """
 
     def __init__(
@@ -98,10 +98,8 @@ class Gate:
         limits: GateLimits | None = None,
         observer: CacheObserver | None = None,
         computes: bool = False,
-        computes_writes: bool = False,
     ) -> None:
         self.computes = computes
-        self.computes_writes = computes_writes
         self._sealer = sealer
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
@@ -382,7 +380,7 @@ class Gate:
         taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
         span, database = (parts[0].first, parts[0].last), protection.under(settings.temporary)
         if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
-            if not self.computes_writes or not self._may_be_computed(lexed, span, database, asker, settings):
+            if not self._may_be_computed(lexed, span, database, asker, settings):
                 return None
             return taking.write(span, database, protection.column_words)
         return taking.compute(span, database)

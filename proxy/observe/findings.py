@@ -92,6 +92,9 @@ def finding(decision: Decision, principal: Principal, judge: Judge, place: Place
         shape, outcome = decision.shape, Outcome.CHANGED
         plans = [plan for leaf in decision.leaves for plan in leaf.fetch.plans]
         effects = (*_of_plans(plans, judge), "computes on opened values")
+    elif isinstance(decision, Write):
+        shape, outcome = decision.shape, Outcome.CHANGED
+        effects = (*_of_plans(decision.apply.plans, judge), "computes values before they are written")
     elif isinstance(decision, Refuse):
         outcome, refusal = Outcome.REFUSED, decision.refusal
         shape = decision.shape or shape

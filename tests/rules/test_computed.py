@@ -53,7 +53,7 @@ def cases(path: Path) -> Iterator[Case]:
 @pytest.fixture(scope="module")
 def twins(pg: Postgres) -> Iterator[Twins]:
     made = Twins(pg)
-    made.gate.computes = made.gate.computes_writes = True
+    made.gate.computes = True
     yield made
     made.close()
 
