@@ -21,6 +21,7 @@ UNSUPPORTED = "0A000"  # feature_not_supported
 
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
+_TEXTS = frozenset({"text", "varchar", "character varying", "char", "character", "bpchar"})
 
 
 class RefusedError(Exception):
@@ -70,6 +71,7 @@ class _Decision:
         for use in facts.uses:
             self._use(use)
         self._pairs()
+        self._united()
         self._stores()
         edits = [e for ref in facts.relations for e in self._replace(ref)]
         literals, params, uncast = self._constants()
@@ -248,6 +250,62 @@ class _Decision:
                     )
                 )
 
+    def _united(self) -> None:
+        """Columns that one value may come from: it is opened, and masked, as one of the first."""
+        for pair in self.facts.united:
+            if not (self._sealed(pair.left) or self._sealed(pair.right)):
+                continue
+            one, other = self._column(pair.left), self._column(pair.right)
+            shown = self._verdict(pair.left) is self._verdict(pair.right) and (
+                one.mask == other.mask or not self._limited(pair.left)
+            )
+            if not self._joinable(pair) or not shown:
+                raise RefusedError(
+                    Refusal(
+                        Reason.CROSS_DOMAIN,
+                        UNSUPPORTED,
+                        f'a value could be of column "{pair.left}" or of "{pair.right}", which are not sealed and shown alike',
+                        hint="Select them as columns of their own, or give both the same `domain`, `type`, `mode`, level and `mask`.",
+                        column=pair.left,
+                        token=pair.token,
+                    )
+                )
+
+    def _flowing(self, constant: Constant, column: Column) -> None:
+        """A constant among a column's values: it will be opened as one, so that it must be what PostgreSQL would make of it."""
+        if self._limited(column.name):
+            raise RefusedError(
+                Refusal(
+                    Reason.LOOKUP,
+                    DENIED,
+                    f'a constant can\'t stand for a value of column "{column.name}", which this login sees masked',
+                    hint="Select the column as it is, and put the constant in its place in the application.",
+                    column=column.name,
+                    token=constant.token,
+                )
+            )
+        assert column.type is not None
+        canonical = self.judgement.canonical_type(column.type)
+        modified = _without_modifier(canonical) != canonical and not canonical.startswith(
+            ("varchar", "character varying")
+        )
+        if constant.casts or constant.number or modified:
+            raise RefusedError(
+                Refusal(
+                    Reason.COMPUTE,
+                    UNSUPPORTED,
+                    f'this constant can\'t stand for a value of sealed column "{column.name}" in the database',
+                    hint="Write it as a string without a cast, or put it in its place in the application.",
+                    column=column.name,
+                    token=constant.token,
+                )
+            )
+
+    def _is_text(self, column: Column) -> bool:
+        assert column.type is not None
+        kind = _without_modifier(self.judgement.canonical_type(column.type))
+        return kind in _TEXTS
+
     def _joinable(self, pair: Pair) -> bool:
         left, right = self._column(pair.left), self._column(pair.right)
         return left.protection is right.protection is Protection.SEALED and _sealed_alike(left, right)
@@ -358,6 +416,19 @@ class _Decision:
             if not self._sealed(constant.column):
                 continue
             column = self._column(constant.column)
+            if constant.flows:
+                self._flowing(constant, column)
+            if constant.text and not self._is_text(column):
+                raise RefusedError(
+                    Refusal(
+                        Reason.PLAIN_INTO_SEALED,
+                        UNSUPPORTED,
+                        f'a text can\'t be stored in column "{column.name}" of type {column.type}',
+                        hint="Give the value as a literal or a parameter, without a function or an expression around it.",
+                        column=column.name,
+                        token=constant.token,
+                    )
+                )
             self._casts(constant, column)
             number = numbers.get(constant.token)
             if number is None:
@@ -416,7 +487,7 @@ class _Decision:
         for output in self.facts.outputs:
             sealed = self._column(output.column) if output.column is not None and self._sealed(output.column) else None
             verdict = self._verdict(sealed.name) if sealed is not None else Verdict.CLEAR
-            found.append(ResultColumn(sealed, verdict, output.direct, output.touches))
+            found.append(ResultColumn(sealed, verdict, output.direct, output.touches, output.modified))
         return tuple(found)
 
     def _touched(self) -> tuple[Touched, ...]:

@@ -111,7 +111,7 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
         if field.type != TEXT_OID:
             return disagreement(result.open.name)
         seen = logical(result.open)
-        shown.append(field._replace(type=seen.oid, size=seen.typlen, typmod=seen.typmod))
+        shown.append(field._replace(type=seen.oid, size=seen.typlen, typmod=seen.typmod if result.modified else -1))
         openings.append(Opening(index, result.open, result.verdict))
     message = build_row_description(tuple(shown)) if openings else raw
     return Shown(message, tuple(f.format for f in fields), tuple(openings))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
+from rules.analyse.choices import Choices
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import ColumnUse, Constant, Pair, Use
 from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
@@ -29,6 +31,7 @@ class Expressions:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.query: Callable[[exp.Expr, Scope], list[Flow]] = _no_queries
+        self.choices = Choices(self)
 
     def value(self, node: exp.Expr, scope: Scope) -> Flow:
         """The flow of an expression's value."""
@@ -40,14 +43,15 @@ class Expressions:
         if isinstance(node, exp.Query):
             flows = self.query(node, scope)
             one = flows[0] if len(flows) == 1 else mixed(*flows)
-            return Flow(one.column, one.touches, one.reference)
+            return Flow(one.column, one.touches, one.reference, modified=one.modified)
         if isinstance(node, exp.Null):
             return Flow(null=True)
         if isinstance(node, exp.Literal):
             return NOTHING
         if isinstance(node, exp.Identifier):
             return self._name(node, scope)
-        return self._operation(node, scope)
+        chosen = self.choices.value(node, scope)
+        return self._operation(node, scope) if chosen is None else chosen
 
     def condition(self, node: exp.Expr | None, scope: Scope) -> None:
         """A WHERE, ON, HAVING or FILTER condition."""
@@ -57,7 +61,7 @@ class Expressions:
     def consume(self, flow: Flow, use: Use, node: exp.Expr) -> None:
         """Note that `flow`, the value of `node`, is used."""
         if flow.column is not None:
-            self.record.use(flow, use, self._anchor(node))
+            self.record.use(flow, use, self.anchor(node))
 
     def _operation(self, node: exp.Expr, scope: Scope) -> Flow:
         if isinstance(node, _BOOLEAN):
@@ -65,7 +69,7 @@ class Expressions:
                 self.condition(child, scope)
             return NOTHING
         if isinstance(node, _EQUALITIES):
-            return self._equality(node.this, node.expression, scope)
+            return self.equality(node.this, node.expression, scope)
         if isinstance(node, exp.In):
             return self._membership(node, scope)
         if isinstance(node, exp.Is):
@@ -80,7 +84,7 @@ class Expressions:
         if isinstance(node, (*_ORDERINGS, exp.Max, exp.Min)):
             return self._all_used(node.iter_expressions(), Use.ORDER, scope)
         if isinstance(node, exp.Window):
-            return self._window(node, scope)
+            return self.window(node, scope)
         if isinstance(node, exp.Dot):
             return self._dot(node, scope)
         return self._computed(node, scope)
@@ -104,19 +108,23 @@ class Expressions:
         self.consume(flow, use, node)
         return mixed(flow)
 
-    def _equality(self, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
+    def equality(self, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
+        """Two values, rows, or a value and an array's elements are compared with = or <>."""
         if (
             isinstance(left, exp.Tuple)
             and isinstance(right, exp.Tuple)
             and len(left.expressions) == len(right.expressions)
         ):
             return mixed(
-                *[self._equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)]
+                *[self.equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)]
             )
         array = _uncast_array(_array_operand(right))
         if array is not None:
             return self._equal_to_array(left, array, scope)
-        first = self.value(left, scope)
+        return self.compare(self.value(left, scope), left, right, scope)
+
+    def compare(self, first: Flow, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
+        """`first`, the value of `left`, is compared with that of `right` for equality."""
         if first.column is not None and self.constant(first, right, array=False):
             self.consume(first, Use.EQUAL_CONSTANT, left)
             return mixed(first)
@@ -130,7 +138,7 @@ class Expressions:
     def _meet(self, first: Flow, left: exp.Expr, second: Flow, right: exp.Expr) -> None:
         """Two values are compared for equality."""
         if first.column is not None and second.column is not None:
-            self.record.pairs.append(Pair(first.column, second.column, self._anchor(left)))
+            self.record.pairs.append(Pair(first.column, second.column, self.anchor(left)))
             self.consume(first, Use.EQUAL_COLUMN, left)
             self.consume(second, Use.EQUAL_COLUMN, right)
         elif second.null or first.null:
@@ -170,7 +178,7 @@ class Expressions:
             if isinstance(left, exp.Tuple):
                 return self._row_in_query(left, query, scope)
             return self._equal_to_query(self.value(left, scope), left, query, scope)
-        flows = [self._equality(left, item, scope) for item in node.expressions]
+        flows = [self.equality(left, item, scope) for item in node.expressions]
         extra = [child for key in ("unnest", "field") if isinstance(child := node.args.get(key), exp.Expr)]
         if extra:
             flows.append(self._used(left, Use.COMPUTE, scope))
@@ -190,7 +198,9 @@ class Expressions:
                 self._meet(flow, item, other, query)
         return mixed(*flows, *outputs)
 
-    def constant(self, flow: Flow, node: exp.Expr, *, array: bool, compared: bool = True) -> bool:
+    def constant(
+        self, flow: Flow, node: exp.Expr, *, array: bool, compared: bool = True, flows: bool = False, text: bool = False
+    ) -> bool:
         """Note that the value of protected column `flow.column` meets the constant `node`; False where `node` is none."""
         if isinstance(node, exp.Null):
             return True
@@ -199,6 +209,10 @@ class Expressions:
             return False
         if extent.negative and array:
             return False
+        known = next((c for c in self.record.constants if c.token == extent.token), None)
+        if known is not None:
+            # It can be sealed for one column only.
+            return known.column == flow.column
         # A type's modifier in a cast decides whether the cast can be left out.
         tokens = self.record.tree.lexed.tokens
         self.record.significant |= {
@@ -214,6 +228,9 @@ class Expressions:
                 array,
                 tuple(extent.casts),
                 compared,
+                flows,
+                tokens[extent.token].kind is Kind.NUMBER,
+                text,
             )
         )
         return True
@@ -227,9 +244,13 @@ class Expressions:
         rest = node.expressions
         return mixed(self._used(inner, Use.NULL_TEST, scope), self._all_used(rest, Use.NULL_TEST, scope))
 
-    def _window(self, node: exp.Window, scope: Scope) -> Flow:
+    def window(self, node: exp.Window, scope: Scope) -> Flow:
+        """A window function's call, or the definition of a window."""
         self._visit_identifier(node.args.get("alias"))
-        flows = [self._used(node.this, Use.COMPUTE, scope)] if not isinstance(node.this, exp.Identifier) else []
+        picked = self.choices.picked(node.this, scope)
+        flows = []
+        if picked is None and not isinstance(node.this, exp.Identifier):
+            flows.append(self._used(node.this, Use.COMPUTE, scope))
         flows.append(self._all_used(node.args.get("partition_by") or [], Use.GROUP, scope))
         order = node.args.get("order")
         if order is not None:
@@ -237,7 +258,9 @@ class Expressions:
         spec = node.args.get("spec")
         if spec is not None:
             flows.append(self._all_used(spec.iter_expressions(), Use.COMPUTE, scope))
-        return mixed(*flows)
+        if picked is None or picked.column is None:
+            return mixed(*flows, *([] if picked is None else [picked]))
+        return replace(picked, touches=mixed(picked, *flows).touches)
 
     def _dot(self, node: exp.Dot, scope: Scope) -> Flow:
         """`(t).c`: the column, where `t` is an entry's name; else a field of a computed value."""
@@ -303,15 +326,16 @@ class Expressions:
         for part in parts:
             self._visit_identifier(part)
         if isinstance(node.this, exp.Star):
-            entry = self._qualified_entry(node, scope)
+            entry = self.qualified_entry(node, scope)
             return self.whole_row(entry, node) if entry is not None else self.no_such_table(node)
         self._visit_identifier(node.this)
         if not parts:
             return self._bare(node, scope)
-        entry = self._qualified_entry(node, scope)
+        entry = self.qualified_entry(node, scope)
         return self.no_such_table(node) if entry is None else self._member(entry, node.this)
 
-    def _qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
+    def qualified_entry(self, node: exp.Column, scope: Scope) -> Entry | None:
+        """The entry that a column reference's qualifier names."""
         schema = node.db or None
         entry = scope.entry(node.table, schema)
         if entry is not None and schema is not None:
@@ -364,13 +388,13 @@ class Expressions:
             for each in scope.entries:
                 self._needs_table(each, f"the system column {name} does not exist in a masking view")
         elif not further_in:
-            self.record.missing(f'column "{name}" does not exist', _MISSING_HINT, self._anchor(node), "42703")
+            self.record.missing(f'column "{name}" does not exist', _MISSING_HINT, self.anchor(node), "42703")
         return scope.unnamed()
 
     def no_such_table(self, node: exp.Column) -> Flow:
         """A qualifier that names nothing in FROM."""
         self.record.missing(
-            f'missing FROM-clause entry for table "{node.table}"', _MISSING_HINT, self._anchor(node), "42P01"
+            f'missing FROM-clause entry for table "{node.table}"', _MISSING_HINT, self.anchor(node), "42P01"
         )
         return NOTHING
 
@@ -381,7 +405,7 @@ class Expressions:
         elif flow.column is not None and flow.reference is not None:
             self.record.references[flow.reference].columns.add(flow.column)
         if flow.column is not None and entry.target:
-            self.record.target_reads.append(ColumnUse(flow.column, Use.COMPUTE, self._anchor(node), None))
+            self.record.target_reads.append(ColumnUse(flow.column, Use.COMPUTE, self.anchor(node), None))
         return flow
 
     def whole_row(self, entry: Entry, node: exp.Expr) -> Flow:
@@ -401,7 +425,7 @@ class Expressions:
             self.record.obstacle(
                 f'the column name "{name}" could mean several columns here',
                 "Write the table's name or alias before the column.",
-                self._anchor(node),
+                self.anchor(node),
                 flow.touches,
             )
 
@@ -416,7 +440,7 @@ class Expressions:
         for node in nodes:
             self._visit_identifier(node)
 
-    def _anchor(self, node: exp.Expr) -> int:
+    def anchor(self, node: exp.Expr) -> int:
         """The token that an error about `node` points at."""
         for each in node.find_all(exp.Identifier, exp.Star, exp.Literal):
             token = (

@@ -37,7 +37,8 @@ class Constant:
     """A literal or parameter that meets a protected column, with the tokens `first..last` that its sealed form replaces.
 
     `token` is the literal's or the parameter's own; casts around it are inside `first..last` and named in `casts`, innermost first.
-    `compared`: with the column's values, rather than stored among them.
+    `compared`: with the column's values, rather than stored among them. `flows`: it stands for a value of the column's in an output or elsewhere. `number`: written
+    as one, without quotes. `text`: PostgreSQL has taken it for a text before it reaches the column.
     """
 
     column: ColumnName
@@ -48,6 +49,9 @@ class Constant:
     array: bool = False
     casts: tuple[str, ...] = ()
     compared: bool = True
+    flows: bool = False
+    number: bool = False
+    text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,12 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output column: the protected column whose value it is unchanged, and every one that has a part in it."""
+    """One output column: the protected column whose value it is unchanged, and every one that has a part in it. `modified` as of Flow."""
 
     column: ColumnName | None
     direct: bool
     touches: frozenset[ColumnName]
+    modified: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class Facts:
     """Everything that `decide` needs to know of one statement.
 
     `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
-    no masking view can stand in for. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
+    no masking view can stand in for. `united`: columns that one value may come from, as of the arms of a UNION. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
     value changes the facts (ordinals in ORDER BY), so they belong to the cache key. `parameters`: every parameter's (token, number).
     """
 
@@ -136,6 +141,7 @@ class Facts:
     targets: tuple[TableName, ...] = ()
     uses: tuple[ColumnUse, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    united: tuple[Pair, ...] = ()
     copies: tuple[Pair, ...] = ()
     constants: tuple[Constant, ...] = ()
     stored: tuple[Stored, ...] = ()

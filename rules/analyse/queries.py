@@ -69,7 +69,7 @@ class Queries:
             return self._values(node, scope)
         if isinstance(node, exp.Table):
             # TABLE name
-            scope.star += self._item(node, scope)
+            scope.star += self.from_item(node, scope)
             return self._star(scope)
         self._unknown(node, "this form of query is not analysed")
         return Outputs()
@@ -127,7 +127,7 @@ class Queries:
         for column, flow in zip(entry.columns, united, strict=False):
             if column.flow.column != flow.flow.column and (column.flow.touches or flow.flow.touches):
                 self._unknown(body, "a recursive query whose arms carry different protected columns is not analysed")
-            column.flow = flow.flow
+            column.flow = replace(flow.flow, constants=())
         return entry
 
     # -- SELECT
@@ -171,7 +171,7 @@ class Queries:
         """FROM and its joins become the scope's entries and its `*`."""
         clause = node.args.get("from_")
         if clause is not None:
-            scope.star += self._item(clause.this, scope)
+            scope.star += self.from_item(clause.this, scope)
         self._joins(node.args.get("joins") or [], scope)
 
     def stored_elsewhere(self, outputs: Outputs, node: exp.Expr) -> None:
@@ -197,7 +197,7 @@ class Queries:
             elif (starred := _starred(item)) is not None:
                 self._qualified_star(starred, scope, outputs)
             else:
-                flow = self.expressions.value(item, scope)
+                flow = self.expressions.choices.source(item, scope)
                 direct = _is_reference(item)
                 outputs.append(Named(_output_name(item), replace(flow, direct=flow.direct and direct)))
         return outputs
@@ -212,7 +212,7 @@ class Queries:
         walk = self.expressions
         if isinstance(item, exp.Column):
             walk.visit(*(item.args.get(k) for k in ("table", "db", "catalog")))
-            entry = walk._qualified_entry(item, scope)  # noqa: SLF001 - the two walkers are one machine in two files
+            entry = walk.qualified_entry(item, scope)
             if entry is None:
                 walk.no_such_table(item)
         else:
@@ -232,7 +232,7 @@ class Queries:
     def _windows(self, node: exp.Select, scope: Scope) -> None:
         for window in node.args.get("windows") or []:
             self.expressions.visit(window.this, window.args.get("alias"))
-            self.expressions._window(window, scope)  # noqa: SLF001
+            self.expressions.window(window, scope)
 
     def _distinct(self, node: exp.Select, outputs: Outputs, scope: Scope) -> None:
         distinct = node.args.get("distinct")
@@ -336,36 +336,28 @@ class Queries:
         united = Outputs(Named(a.name, self._same(a.flow, b.flow, node)) for a, b in zip(left, right, strict=True))
         if node.args.get("distinct") or not isinstance(node, exp.Union):
             self._grouped(united, node)
+            for output in united:
+                # As which type constants are compared is decided by now.
+                output.flow = replace(output.flow, constants=())
         return united
 
     def _same(self, left: Flow, right: Flow, node: exp.Expr) -> Flow:
         """The flow of a column that two arms of a set operation give."""
-        if left.null and right.null:
-            return left
-        if left.column == right.column or right.null:
-            return Flow(left.column, left.touches | right.touches, left.reference)
-        if left.null:
-            return Flow(right.column, right.touches, right.reference)
-        self.expressions.consume(left, Use.COMPUTE, node)
-        self.expressions.consume(right, Use.COMPUTE, node)
-        return mixed(left, right)
+        return self.expressions.choices.united([left, right], node)
 
     def _values(self, node: exp.Values, scope: Scope) -> Outputs:
         rows = [r.expressions if isinstance(r, exp.Tuple) else [r] for r in node.expressions]
-        columns = [[self.expressions.value(item, scope) for item in row] for row in rows]
+        choices = self.expressions.choices
+        columns = [[choices.source(item, scope) for item in row] for row in rows]
         found = Outputs()
         for position in range(len(rows[0]) if rows else 0):
-            flow = NOTHING
-            for row, items in zip(columns, rows, strict=True):
-                if position < len(row):
-                    self.expressions.consume(row[position], Use.COMPUTE, items[position])
-                    flow = mixed(flow, row[position])
+            flow = choices.united([row[position] for row in columns if position < len(row)], node)
             found.append(Named(f"column{position + 1}", flow))
         return found
 
     # -- FROM items
 
-    def _item(self, node: exp.Expr, scope: Scope) -> list[Named]:
+    def from_item(self, node: exp.Expr, scope: Scope) -> list[Named]:
         """Add one FROM item to the scope, with what is joined to it; its columns as `*` shows them."""
         star = self._parenthesised(node, scope) if _is_join(node) else self._single(node, scope)
         joins = node.args.get("joins")
@@ -404,11 +396,11 @@ class Queries:
         """`(a JOIN b ...)`: without an alias its entries are the level's own; with one they are hidden behind it."""
         alias = node.args.get("alias")
         if not alias:
-            return self._item(node.this, scope)
+            return self.from_item(node.this, scope)
         self.expressions.visit(alias.this, *alias.columns)
         start = len(self.record.references)
         inner = Scope(scope)
-        columns = _renamed(self._item(node.this, inner), alias)
+        columns = _renamed(self.from_item(node.this, inner), alias)
         inside = range(start, len(self.record.references))
         entry = Entry(alias.name, columns, opaque=not inner.star_known, inside=inside)
         scope.entries.append(entry)
@@ -557,7 +549,7 @@ class Queries:
             if comma:
                 group_start = len(scope.star)
             left = scope.star[group_start:]
-            right = self._item(join.this, scope)
+            right = self.from_item(join.this, scope)
             using = list(join.args.get("using") or [])
             names = [i.name for i in using]
             self.expressions.visit(*using)
@@ -603,7 +595,7 @@ class Queries:
         return merged + rest
 
     def _unknown(self, node: exp.Expr | None, message: str) -> None:
-        anchor = self.expressions._anchor(node) if node is not None else None  # noqa: SLF001
+        anchor = self.expressions.anchor(node) if node is not None else None
         self.record.obstacle(message, "Write the query without it.", anchor, frozenset())
 
 
@@ -618,7 +610,7 @@ def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
 
 
 def _derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
-    columns = [Named(o.name, replace(o.flow, null=False)) for o in outputs]
+    columns = [Named(o.name, replace(o.flow, null=False, constants=())) for o in outputs]
     return Entry(name, _renamed(columns, alias), opaque=not outputs.known)
 
 

@@ -113,6 +113,7 @@ class Record:
     targets: list[TableName] = field(default_factory=list)
     uses: list[ColumnUse] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    united: list[Pair] = field(default_factory=list)
     copies: list[Pair] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
@@ -174,6 +175,7 @@ class Record:
             targets=tuple(self.targets),
             uses=tuple(self.uses),
             pairs=tuple(self.pairs),
+            united=tuple(self.united),
             copies=tuple(self.copies),
             constants=tuple(self.constants),
             stored=tuple(self.stored),
@@ -182,7 +184,7 @@ class Record:
             views=frozenset(self.views),
             outputs=None
             if outputs is None
-            else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches) for o in outputs),
+            else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches, o.flow.modified) for o in outputs),
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
             parameters=tuple(

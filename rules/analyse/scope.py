@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlglot import exp
+
     from rules.model import ColumnName, TableName
 
 SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
@@ -19,6 +21,7 @@ class Flow:
 
     `reference`: the relation reference that `column` was read from, where that is one of the statement's own. `direct`: the server names
     the table's column as the origin of such a value in RowDescription (it does through subqueries and CTEs, not through set operations).
+    `modified`: the value has the column's type with its modifier. `constants`: it is one of these constants, in an output or a candidate.
     """
 
     column: ColumnName | None = None
@@ -26,6 +29,8 @@ class Flow:
     reference: int | None = None
     direct: bool = False
     null: bool = False
+    modified: bool = True
+    constants: tuple[exp.Expr, ...] = field(default=(), compare=False)
 
 
 NOTHING = Flow()

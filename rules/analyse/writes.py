@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
+from rules.analyse.constants import extent_of
 from rules.analyse.facts import Leak, Pair, Stored, Use
 from rules.analyse.queries import Outputs, Queries
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope
+from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +134,7 @@ class Writes:
         target = self._target(node.this, scope)
         scope.entries.append(target)
         for item in node.args.get("using") or []:
-            scope.star += self.queries._item(item, scope)  # noqa: SLF001 - the walkers are one machine in several files
+            scope.star += self.queries.from_item(item, scope)
         self.expressions.condition(node.args.get("where"), scope)
         # A deleted row's values are gone: an operation on each of its protected columns.
         for name in sorted(self._protected(target)):
@@ -206,7 +208,7 @@ class Writes:
         if flow is None or flow.column is None:
             self._store(target, name, self.expressions.value(value, scope), value)
             return
-        token = self.expressions._anchor(value)  # noqa: SLF001
+        token = self.expressions.anchor(value)
         if isinstance(value, exp.Null) or _is_default(value):
             self.record.stored.append(Stored(flow.column, "null", token))
             if _is_default(value):
@@ -219,12 +221,14 @@ class Writes:
     def _store(self, target: Entry, name: str | None, source: Flow, node: exp.Expr) -> None:
         """A value of some flow is stored in the target's column `name`."""
         into = (target.find(name) if name is not None else None) or NOTHING
-        token = self.expressions._anchor(node)  # noqa: SLF001
+        token = self.expressions.anchor(node)
         if into.column is None:
             self.record.leaks += [Leak(column, token) for column in sorted(source.touches)]
             return
         if source.null:
             kind = "null"
+        elif self._seals(source, into):
+            kind = "constant"
         elif source.column is not None:
             kind = "column"
             self.record.copies.append(Pair(into.column, source.column, token))
@@ -233,6 +237,21 @@ class Writes:
         self.record.stored.append(Stored(into.column, kind, token))
         if kind == "other":
             self.record.copies += [Pair(into.column, column, token) for column in sorted(source.touches)]
+
+    def _seals(self, source: Flow, into: Flow) -> bool:
+        """Whether the value is one of some constants, which are sealed where they stand."""
+        if not source.constants or source.touches:
+            return False
+        if len(source.constants) > 1:
+            # Beside a number, a string would be read as one.
+            tokens = self.record.tree.lexed.tokens
+            extents = [extent_of(self.record.tree, c) for c in source.constants]
+            if any(e is None or tokens[e.token].kind is Kind.NUMBER or e.casts for e in extents):
+                return False
+        several = len(source.constants) > 1
+        return all(
+            self.expressions.constant(into, c, array=False, compared=False, text=several) for c in source.constants
+        )
 
     # -- RETURNING
 
