@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
 from proxy.blanked import check_garbled, server_check
+from proxy.computable import may_be_read, may_be_written
 from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES, is_dangerous
 from proxy.named import (
     NamesInText,
@@ -28,7 +29,6 @@ from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, Ne
 from proxy.splicing import LiteralSealer, edited
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules.analyse import AmbiguousNameError, ParseError, analyse
-from rules.analyse.facts import Leak, Pair
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     from proxy.session.computing import Compute, Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
-    from rules.analyse import Protected
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, Principal, Rules
@@ -379,36 +378,15 @@ class Gate:
 
         taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
         span, database = (parts[0].first, parts[0].last), protection.under(settings.temporary)
-        if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
-            if not self._may_be_computed(lexed, span, database, asker, settings):
-                return None
-            return taking.write(span, database, protection.column_words)
-        return taking.compute(span, database)
-
-    def _may_be_computed(
-        self, lexed: Lexed, span: tuple[int, int], database: Protected, asker: _Asker, settings: Settings
-    ) -> bool:
-        """Whether values that are written may be computed from what the statement reads.
-
-        The role must see all of that clear, or its masks would be stored as values; and nothing sealed may come to lie unsealed.
-        """
         try:
-            facts = analyse(lexed, span, database, settings.search_path, self._world.protection.suspects)
+            facts = analyse(lexed, span, database, settings.search_path, protection.suspects)
         except ParseError:
-            return False
-        read = {c for ref in facts.relations for c in ref.columns} | {
-            u.column for u in (*facts.uses, *facts.target_reads)
-        }
-        seen = read | {c for output in facts.outputs or () for c in output.touches} | {p.right for p in facts.copies}
-        if any(asker.principal.policy.verdict(c) is not Verdict.CLEAR for c in seen) or facts.views:
-            return False
-        laid: list[Leak | Pair] = [*facts.leaks, *(p for p in facts.copies if not self._is_sealed(p.left))]
-        sources = {each.right if isinstance(each, Pair) else each.column for each in laid}
-        return not any(self._is_sealed(c) for c in sources)
-
-    def _is_sealed(self, name: ColumnName) -> bool:
-        column = self.column(name)
-        return column is None or column.protection is Protection.SEALED
+            return None
+        rules, policy = protection.rules, asker.principal.policy
+        if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
+            writable = may_be_written(facts, rules, policy)
+            return taking.write(span, database, protection.column_words) if writable else None
+        return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""

@@ -16,6 +16,8 @@ import psycopg
 import pytest
 
 from proxy.session.computing import Compute, Write
+from proxy.session.gate import Refuse
+from rules.plan import Reason
 from tests.rules.computed import computed, written
 from tests.rules.twins import Answer, Twins, answers
 
@@ -124,3 +126,13 @@ def test_a_role_that_sees_masks_writes_nothing_computed_from_them(twins: Twins, 
     ):
         decision = gate.decide(sql.encode(), gate.principal(login), twins.settings(), extended=False)
         assert type(decision).__name__ == "Refuse"
+
+
+@pytest.mark.parametrize(
+    "sql", ["select id from cards where pan = '4111'", "select 1 from cards a join payments b using (pan)"]
+)
+def test_a_search_on_a_masked_column_is_refused_and_not_answered_from_masks(twins: Twins, sql: str) -> None:
+    gate = twins.gate
+    decision = gate.decide(sql.encode(), gate.principal("twin_agent"), twins.settings(), extended=False)
+    assert isinstance(decision, Refuse)
+    assert decision.refusal.reason is Reason.LOOKUP
