@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rules.lexer import Lexed
     from rules.named import Named
 
-_QUERIES = frozenset({"select", "values", "table", "with", "insert", "update", "delete", "("})
+_QUERIES = frozenset({"select", "values", "table", "with", "insert", "update", "delete", "merge", "("})
 _DDL = frozenset({"create", "alter", "drop", "grant", "revoke", "comment", "reassign", "security", "import", "refresh"})
 # Utilities that name tables and give nothing away.
 _HARMLESS = frozenset(

@@ -19,6 +19,7 @@ class Action(StrEnum):
     INSERT = "insert"
     UPDATE = "update"
     DELETE = "delete"
+    MERGE = "merge"
     COPY = "copy"
     DDL = "ddl"
     OTHER = "other"

@@ -38,7 +38,7 @@ __all__ = [
     "survey",
 ]
 
-_ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE}
+_ACTIONS = {exp.Insert: Action.INSERT, exp.Update: Action.UPDATE, exp.Delete: Action.DELETE, exp.Merge: Action.MERGE}
 # Words behind a function's parenthesis that are part of its syntax.
 _FIELDS = frozenset(
     [
@@ -47,7 +47,7 @@ _FIELDS = frozenset(
     ]
     + [("xmlelement", "name"), ("xmlpi", "name")]
 )
-_MODIFYING = (exp.Insert, exp.Update, exp.Delete)
+_MODIFYING = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Outputs(list[Named]):
 
 
 class Queries:
-    """Walks the queries of one statement. `modify` handles INSERT, UPDATE and DELETE in a WITH (`rules.analyse.writes` sets it)."""
+    """Walks the queries of one statement. `modify` handles INSERT, UPDATE, DELETE and MERGE in a WITH (`rules.analyse.writes` sets it)."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -109,7 +109,7 @@ class Queries:
                     )
 
     def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
-        if isinstance(body, exp.Insert | exp.Update | exp.Delete):
+        if isinstance(body, exp.Insert | exp.Update | exp.Delete | exp.Merge):
             written = self.modify(body, scope)
             return _derived(name, written, alias)
         if recursive and isinstance(body, exp.SetOperation):

@@ -1,4 +1,4 @@
-"""INSERT, UPDATE and DELETE: what is stored where, and what is read of the relation that is written."""
+"""INSERT, UPDATE, DELETE and MERGE: what is stored where, and what is read of the relation that is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlglot import exp
 
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import Leak, Pair, Stored, Use
+from rules.analyse.merges import Merges
 from rules.analyse.queries import Outputs, Queries
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope
 from rules.lexer import Kind
@@ -37,6 +38,8 @@ class Writes:
             return self._insert(node, inner)
         if isinstance(node, exp.Update):
             return self._update(node, inner)
+        if isinstance(node, exp.Merge):
+            return Merges(self).outputs(node, inner)
         assert isinstance(node, exp.Delete)
         return self._delete(node, inner)
 
@@ -46,18 +49,18 @@ class Writes:
         schema = node.this
         table = schema.this if isinstance(schema, exp.Schema) else schema
         if not isinstance(table, exp.Table):
-            self._unknown("this form of INSERT is not analysed")
+            self.unknown("this form of INSERT is not analysed")
             return Outputs()
         for key in ("where", "partition", "settings", "overwrite", "exists", "by_name", "hint"):
             if node.args.get(key):
-                self._unknown("this form of INSERT is not analysed")
+                self.unknown("this form of INSERT is not analysed")
         alias = node.args.get("alias")
         if isinstance(alias, exp.TableAlias | exp.Identifier):
             self.expressions.visit(alias, getattr(alias, "this", None))
             shown: str | None = alias.name
         else:
             shown = None
-        target = self._target(table, scope)
+        target = self.target(table, scope)
         if shown:
             target.name = shown
         if isinstance(schema, exp.Schema):
@@ -69,7 +72,8 @@ class Writes:
         self._conflict(node.args.get("conflict"), target, scope)
         return self._returning(node, target, scope)
 
-    def _target(self, table: exp.Table, scope: Scope) -> Entry:
+    def target(self, table: exp.Table, scope: Scope) -> Entry:
+        """The relation that is written."""
         entry = self.queries.relation(table, scope, target=True)
         if entry.relation is not None:
             self.record.targets.append(entry.relation)
@@ -85,17 +89,17 @@ class Writes:
             for row in source.expressions:
                 items = row.expressions if isinstance(row, exp.Tuple) else [row]
                 for position, item in enumerate(items):
-                    self._assign(target, names[position] if position < len(names) else None, item, scope)
+                    self.assign(target, names[position] if position < len(names) else None, item, scope)
             return
         if isinstance(source, exp.Select) and source.args.get("from_") is None and not source.args.get("with_"):
             for position, item in enumerate(source.expressions):
                 value = item.this if isinstance(item, exp.Alias) else item
-                self._assign(target, names[position] if position < len(names) else None, value, scope)
+                self.assign(target, names[position] if position < len(names) else None, value, scope)
             self.expressions.condition(source.args.get("where"), scope)
             return
         outputs = self.queries.outputs(source, scope)
-        if not outputs.known and self._protected(target):
-            self._unknown("an INSERT whose query has columns that are not known")
+        if not outputs.known and self.protected(target):
+            self.unknown("an INSERT whose query has columns that are not known")
         for position, output in enumerate(outputs):
             self._store(target, names[position] if position < len(names) else None, output.flow, source)
 
@@ -117,46 +121,47 @@ class Writes:
             self.expressions.consume(flow, Use.GROUP, item)
         self.expressions.visit(conflict.args.get("constraint"))
         self.expressions.condition(conflict.args.get("index_predicate"), only_target)
-        self._assignments(conflict.expressions, target, inner)
+        self.assignments(conflict.expressions, target, inner)
         self.expressions.condition(conflict.args.get("where"), inner)
 
     # -- UPDATE and DELETE
 
     def _update(self, node: exp.Update, scope: Scope) -> Outputs:
-        target = self._target(node.this, scope)
+        target = self.target(node.this, scope)
         scope.entries.append(target)
         self._other_relations(node, scope)
-        self._assignments(node.expressions, target, scope)
+        self.assignments(node.expressions, target, scope)
         self.expressions.condition(node.args.get("where"), scope)
         return self._returning(node, target, scope)
 
     def _delete(self, node: exp.Delete, scope: Scope) -> Outputs:
-        target = self._target(node.this, scope)
+        target = self.target(node.this, scope)
         scope.entries.append(target)
         for item in node.args.get("using") or []:
             scope.star += self.queries.from_item(item, scope)
         self.expressions.condition(node.args.get("where"), scope)
         # A deleted row's values are gone: an operation on each of its protected columns.
-        for name in sorted(self._protected(target)):
+        for name in sorted(self.protected(target)):
             self.record.stored.append(Stored(name, "destroyed", self.record.tree.first))
         return self._returning(node, target, scope)
 
     def _other_relations(self, node: exp.Update, scope: Scope) -> None:
         self.queries.from_clause(node, scope)
         if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
-            self._unknown("this form of UPDATE is not analysed")
+            self.unknown("this form of UPDATE is not analysed")
 
-    def _assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
+    def assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
+        """What stands behind SET."""
         for item in items:
             if not isinstance(item, exp.EQ):
-                self._unknown("this form of SET is not analysed")
+                self.unknown("this form of SET is not analysed")
                 self.expressions.condition(item, scope)
                 continue
             left, right = item.this, item.expression
             if isinstance(left, exp.Tuple | exp.Paren):
                 self._assign_row(left, right, target, scope)
             elif isinstance(left, exp.Column):
-                self._assign(target, self._left(left), right, scope)
+                self.assign(target, self._left(left), right, scope)
             else:
                 self._partial(left, right, target, scope)
 
@@ -169,7 +174,7 @@ class Writes:
         for column in left.find_all(exp.Column):
             flow = target.find(column.name)
             if flow is not None and flow.touches:
-                self._unknown("an assignment to a part of a protected column", flow.touches)
+                self.unknown("an assignment to a part of a protected column", flow.touches)
         self.expressions.condition(left, scope)
         self.expressions.condition(right, scope)
 
@@ -184,7 +189,7 @@ class Writes:
             for name, output in zip(names, outputs, strict=False):
                 self._store(target, name, output.flow, right)
             if len(outputs) != len(names) or not outputs.known:
-                self._unknown("a row assignment whose columns are not known", self._protected(target))
+                self.unknown("a row assignment whose columns are not known", self.protected(target))
             return
         values = (
             right.expressions
@@ -194,17 +199,20 @@ class Writes:
         if isinstance(right, exp.Anonymous | exp.Struct):
             values = right.expressions
         if len(values) != len(names):
-            self._unknown("a row assignment whose columns are not known", self._protected(target))
+            self.unknown("a row assignment whose columns are not known", self.protected(target))
             self.expressions.condition(right, scope)
             return
         for name, value in zip(names, values, strict=True):
-            self._assign(target, name, value, scope)
+            self.assign(target, name, value, scope)
 
     # -- values into columns
 
-    def _assign(self, target: Entry, name: str | None, value: exp.Expr, scope: Scope) -> None:
+    def assign(self, target: Entry, name: str | None, value: exp.Expr, scope: Scope) -> None:
         """`value` is stored in the target's column `name`."""
         flow = target.find(name) if name is not None else None
+        if _is_default(value) and (flow is None or flow.column is None):
+            self.expressions.visit(*value.find_all(exp.Identifier))
+            return
         if flow is None or flow.column is None:
             self._store(target, name, self.expressions.value(value, scope), value)
             return
@@ -279,10 +287,12 @@ class Writes:
             inner.parent = Scope(scope.parent, old_new, ctes=scope.ctes)
         return self.queries.select_list(clause.expressions, inner)
 
-    def _protected(self, target: Entry) -> frozenset[ColumnName]:
+    def protected(self, target: Entry) -> frozenset[ColumnName]:
+        """The protected columns of the relation that is written."""
         return frozenset(c.flow.column for c in target.columns if c.flow.column is not None)
 
-    def _unknown(self, message: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+    def unknown(self, message: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+        """Note a form that is not analysed."""
         self.record.obstacle(message, "Write the statement in its plain form.", None, columns)
 
 
