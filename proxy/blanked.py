@@ -24,6 +24,11 @@ _TAG: Final = re.compile(r"\$[^$]*\$")
 _OPENING: Final = re.compile(r"(?:[eEnNbBxX]|[uU]&)?'")
 # Semicolons instead: no two strings become one over them.
 _NO_BRACKETS: Final = str.maketrans(dict.fromkeys("()[]", ";"))
+_PLACE: Final = re.compile(r"[0-9]{1,4}")
+_AFTER_LIST: Final = frozenset(
+    {"having", "window", "union", "intersect", "except", "limit", "offset", "fetch", "for", "order", "select", "values"}
+)
+_AFTER_PLACE: Final = _AFTER_LIST | {",", ")", ";", "asc", "desc", "nulls"}
 _DECIMAL: Final = re.compile(r"[0-9.]+")
 
 
@@ -51,11 +56,40 @@ def check_garbled(text: str, error: LexError, settings: Settings) -> ServerCheck
 def _blanks(lexed: Lexed, text: str) -> list[tuple[int, int, str]]:
     """Where the constants are, from and to, and what stands for them."""
     blanks = []
+    places = _places(lexed)
     for index in lexed.literals:
+        if index in places:
+            continue
         token = lexed.tokens[index]
         source = text[token.start : token.end]
         blanks.append((token.start, token.end, _number(source) if token.kind is Kind.NUMBER else _string(source)))
     return blanks
+
+
+def _places(lexed: Lexed) -> set[int]:
+    """Numbers that stand alone in ORDER BY or GROUP BY: they name columns of the result by their places, and are no values."""
+    found: set[int] = set()
+    lists = [False]
+    tokens = lexed.tokens
+    for index, token in enumerate(tokens):
+        if token.kind is Kind.PUNCT and token.value in {"(", "["}:
+            lists.append(False)
+        elif token.kind is Kind.PUNCT and token.value in {")", "]"}:
+            lists = lists[:-1] or [False]
+        elif token.kind is Kind.WORD and token.value == "by":
+            lists[-1] = index > 0 and tokens[index - 1].value in {"order", "group"}
+        elif token.kind is Kind.WORD and token.value in _AFTER_LIST:
+            lists[-1] = False
+        elif token.kind is Kind.NUMBER and lists[-1] and _is_place(lexed, index):
+            found.add(index)
+    return found
+
+
+def _is_place(lexed: Lexed, index: int) -> bool:
+    tokens = lexed.tokens
+    after = tokens[index + 1].value if index + 1 < len(tokens) else ";"
+    alone = tokens[index - 1].value in {"by", ","} and after in _AFTER_PLACE
+    return alone and _PLACE.fullmatch(lexed.text[tokens[index].start : tokens[index].end]) is not None
 
 
 def _check(text: str, blanks: list[tuple[int, int, str]], client_encoding: str) -> ServerCheck | None:

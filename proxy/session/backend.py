@@ -24,6 +24,7 @@ from proxy.wire import messages
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
 from rules.encodings import EncodingError, decode_sql
+from rules.plan import Reason
 
 if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
@@ -256,7 +257,9 @@ class Backend:
             place = param.number - 1
             if place < len(types):
                 declared = statement.types[place] if place < len(statement.types) else 0
-                types[place] = declared or self._state.codec.parameter_oid(param.column, array=param.array)
+                types[place] = declared or self._state.codec.parameter_oid(
+                    param.column, array=param.array, exact=param.exact
+                )
         return messages.build_parameter_description(tuple(types))
 
     def _finding(self, plan: Plan | None, raw: bytes) -> Finding:
@@ -391,7 +394,8 @@ class Backend:
             state.to_client.append(response)
             return
         if head.check is not None:
-            own = own_words(raw, head.check)
+            understood = head.refusal is not None and head.refusal.reason is not Reason.UNPARSED
+            own = own_words(raw, head.check, understood=understood)
             ours, response = own is None, own or response
         else:
             expected = fields.sqlstate == _REPLACED.get(head.kind)

@@ -24,6 +24,9 @@ RESERVED: Final = b"pgveil_"
 # What the server calls a sealed column's type where it has no function or operator for it.
 SEALED_TYPE: Final = b"pgveil.sealed"
 
+# Types that can't be matched or cast, functions and operators that are not there.
+TYPE_ERRORS: Final = frozenset({"42804", "42846", "42883"})
+
 SYNTAX_ERROR: Final = "42601"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_STATEMENT: Final = "26000"
@@ -49,6 +52,7 @@ _SEALED: Final = re.compile(SEALED_IN_TEXT.encode())
 _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}")
+_TEXT: Final = re.compile(rb"\btext\b")
 _SCRUBBED: Final = frozenset(b"MDHWqnscdt")
 _QUOTING: Final = frozenset(b"DWpq")
 _WITHHELD_MESSAGE: Final = b"pgveil withheld the message of a function or trigger"
@@ -84,16 +88,21 @@ def bad_value_response(bad: BadValue) -> bytes:
     return error_response(bad.sqlstate, bad.message, detail=bad.detail)
 
 
-def own_words(raw: bytes, check: ServerCheck) -> bytes | None:
+def own_words(raw: bytes, check: ServerCheck, *, understood: bool = False) -> bytes | None:
     """The server's error about a text that pgveil refuses, as the client may see it; None where the refusal is the better answer.
 
+    `understood`: the text was analysed, so it is refused for what it does with protected columns.
+
     That is where the error is about a value (class 22), as values were blanked, where it is about the sealed type, which no client knows of, and
-    where it is about the question: several statements can't be parsed at once, which a simple Query may hold.
+    where it is about the question: several statements can't be parsed at once, which a simple Query may hold. An error about the type text
+    (42804, 42846, 42883) may be about a sealed column too, which the server takes for one.
     """
     fields = parse_error(raw[5:])
     several = fields.sqlstate == SYNTAX_ERROR and fields.get("R") == b"exec_parse_message"
     at, message = fields.get("P"), fields.get("M")
     if several or fields.sqlstate.startswith("22") or SEALED_TYPE in (message or b""):
+        return None
+    if fields.sqlstate in TYPE_ERRORS and understood and _TEXT.search(message or b""):
         return None
     for position, blank, source in check.constants:
         if message is not None and at == str(position).encode():

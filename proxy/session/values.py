@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
 _NEVER: Final = b"\0pgveil:unrepresentable:"
 _TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
+_COMPARED_AS: Final = {1043: _TEXT_OID, 1015: _TEXT_ARRAY_OID}
 
 
 class Keys(Protocol):
@@ -98,10 +99,11 @@ class ValueCodec:
         """The type under which clients see a column. Raises BadValue where the rules' spelling is not one."""
         return self._of(column).type
 
-    def parameter_oid(self, column: Column, *, array: bool) -> int:
-        """The type OID that a parameter of the column shows."""
+    def parameter_oid(self, column: Column, *, array: bool, exact: bool = False) -> int:
+        """The type OID that a parameter of the column shows. `exact`: it is compared, and varchar has only text's operators."""
         known = self._of(column)
-        return known.elements.oid if array else known.type.oid
+        oid = known.elements.oid if array else known.type.oid
+        return _COMPARED_AS.get(oid, oid) if exact else oid
 
     # -- in --------------------------------------------------------------------------------------------------------------------------
 

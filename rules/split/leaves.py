@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from sqlglot import exp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rules.split.text import Text
 
 _MAX_CONDITIONS: Final = 64
+_PARAMETER: Final = re.compile(r"\$([0-9]+)")
 # What depends on the moment, the session or the connection, and is the same for a whole statement: the server says what it is.
 _MOMENTS: Final = frozenset(
     {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "session_user"}
@@ -77,8 +79,23 @@ class Leaves:
         if span is None or span[0] in self.covered:
             return
         if all(t in self.covered or span[0] <= t <= span[1] for t in self.text.survey.cte_references):
+            if not self._parameters_of(span) <= self._parameters_left(span):
+                return  # nothing else tells the type of such a parameter
             self.edits = [e for e in self.edits if not span[0] <= e[0] <= span[1]]
             self._replace(span, "")
+
+    def _parameters_of(self, span: Span) -> set[str]:
+        tokens = (self.text.token(i) for i in range(span[0], span[1] + 1))
+        return {t.value for t in tokens if t.kind is Kind.PARAM}
+
+    def _parameters_left(self, span: Span) -> set[str]:
+        """The parameters that the text refers to outside a span, or a leaf does."""
+        found = {n for _, fetch in self.leaves for n in _PARAMETER.findall(fetch)}
+        for index in range(self.text.first, self.text.last + 1):
+            token = self.text.token(index)
+            if token.kind is Kind.PARAM and index not in self.covered and not span[0] <= index <= span[1]:
+                found.add(token.value)
+        return found
 
     # -- a subquery as a whole
 
@@ -139,7 +156,8 @@ class Leaves:
             self.lock = None
         leaf = self._leaf(tuple(columns), fetch)
         row = f"{JOINED}_{len(self.leaves)}"
-        self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row)))
+        named = {text.value(i) for i in rest if text.value(i + 1) == "."}
+        self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row, named)))
         for piece in pushed:
             self._replace(piece, "TRUE")
         for entry in entries:
@@ -433,13 +451,16 @@ def _qualified(entry: Entry | None, column: str) -> str:
     return f"{quote_ident(str(entry.name))}.{quote_ident(column)}"
 
 
-def _laterals(entries: list[Entry], wanted: list[tuple[Entry | None, str]], row: str) -> Iterable[str]:
-    """The relations of the FROM clause again, as columns of the leaf's rows under their own names."""
+def _laterals(entries: list[Entry], wanted: list[tuple[Entry | None, str]], row: str, named: set[str]) -> Iterable[str]:
+    """The relations of the FROM clause again, as columns of the leaf's rows under their own names.
+
+    `named`: names that stand before a dot. They must not mean a relation farther out, so one without columns that are used is there too.
+    """
     for entry in [*entries, None]:
         columns = [(i, column) for i, (owner, column) in enumerate(wanted) if owner is entry]
-        if columns:
-            shown = ", ".join(f'"{row}"."c{i}" AS {quote_ident(column)}' for i, column in columns)
-            name = f"{row}_common" if entry is None else str(entry.name)
+        shown = ", ".join(f'"{row}"."c{i}" AS {quote_ident(column)}' for i, column in columns)
+        name = f"{row}_common" if entry is None else str(entry.name)
+        if columns or name in named:
             yield f", LATERAL (SELECT {shown}) AS {quote_ident(name)}"
 
 

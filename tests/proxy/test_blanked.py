@@ -13,7 +13,10 @@ from rules.lexer import LexError, lex
     ("text", "blanked"),
     [
         ("select 'Mary', 12345, 1.5e3, .25, 0x1F", "select '1000', 10000, 10000, .10, 1000"),
-        ("order by 12, 1 limit ''", "order by 10, 1 limit ''"),
+        ("order by 12, 3 desc limit 20", "order by 12, 3 desc limit 10"),
+        ("group by 2, (3), f(4, 5) having x in (6, 7)", "group by 2, (1), f(1, 1) having x in (1, 1)"),
+        ("order by 12345, 'x', 34 + 2", "order by 10000, '1', 10 + 1"),
+        ("over (order by 2) in (2)", "over (order by 2) in (1)"),
         ("E'a\\'b' N'xy' B'0110' X'ff'", "E'1000' N'10' B'1000' X'10'"),
         ('$$secret$$ $t$it\'s$t$ "Ab" $1', '$$100000$$ $t$1000$t$ "Ab" $1'),
         ("U&'\\0061' UESCAPE '!' -- 'kept'", "U&'10000000000000000' -- 'kept'"),

@@ -40,6 +40,8 @@ def test_arrays_are_sealed_element_by_element(bench: Bench) -> None:
     assert made == codec.seal_literal(CARD, '{a,"b c",NULL}', array=True)
     assert codec.parameter_oid(CARD, array=True) == 1015
     assert codec.parameter_oid(CARD, array=False) == 1043
+    assert codec.parameter_oid(CARD, array=True, exact=True) == 1009
+    assert codec.parameter_oid(CARD, array=False, exact=True) == 25
 
 
 @pytest.mark.parametrize(
