@@ -228,7 +228,12 @@ def run_corpus(
     return tally, deviations
 
 
-def read_pending() -> frozenset[str]:
-    """The places ("role | feature: title") of deviations that are known and wait for their part of pgveil. It must only shrink."""
+def pending_lines() -> list[tuple[str, str, str]]:
+    """The deviations that are known and wait for their part of pgveil: role, entry's key, what comes instead."""
     lines = (line for line in PENDING.read_text().splitlines() if line and not line.startswith("#"))
-    return frozenset(line.rpartition(" | ")[0] for line in lines)
+    return [(role, key, found) for role, key, found in (line.split(" | ") for line in lines)]
+
+
+def read_pending() -> frozenset[str]:
+    """The places ("role | feature: title") of known deviations. The list must only shrink."""
+    return frozenset(f"{role} | {key}" for role, key, _ in pending_lines())
