@@ -41,6 +41,8 @@ HARMLESS_STABLE: Final = frozenset(
 )
 # IMMUTABLE functions that begin like those of the server's own machinery, and are none.
 HARMLESS_PG: Final = frozenset(("pg_size_bytes", "pg_size_pretty"))
+# What they say is about the build, and the server's may be another one.
+_OF_THE_BUILD: Final = frozenset(("icu_unicode_version", "unicode_version"))
 # Types whose values name things of a catalog, and the engine's is not the client's; text search asks for a configuration of the catalog.
 _FOREIGN_TYPES: Final = (
     *("aclitem", "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator"),
@@ -56,7 +58,7 @@ def _names(names: frozenset[str] | tuple[str, ...]) -> str:
 
 _CLOCKED_OIDS: Final = ", ".join(f"to_regprocedure('{name}')" for name in _CLOCKED)
 # SQL over pg_proc AS p: whether the calculator's role may run it.
-HARMLESS: Final = f"""p.prokind IN ('f', 'a', 'w') AND p.provolatile <> 'v'
+HARMLESS: Final = f"""p.prokind IN ('f', 'a', 'w') AND p.provolatile <> 'v' AND p.proname NOT IN ({_names(_OF_THE_BUILD)})
     AND NOT EXISTS (
         SELECT FROM unnest(p.proargtypes::oid[]) AS a(type) WHERE a.type IN ('internal'::regtype, 'cstring'::regtype))
     AND (p.proname = 'pg_typeof' OR NOT EXISTS (
