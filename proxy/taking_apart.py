@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from proxy.calculator.safety import unsafe_word
 from proxy.session.computing import Compute, Leaf, Write
 from proxy.session.gate import Admit, OffsetMap, Pass
 from proxy.splicing import splice, spliced
@@ -185,6 +186,8 @@ class TakingApart:
         if len(leaves) > 1 and together is None:
             return None
         text, offsets = spliced(self._lexed.text, [splice(self._lexed, e.first, e.last, e.text) for e in split.edits])
+        if unsafe_word(lex(text, standard_conforming_strings=self._settings.standard_conforming_strings)) is not None:
+            return None
         numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
         return Compute(
             leaves=tuple(leaves),
