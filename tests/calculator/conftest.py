@@ -65,7 +65,7 @@ class Desk:
     async def rows(self, sql: str | bytes, **given: Any) -> list[tuple[bytes | None, ...]]:
         """The rows of a question that has an answer."""
         outcome = await self.outcome(sql, **given)
-        assert isinstance(outcome, Answer), outcome
+        assert isinstance(outcome, Answer), (outcome, sql)
         return [parse_data_row(row[5:]) for row in outcome.rows]
 
     async def value(self, sql: str | bytes, **given: Any) -> bytes | None:

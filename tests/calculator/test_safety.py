@@ -214,6 +214,11 @@ async def test_what_people_need_is_allowed(any_desk: Desk) -> None:
         ("SELECT ('{1,2}'::int[] || 3)::text || array_to_string('{a,b}'::text[], '+')", b"{1,2,3}a+b"),
         ("SELECT 12.5::money", b"$12.50"),
         ("SELECT pg_typeof(1::numeric)", b"numeric"),
+        (
+            "SELECT 5::text || true::text || 1.5::text || '2024-02-03'::date::text || '{1}'::int[]::text",
+            b"5true1.52024-02-03{1}",
+        ),
+        ("SELECT '5'::text::int + '1'::varchar::numeric || ''", b"6"),
         ("SELECT quote_literal(5) || quote_ident('A')", b"'5'\"A\""),
         ("SELECT jsonb_path_query_first('{\"a\": [1, 2]}', '$.a[1]')", b"2"),
         ("WITH RECURSIVE t(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT sum(n) FROM t", b"15"),

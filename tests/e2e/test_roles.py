@@ -73,14 +73,13 @@ def test_agent_sees_masks(world: World) -> None:
     [
         ("agent", "select fingerprint from customers", "42501"),
         ("agent", "select * from customers", "42501"),
-        ("agent", "select id from cards where pan = '4111'", "42501"),
-        ("agent", "select upper(pan) from cards", "42501"),
+        ("agent", "select pg_column_size(pan) from cards", "42501"),
+        ("agent", "create table x as select upper(pan) from cards", "42501"),
         ("analyst", "select pan from cards", "42501"),
         ("analyst", "select id_number from customers", "42501"),
-        ("teller", "select pan from cards order by pan", "0A000"),
-        ("teller", "select pan || 'x' from cards", "0A000"),
+        ("teller", "select version() || pan from cards", "0A000"),
+        ("teller", "select pan::regclass from cards", "0A000"),
         ("teller", "select fingerprint from customers", "42501"),
-        ("app", "select id from customers where fingerprint = '\\x00'", "0A000"),
         ("app", "copy cards to stdout", "0A000"),
     ],
 )
