@@ -66,9 +66,9 @@ def test_typing_errors_are_the_servers(world: World, connection: Connection, tex
 @pytest.mark.parametrize("simple", [True, False])
 def test_what_the_server_accepts_is_refused_as_before(connection: Connection, simple: bool) -> None:
     for text in (
-        "declare c cursor for select id_number from customers",
-        "prepare p as select phone from customers where id = 7",
-        "select 1; prepare p as select phone from customers",
+        "select pg_column_size(id_number) from customers",
+        "select version() || id_number from customers",
+        "select 1; select pg_column_size(id_number) from customers",
     ):
         if ";" in text and not simple:
             continue
