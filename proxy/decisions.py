@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from rules.model import Column, ColumnName, Principal, Rules
 
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
-_CHECK_TEXT = "Check the text's quotes, its encoding and its length."
+_CHECK_TEXT = "Check the text's quotes and escapes, its encoding and its length."
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,14 +223,17 @@ class Guard:
             self._log.warning("observe.database_is_not_protected", database=database)
         else:
             self._log.warning("observe.database_is_protected", database=database)
-            # Whoever has just applied the rules has made keys that were not there when this worker started.
-            self._refresh_ring()
         self._audit.note(Observing(database=database, protected=protected))
 
     def _refresh_ring(self) -> None:
+        """Whoever has just applied the rules has made keys that were not there when this worker started."""
+        sealed = {c.domain or str(c.name) for c in self._rules.protected_columns() if c.mode is not None}
+        if sealed <= self._ring.domains():
+            return
         try:
             self._ring.refresh()
-        except (RingError, OSError):
+            _one_key_each(self._rules, self._ring)
+        except (RingError, ConfigError, OSError):
             self._log.exception("keys.not_refreshed")
 
     async def connect_session(self, context: SessionContext) -> SessionLike:
@@ -454,6 +457,7 @@ class Guard:
             self.metrics.server_reached(time.time())
 
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
+        self._refresh_ring()
         self._audit.note(CatalogLoaded(database=database, version=catalog.version, relations=len(catalog.relations)))
 
 

@@ -63,7 +63,8 @@ class _Decision:
     def plan(self) -> Plan:
         facts = self.facts
         self._known()
-        for obstacle in facts.obstacles:
+        # A name that means nothing is often the consequence of a form that is not analysed, which says more.
+        for obstacle in sorted(facts.obstacles, key=lambda found: found.sqlstate is not None):
             self._obstacle(obstacle)
         self._refused_columns()
         self._views()

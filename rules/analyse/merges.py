@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _KNOWN = frozenset({"this", "using", "on", "using_cond", "whens", "with_", "returning"})
 _DELETE, _NOTHING = "delete", "do nothing"
+_PLAIN_MERGE = "Write it as INSERT, UPDATE and DELETE, one after the other."
 
 
 class Merges:
@@ -34,7 +35,7 @@ class Merges:
             or using is None
             or any(v for k, v in node.args.items() if k not in _KNOWN)
         ):
-            self._writes.unknown("this form of MERGE is not analysed")
+            self._writes.unknown("this form of MERGE is not analysed", _PLAIN_MERGE)
             return Outputs()
         scope.star += self._queries.from_item(using, scope)
         target = self._writes.target(node.this, scope)
@@ -61,13 +62,13 @@ class Merges:
             for name in sorted(self._writes.protected(target)):
                 self._record.stored.append(Stored(name, "destroyed", self._record.tree.first))
         elif not (isinstance(action, exp.Var) and action.name.lower() == _NOTHING):
-            self._writes.unknown("this form of MERGE is not analysed", self._writes.protected(target))
+            self._writes.unknown("this form of MERGE is not analysed", _PLAIN_MERGE, self._writes.protected(target))
 
     def _insert(self, action: exp.Insert, target: Entry, level: Scope) -> None:
         columns, values = action.this, action.expression
         named = _items(columns)
         if columns is not None and not all(isinstance(c, exp.Column) for c in named):
-            self._writes.unknown("this form of MERGE is not analysed", self._writes.protected(target))
+            self._writes.unknown("this form of MERGE is not analysed", _PLAIN_MERGE, self._writes.protected(target))
             return
         if columns is not None:
             self._expressions.visit(*(i for c in named for i in c.find_all(exp.Identifier)))

@@ -27,6 +27,7 @@ _NAMELESS = (exp.Literal, exp.Null, exp.Binary, exp.Unary, exp.In, exp.Between, 
 _NO_NAME = "?column?"
 _MAX_NESTING = 64
 _JOIN_KINDS = frozenset({"", "INNER", "CROSS", "OUTER"})
+_PLAIN_QUERY = "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone."
 
 
 class Outputs(list[Named]):
@@ -71,7 +72,7 @@ class Queries:
             # TABLE name
             scope.star += self.from_item(node, scope)
             return self._star(scope)
-        self._unknown(node, "this form of query is not analysed")
+        self._unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
         return Outputs()
 
     def _flows(self, node: exp.Expr, scope: Scope) -> list[Flow]:
@@ -87,12 +88,16 @@ class Queries:
         recursive = bool(clause.args.get("recursive"))
         if recursive:
             self._only_backwards(clause.expressions)
+        if clause.args.get("search") is not None:  # CYCLE too
+            self._unknown(
+                clause.args["search"],
+                "SEARCH and CYCLE are not analysed",
+                "Carry the path as an array in the recursive query itself, and order by it or test it with = ANY.",
+            )
         for cte in clause.expressions:
             alias = cte.args.get("alias")
             name = alias.name
             self.expressions.visit(alias.this, *alias.columns)
-            if cte.args.get("search") or cte.args.get("cycle"):
-                self._unknown(cte, "SEARCH and CYCLE are not analysed")
             scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
             self.record.seen(scope.ctes[name])
 
@@ -105,7 +110,9 @@ class Queries:
             for table in cte.this.find_all(exp.Table):
                 if not table.db and table.name in ahead:
                     self._unknown(
-                        table, "a recursive WITH query that names itself or a later one in this form is not analysed"
+                        table,
+                        "a recursive WITH query that names itself or a later one in this form is not analysed",
+                        "Define each WITH query before those that read it, under a name that no table has.",
                     )
 
     def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
@@ -126,7 +133,11 @@ class Queries:
         united = self._united(body, [base, step])
         for column, flow in zip(entry.columns, united, strict=False):
             if column.flow.column != flow.flow.column and (column.flow.touches or flow.flow.touches):
-                self._unknown(body, "a recursive query whose arms carry different protected columns is not analysed")
+                self._unknown(
+                    body,
+                    "a recursive query whose arms carry different protected columns is not analysed",
+                    "Let both arms select the same protected columns at the same places.",
+                )
             column.flow = replace(flow.flow, constants=())
         return entry
 
@@ -164,7 +175,7 @@ class Queries:
             "sample",
         ):
             if node.args.get(key):
-                self._unknown(node, "this form of query is not analysed")
+                self._unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
         return outputs
 
     def from_clause(self, node: exp.Expr, scope: Scope) -> None:
@@ -385,7 +396,11 @@ class Queries:
         elif isinstance(node, exp.Unnest):
             entry = self._function(node, scope)
         else:
-            self._unknown(node, "this form of FROM item is not analysed")
+            self._unknown(
+                node,
+                "this form of FROM item is not analysed",
+                "Write it as a table, a subquery or a function with an alias that names its columns: f(...) AS t(a, b).",
+            )
             entry = Entry(None, [], opaque=True)
         scope.entries.append(entry)
         self.record.seen(entry)
@@ -543,7 +558,7 @@ class Queries:
                 "",
                 "NATURAL",
             }:
-                self._unknown(join, "this form of join is not analysed")
+                self._unknown(join, "this form of join is not analysed", "Write JOIN ... ON or JOIN ... USING.")
             comma = not any(join.args.get(k) for k in ("kind", "side", "method", "on", "using"))
             left_entries = scope.entries[:] if not comma else []
             if comma:
@@ -563,7 +578,11 @@ class Queries:
 
     def _natural(self, left: list[Named], right: list[Named], scope: Scope, entries: Sequence[Entry]) -> list[str]:
         if any(e.opaque for e in [*entries, scope.entries[-1]]) and any(c.flow.touches for c in [*left, *right]):
-            self._unknown(None, "a NATURAL JOIN with something whose columns are not known")
+            self._unknown(
+                None,
+                "a NATURAL JOIN with something whose columns are not known",
+                "Write JOIN ... USING with the columns.",
+            )
         have = {c.name for c in right}
         return [c.name for c in left if c.name is not None and c.name in have]
 
@@ -594,9 +613,9 @@ class Queries:
         rest = [c for c in left if c.name not in common] + [c for c in right if c.name not in common]
         return merged + rest
 
-    def _unknown(self, node: exp.Expr | None, message: str) -> None:
+    def _unknown(self, node: exp.Expr | None, message: str, hint: str) -> None:
         anchor = self.expressions.anchor(node) if node is not None else None
-        self.record.obstacle(message, "Write the query without it.", anchor, frozenset())
+        self.record.obstacle(message, hint, anchor, frozenset())
 
 
 def _own(column: ColumnName, reference: int | None) -> Flow:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rules.model import ColumnName
 
 _DEFAULTS = frozenset({"default"})
+_PLAIN_INSERT = "Write INSERT INTO table (columns) VALUES or SELECT."
+_EACH_COLUMN = "Write SET column = value for each column."
 
 
 class Writes:
@@ -49,11 +51,11 @@ class Writes:
         schema = node.this
         table = schema.this if isinstance(schema, exp.Schema) else schema
         if not isinstance(table, exp.Table):
-            self.unknown("this form of INSERT is not analysed")
+            self.unknown("this form of INSERT is not analysed", _PLAIN_INSERT)
             return Outputs()
         for key in ("where", "partition", "settings", "overwrite", "exists", "by_name", "hint"):
             if node.args.get(key):
-                self.unknown("this form of INSERT is not analysed")
+                self.unknown("this form of INSERT is not analysed", _PLAIN_INSERT)
         alias = node.args.get("alias")
         if isinstance(alias, exp.TableAlias | exp.Identifier):
             self.expressions.visit(alias, getattr(alias, "this", None))
@@ -99,7 +101,9 @@ class Writes:
             return
         outputs = self.queries.outputs(source, scope)
         if not outputs.known and self.protected(target):
-            self.unknown("an INSERT whose query has columns that are not known")
+            self.unknown(
+                "an INSERT whose query has columns that are not known", "Name the columns of the query instead of *."
+            )
         for position, output in enumerate(outputs):
             self._store(target, names[position] if position < len(names) else None, output.flow, source)
 
@@ -148,13 +152,13 @@ class Writes:
     def _other_relations(self, node: exp.Update, scope: Scope) -> None:
         self.queries.from_clause(node, scope)
         if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
-            self.unknown("this form of UPDATE is not analysed")
+            self.unknown("this form of UPDATE is not analysed", "Write UPDATE table SET column = value FROM ... WHERE.")
 
     def assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
         """What stands behind SET."""
         for item in items:
             if not isinstance(item, exp.EQ):
-                self.unknown("this form of SET is not analysed")
+                self.unknown("this form of SET is not analysed", _EACH_COLUMN)
                 self.expressions.condition(item, scope)
                 continue
             left, right = item.this, item.expression
@@ -174,7 +178,7 @@ class Writes:
         for column in left.find_all(exp.Column):
             flow = target.find(column.name)
             if flow is not None and flow.touches:
-                self.unknown("an assignment to a part of a protected column", flow.touches)
+                self.unknown("an assignment to a part of a protected column", "Assign the whole column.", flow.touches)
         self.expressions.condition(left, scope)
         self.expressions.condition(right, scope)
 
@@ -189,7 +193,7 @@ class Writes:
             for name, output in zip(names, outputs, strict=False):
                 self._store(target, name, output.flow, right)
             if len(outputs) != len(names) or not outputs.known:
-                self.unknown("a row assignment whose columns are not known", self.protected(target))
+                self.unknown("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             return
         values = (
             right.expressions
@@ -199,7 +203,7 @@ class Writes:
         if isinstance(right, exp.Anonymous | exp.Struct):
             values = right.expressions
         if len(values) != len(names):
-            self.unknown("a row assignment whose columns are not known", self.protected(target))
+            self.unknown("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             self.expressions.condition(right, scope)
             return
         for name, value in zip(names, values, strict=True):
@@ -291,9 +295,9 @@ class Writes:
         """The protected columns of the relation that is written."""
         return frozenset(c.flow.column for c in target.columns if c.flow.column is not None)
 
-    def unknown(self, message: str, columns: frozenset[ColumnName] = frozenset()) -> None:
-        """Note a form that is not analysed."""
-        self.record.obstacle(message, "Write the statement in its plain form.", None, columns)
+    def unknown(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+        """Note a form that is not analysed, and what to write instead."""
+        self.record.obstacle(message, hint, None, columns)
 
 
 def _is_default(node: exp.Expr) -> bool:

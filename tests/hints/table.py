@@ -1,0 +1,508 @@
+"""Each hint: a statement that provokes it, and what to do instead, with what that gives. Hints that no statement can follow stand apart.
+
+The world of the statements is `tests/hints/conftest.py`: a small bank, sealed and masked by `RULES`, behind pgveil without a calculator; and the
+same bank under `OTHER_RULES`, for hints that say to change the rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TELLER, AGENT, OWNER = "hn_teller", "hn_agent", "hn_owner"
+PAN, OTHER_PAN = "4111111111111111", "5500000000000004"
+MASKED_PAN = "************1111"
+ANN, PHONE, MASKED_PHONE = "Ann Lee", "13812345678", "138****5678"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A statement that works, and its rows; None for one that returns none. `login` None: whoever was refused."""
+
+    sql: str
+    rows: list[tuple[Any, ...]] | None = None
+    params: Any = None
+    login: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """`sql` is refused for `reason` with `hint`; the steps of `works` follow the hint.
+
+    `before`: statements of the same session that come first. `other_rules`: the rows of `sql` itself under OTHER_RULES.
+    """
+
+    name: str
+    hint: str
+    reason: str
+    login: str
+    sql: str
+    works: tuple[Step, ...] = ()
+    params: Any = None
+    before: tuple[str, ...] = ()
+    other_rules: list[tuple[Any, ...]] | None = None
+    sqlstate: str = "0A000"
+
+
+CASES = (
+    # -- the login may not
+    Case(
+        "refused column",
+        "Name the columns that you need without it, or ask for a role that may see it.",
+        "verdict",
+        AGENT,
+        "select * from cards where id = 1",
+        (
+            Step("select id, pan, kind from cards where id = 1", [(1, MASKED_PAN, "gold")]),
+            Step("select pan, cvv from cards where id = 1", [(PAN, "123")], login=TELLER),
+        ),
+        sqlstate="42501",
+    ),
+    Case(
+        "search by a masked column",
+        "Select the column as it is, or search by another column.",
+        "lookup",
+        AGENT,
+        f"select id from cards where pan = '{PAN}'",
+        (
+            Step("select id, pan from cards order by id", [(1, MASKED_PAN), (2, "************0004")]),
+            Step("select pan from cards where kind = 'gold'", [(MASKED_PAN,)]),
+        ),
+        sqlstate="42501",
+    ),
+    Case(
+        "a view that masks would make",
+        "Use a login that sees the table's protected columns clear, or connect to the server directly.",
+        "unfenced",
+        AGENT,
+        "create temp view numbers as select phone from customers",
+        (
+            Step("create temp view numbers as select phone from customers", login=TELLER),
+            Step("select phone from customers where id = 1", [(PHONE,)], login=TELLER),
+        ),
+        sqlstate="42501",
+    ),
+    Case(
+        "an owner's DO",
+        "Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do.",
+        "unfenced",
+        OWNER,
+        "do $$ begin null; end $$",
+        (Step("do $$ begin null; end $$", login=TELLER),),
+    ),
+    # -- masked columns
+    Case(
+        "masked column of the table that is written",
+        "Select the rows' keys first, then write by the keys; return the key columns only.",
+        "unsupported",
+        AGENT,
+        f"update customers set notes = 'called' where phone = '{MASKED_PHONE}'",
+        (
+            Step(f"select id from customers where phone = '{MASKED_PHONE}'", [(1,)]),
+            Step("update customers set notes = 'called' where id = 1 returning id", [(1,)]),
+            Step("select notes from customers where id = 1", [("called",)]),
+        ),
+    ),
+    Case(
+        "partition",
+        "Query the whole table in plain form, or leave the masked columns out.",
+        "unsupported",
+        AGENT,
+        "select guest from visits_2026",
+        (
+            Step("select guest from visits where day >= '2026-01-01' and day < '2027-01-01'", [("A** L**",)]),
+            Step("select id from visits_2026", [(1,)]),
+        ),
+    ),
+    Case(
+        "view over masked columns",
+        'Query the table "public.customers" itself: its masked columns are masked there.',
+        "unsupported",
+        AGENT,
+        "select phone from v_phones where id = 1",
+        (Step("select phone from customers where id = 1", [(MASKED_PHONE,)]),),
+    ),
+    Case(
+        "view that is not analysed",
+        "Query the tables that it reads.",
+        "unsupported",
+        TELLER,
+        "select phone from v_sorted",
+        (Step('select phone from customers order by phone collate "C" limit 1', [(PHONE,)]),),
+    ),
+    Case(
+        "function that reads",
+        "Query the tables themselves instead of calling the function.",
+        "unsupported",
+        AGENT,
+        "select find_phone(1)",
+        (Step("select phone from customers where id = 1", [(MASKED_PHONE,)]),),
+    ),
+    # -- sealed columns
+    Case(
+        "work on a sealed value",
+        "Select the column as it is; compare it with =, IN or = ANY (deterministic columns) or IS NULL.",
+        "compute",
+        TELLER,
+        "select id from cards where pan like '41%'",
+        (
+            Step("select id, pan from cards order by id", [(1, PAN), (2, OTHER_PAN)]),
+            Step(f"select id from cards where pan = '{PAN}'", [(1,)]),
+            Step(f"select id from cards where pan in ('{PAN}', '1')", [(1,)]),
+            Step("select id from cards where pan = any(%s)", [(2,)], ([OTHER_PAN],)),
+            Step("select id from cards where pan is null", []),
+        ),
+    ),
+    Case(
+        "order",
+        "Sort in the application, or order by another column.",
+        "ordering",
+        TELLER,
+        "select pan from cards order by pan",
+        (Step("select pan from cards order by id", [(PAN,), (OTHER_PAN,)]),),
+    ),
+    Case(
+        "randomized",
+        "Search by another column, or declare the column `mode: deterministic` and apply the rules.",
+        "randomized",
+        TELLER,
+        "select id from cards where cvv = '123'",
+        (Step(f"select id from cards where pan = '{PAN}' and cvv is not null", [(1,)]),),
+        other_rules=[(1,)],
+    ),
+    Case(
+        "two domains",
+        "Give both columns the same `domain`, `type` and `mode: deterministic` in the rules, and apply them.",
+        "cross_domain",
+        TELLER,
+        "select k.id from customers c join cards k on k.pan = c.id_number",
+        other_rules=[(2,)],
+    ),
+    Case(
+        "copy of what is masked",
+        "Both must be sealed under the same `domain` and `type`, and the login must see both clear; else read, then write.",
+        "cross_domain",
+        AGENT,
+        "insert into cards (id, pan) select 9, pan from payments where id = 1",
+        (
+            Step("insert into cards (id, pan) select 9, pan from payments where id = 1", login=TELLER),
+            Step("select pan from payments where id = 1", [(PAN,)], login=TELLER),
+            Step("insert into cards (id, pan) values (10, %s) returning id", [(10,)], (PAN,)),
+        ),
+    ),
+    Case(
+        "made by the database",
+        "Give the value as a literal or a parameter, without a function or an expression around it.",
+        "plain_into_sealed",
+        TELLER,
+        "update cards set pan = upper('x1') where id = 1",
+        (
+            Step("update cards set pan = 'X1' where id = 1 returning pan", [("X1",)]),
+            Step("update cards set pan = %s where id = 1 returning pan", [("X2",)], ("X2",)),
+        ),
+    ),
+    Case(
+        "cast",
+        "Leave the cast out, or cast to the column's own type: varchar(19).",
+        "plain_into_sealed",
+        TELLER,
+        "select id from cards where pan = %s::varchar(4)",
+        (
+            Step("select id from cards where pan = %s", [(1,)], (PAN,)),
+            Step("select id from cards where pan = %s::varchar(19)", [(1,)], (PAN,)),
+        ),
+        params=(PAN,),
+    ),
+    Case(
+        "one parameter for two things",
+        "Use one parameter for the sealed column and another one for the rest.",
+        "unsupported",
+        TELLER,
+        "select id from cards where pan = %(a)s and kind = %(a)s",
+        (Step("select id from cards where pan = %(a)s and kind = %(b)s", [(1,)], {"a": PAN, "b": "gold"}),),
+        params={"a": PAN},
+    ),
+    Case(
+        "sealed into plain",
+        "Store it in a column that the rules seal under the same domain, or leave it out.",
+        "sealed_into_plain",
+        TELLER,
+        "insert into orders (id, item) select id, pan from cards",
+        (
+            Step("insert into payments (id, pan) select 7, pan from cards where id = 2"),
+            Step("insert into orders (id) select id + 100 from cards returning id", [(101,), (102,)]),
+        ),
+    ),
+    # -- forms that are not analysed
+    Case(
+        "not parsed",
+        "It names something protected. Write it as SELECT, INSERT, UPDATE or DELETE in plain form.",
+        "unparsed",
+        TELLER,
+        "select phone from customers order by name using <",
+        (Step("select phone from customers order by name", [(PHONE,), ("13987654321",)]),),
+    ),
+    Case(
+        "not accounted for",
+        "Write the statement in a plainer form.",
+        "unparsed",
+        TELLER,
+        "select date_trunc(x, now()) is null from customers c(i, x) where false",
+        (Step("select date_trunc('day', now()) is null from customers where false", []),),
+    ),
+    Case(
+        "an operator before its operand",
+        "Write a function instead: abs(x) for @ x.",
+        "unsupported",
+        TELLER,
+        "select @ id from customers order by id limit 1",
+        (Step("select abs(id) from customers order by id limit 1", [(1,)]),),
+    ),
+    Case(
+        "row type",
+        "Name the columns instead.",
+        "unsupported",
+        TELLER,
+        "select (null::cards).pan",
+        (Step("select pan from cards where false", []),),
+    ),
+    Case(
+        "a star over unknown columns",
+        "Name the columns instead of *.",
+        "unsupported",
+        TELLER,
+        "select * from generate_series(1, 1) g, cards where cards.id = 1",
+        (Step("select g, cards.pan from generate_series(1, 1) g, cards where cards.id = 1", [(1, PAN)]),),
+    ),
+    Case(
+        "SEARCH",
+        "Carry the path as an array in the recursive query itself, and order by it or test it with = ANY.",
+        "unsupported",
+        TELLER,
+        "with recursive t(id, phone) as (select id, phone from customers where id = 1"
+        " union all select c.id, c.phone from customers c join t on c.id = t.id + 1) search depth first by id set o"
+        " select phone from t order by o",
+        (
+            Step(
+                "with recursive t(id, phone, path) as (select id, phone, array[id] from customers where id = 1"
+                " union all select c.id, c.phone, t.path || c.id from customers c join t on c.id = t.id + 1)"
+                " select phone from t order by path",
+                [(PHONE,), ("13987654321",)],
+            ),
+        ),
+    ),
+    Case(
+        "a later WITH query",
+        "Define each WITH query before those that read it, under a name that no table has.",
+        "unsupported",
+        TELLER,
+        "with recursive a as (select phone from b), b as (select phone from customers where id = 1) select phone from a",
+        (
+            Step(
+                "with recursive b as (select phone from customers where id = 1), a as (select phone from b)"
+                " select phone from a",
+                [(PHONE,)],
+            ),
+        ),
+    ),
+    Case(
+        "arms that differ",
+        "Let both arms select the same protected columns at the same places.",
+        "unsupported",
+        TELLER,
+        "with recursive t(n, v) as (select 1, name from customers where id = 1"
+        " union all select n + 1, c.phone from t join customers c on c.id = n where n < 2) select v from t",
+        (
+            Step(
+                "with recursive t(n, v, w) as (select 1, name, phone from customers where id = 1"
+                " union all select n + 1, c.name, c.phone from t join customers c on c.id = n where n < 2)"
+                " select case n when 1 then v else w end from t",
+                [(ANN,), (PHONE,)],
+            ),
+        ),
+    ),
+    Case(
+        "NATURAL JOIN with a function",
+        "Write JOIN ... USING with the columns.",
+        "unsupported",
+        TELLER,
+        "select phone from customers natural join jsonb_populate_record(null::orders, '{\"id\": 1}') o",
+        (
+            Step(
+                "select phone from customers join jsonb_populate_record(null::orders, '{\"id\": 1}') o using (id)",
+                [(PHONE,)],
+            ),
+        ),
+    ),
+    Case(
+        "INSERT of a star over unknown columns",
+        "Name the columns of the query instead of *.",
+        "unsupported",
+        TELLER,
+        'insert into customers (id, name) select * from jsonb_to_record(\'{"a": 50, "b": "Cy"}\') as x(a int, b text)',
+        (
+            Step(
+                "insert into customers (id, name) select x.a, x.b"
+                ' from jsonb_to_record(\'{"a": 50, "b": "Cy"}\') as x(a int, b text) returning id',
+                [(50,)],
+            ),
+        ),
+    ),
+    Case(
+        "a row from a star",
+        "Write SET column = value for each column.",
+        "unsupported",
+        TELLER,
+        'update customers set (name, notes) = (select * from json_each_text(\'{"Di": "x"}\')) where id = 1',
+        (Step("update customers set name = 'Di', notes = 'x' where id = 1 returning name, notes", [("Di", "x")]),),
+    ),
+    Case(
+        "a part of a column",
+        "Assign the whole column.",
+        "unsupported",
+        TELLER,
+        "update customers set tags[1] = 'new' where id = 1",
+        (Step("update customers set tags = array['new', 'b'] where id = 1 returning tags", [(["new", "b"],)]),),
+    ),
+    Case(
+        "a statement of another kind",
+        "Write it as SELECT, INSERT, UPDATE or DELETE; prepare statements by the protocol instead of PREPARE.",
+        "unsupported",
+        TELLER,
+        "prepare p as select phone from customers where id = 1",
+        (Step("select phone from customers where id = %s", [(PHONE,)], (1,)),),
+    ),
+    # -- COPY and cursors
+    Case(
+        "COPY of sealed columns",
+        "Use SELECT, or COPY without the sealed columns.",
+        "copy",
+        TELLER,
+        "copy cards to stdout",
+        (
+            Step("select pan from cards where id = 1", [(PAN,)]),
+            Step("copy cards (id, kind) to stdout", [("1", "gold"), ("2", "blue")]),
+        ),
+    ),
+    Case(
+        "COPY into sealed columns",
+        "Use INSERT with parameters.",
+        "copy",
+        TELLER,
+        "copy cards from stdin",
+        (Step("insert into cards (id, pan) values (%s, %s) returning pan", [("X3",)], (8, "X3")),),
+    ),
+    Case(
+        "COPY of masked columns",
+        "Use COPY (SELECT ... FROM the table) TO: its columns are masked there.",
+        "copy",
+        AGENT,
+        "copy visits to stdout",
+        (Step("copy (select id, guest from visits) to stdout", [("1", "A** L**")]),),
+        sqlstate="42501",
+    ),
+    Case(
+        "a cursor of SQL",
+        "Use SELECT; a driver's server-side cursor over the extended protocol works as well.",
+        "unsupported",
+        TELLER,
+        "declare c cursor with hold for select pan from cards",
+        (Step("select pan from cards where id = 1", [(PAN,)]),),
+    ),
+    # -- texts and settings
+    Case(
+        "an escape that versions of the server read differently",
+        "Check the text's quotes and escapes, its encoding and its length.",
+        "lexer",
+        TELLER,
+        f"select id from cards where pan in (E'\\v', '{PAN}')",
+        (Step(f"select id from cards where pan in (E'\\x0b', '{PAN}')", [(1,)]),),
+        sqlstate="42601",
+    ),
+    Case(
+        "settings in the same text",
+        "Send the statements one by one.",
+        "settings",
+        TELLER,
+        "set search_path = public; select phone from customers where id = 1",
+        (Step("set search_path = public"), Step("select phone from customers where id = 1", [(PHONE,)])),
+    ),
+    Case(
+        "pgveil's own schema",
+        "Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly.",
+        "unsupported",
+        AGENT,
+        "select phone from {schema}.customers where id = 1",
+        (Step("select phone from customers where id = 1", [(MASKED_PHONE,)]),),
+        sqlstate="42501",
+    ),
+    Case(
+        "pgveil's own schema in search_path",
+        "Take pgveil's schemas out of search_path: SET search_path = public",
+        "settings",
+        AGENT,
+        "select phone from customers where id = 1",
+        (Step("SET search_path = public"), Step("select phone from customers where id = 1", [(MASKED_PHONE,)])),
+        before=("set search_path = {schema}",),
+        sqlstate="42501",
+    ),
+    Case(
+        "a name that the client's encoding has not",
+        "Set client_encoding to UTF8: a name that pgveil puts into the text is not in this one.",
+        "lexer",
+        AGENT,
+        'select 1 from U&"\\5BA2\\6237" where "name" is null',
+        (Step("set client_encoding = 'UTF8'"), Step('select name from "客户"', [("A** L**",)])),
+        before=("set client_encoding = 'LATIN1'",),
+        sqlstate="22021",
+    ),
+)
+
+# Hints that no rewritten statement can follow, and why; many speak to the operator.
+_CALCULATOR = "of the calculator, which this world does without: tests/calculator and tests/session try them"
+_OPERATOR = "tells the operator what to set up"
+_CONNECTION = "of the connection, before any statement"
+NOT_BY_REWRITING = {
+    "Run: pgveil apply": "tells the operator: tests/hints/test_hints.py::test_apply_is_what_was_missing does it",
+    "Run the statement again.": "only while new rules come in between the analysis and the decision",
+    "Prepare the statement again.": "about what is prepared already: test_hints.py::test_prepare_again",
+    "Call the function with SELECT.": "another message of the protocol: test_hints.py::test_function_calls",
+    "Choose another name.": "about a name of the protocol: test_hints.py::test_reserved_names",
+    "If it does exist, pgveil does not know of it: write the statement in a plainer form.": "the server is asked first, and its own "
+    "error comes: only what it knows and the analysis does not gets this",
+    "Qualify table names with their schema, or end the transaction and send the statement again.": "only where the server can't be asked for "
+    "the settings: tests/session/test_session_server.py",
+    "If views or functions were changed a moment ago, try again; else name the columns of the table itself.": "the witness's, "
+    "when the analysis was wrong: tests/session/test_session_server.py",
+    "Close those that are not used any longer.": "a limit of thousands: tests/session/test_session.py::test_limits_of_the_books",
+    "Send the long value in a statement of its own.": "a limit of 64 MiB: tests/session",
+    "Send bulk data with COPY, or in several statements.": "a message too long for the protocol ends the connection: tests/proxy/test_framing.py",
+    "Statements that touch nothing protected go on. Tell the operator of pgveil.": _OPERATOR,
+    "Write the table's name or alias before the column.": "the server finds an ambiguous name itself, and first",
+    "Write COPY table (columns) FROM STDIN or TO STDOUT, or COPY (SELECT ...) TO STDOUT.": "the server finds a wrong COPY itself, and first",
+    # What PostgreSQL's grammar does not have, and the parser does: refused in case.
+    "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone.": "not PostgreSQL: the server says so first",
+    "Write it as a table, a subquery or a function with an alias that names its columns: f(...) AS t(a, b).": "not PostgreSQL",
+    "Write JOIN ... ON or JOIN ... USING.": "not PostgreSQL: the server says so first",
+    "Write INSERT INTO table (columns) VALUES or SELECT.": "not PostgreSQL: the server says so first",
+    "Write UPDATE table SET column = value FROM ... WHERE.": "not PostgreSQL: the server says so first",
+    "Its log says more.": _OPERATOR,
+    "Try again after the DDL.": "the catalog kept changing while it was read",
+    "Run another pgveil for the rest.": _OPERATOR,
+    "Create the database with encoding UTF8, or take its tables out of the rules.": _OPERATOR,
+    "See pgveil's log; check `catalog.dsn` in its configuration.": _OPERATOR,
+    "If a pooler stands between pgveil and the server, let it log in as the client's own user.": _OPERATOR,
+    "Connect with sslmode=require or stronger.": _CONNECTION,
+    "Connect replicas and base backups to the PostgreSQL server directly, with a login of their own.": _CONNECTION,
+    "Let pg_hba.conf ask for scram-sha-256 on connections that come from pgveil.": _OPERATOR,
+    "Set channel_binding=disable in the client, or give pgveil the certificate and key that the PostgreSQL server has, or let pgveil reach "
+    "the server without TLS (a Unix socket or the same machine).": _CONNECTION,
+}
+# Modules all of whose hints are told elsewhere, with the reason.
+ELSEWHERE = {
+    "proxy/calculator/": _CALCULATOR,
+    "proxy/session/collect.py": _CALCULATOR,
+    "proxy/session/computer.py": _CALCULATOR,
+    "proxy/session/localtext.py": _CALCULATOR,
+    "proxy/session/judging.py:Select the columns as they are": _CALCULATOR,
+}
