@@ -85,6 +85,9 @@ INSERT INTO "客户" VALUES (1, 'Ann Lee');
 CREATE VIEW v_phones AS SELECT id, phone FROM customers;
 CREATE VIEW v_sorted AS SELECT phone FROM customers ORDER BY phone USING ~<~ LIMIT 1;
 CREATE FUNCTION find_phone(int) RETURNS text LANGUAGE sql AS 'select phone from customers where id = $1';
+CREATE TABLE calls (id int);
+CREATE TABLE called (phone text);
+CREATE RULE remember AS ON INSERT TO calls DO ALSO INSERT INTO called SELECT phone FROM customers WHERE id = new.id;
 ALTER TABLE customers OWNER TO hn_owner;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent;
 GRANT CREATE ON SCHEMA public TO hn_teller, hn_agent;
@@ -138,7 +141,9 @@ def _bank(pg: Postgres, home: Path, rules: str) -> Bank:
     KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
     asyncio.run(_apply(pg.dsn(name), home))
     port, metrics_port = free_port(), free_port()
-    process = start_pgveil(write_config(home, pg, name, port, metrics_port), home / "pgveil.log")
+    config = write_config(home, pg, name, port, metrics_port)
+    config.write_text(config.read_text() + "calculator: {enabled: false}\n")
+    process = start_pgveil(config, home / "pgveil.log")
     wait_ready(metrics_port, process, home / "pgveil.log")
     return Bank(pg, name, home, port, process)
 

@@ -18,7 +18,7 @@ import pytest
 from rules.load import load_rules_text
 from rules.plan import Reason
 from tests.e2e.world import records_in
-from tests.hints.collect import hints
+from tests.hints.collect import Hint, hints
 from tests.hints.conftest import LATE, OTHER_RULES, RULES
 from tests.hints.table import AGENT, CASES, ELSEWHERE, NOT_BY_REWRITING, TELLER, Case, Step
 
@@ -109,7 +109,7 @@ def test_no_hint_is_left_out(request: pytest.FixtureRequest) -> None:
     assert not unknown, "put them into tests/hints/table.py:\n" + "\n".join(unknown)
 
 
-def _is(hint: Any, place: str) -> bool:
+def _is(hint: Hint, place: str) -> bool:
     path, _, begin = place.partition(":")
     return hint.where.startswith(path) and hint.template.startswith(begin)
 
@@ -180,7 +180,7 @@ def test_apply_is_what_was_missing(other_bank: Bank) -> None:
     def attempt(login: str, column: str) -> str | None:
         with other_bank.connect(login) as connection:
             try:
-                row = connection.execute(f"select {column} from late").fetchone()  # type: ignore[call-overload]
+                row = connection.execute(f"select {column} from late").fetchone()
             except psycopg.Error as error:
                 return error.diag.message_hint
             assert row is not None
