@@ -550,7 +550,7 @@ class Gate:
             called = self._functions(lexed, whole, asker)
         if isinstance(called, Refusal):
             return (), called
-        if part.kind is StatementKind.HARMLESS and part.named is not None:
+        if part.kind is StatementKind.ELSEWHERE or (part.kind is StatementKind.HARMLESS and part.named is not None):
             return (), _NOTHING
         refusal = self._written_reads(words, asker, whole[0])
         if refusal is not None:

@@ -33,6 +33,7 @@ _HARMLESS = frozenset(
     }
 )
 _NAMING = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close"})
+_ELSEWHERE = frozenset({"savepoint", "release", "rollback", "abort", "commit", "end", "listen", "unlisten", "notify"})
 _MEANING = frozenset(
     {
         "search_path",
@@ -64,6 +65,7 @@ class StatementKind(StrEnum):
     DYNAMIC = "dynamic"  # DO and CALL: runs text that is not here
     DDL = "ddl"
     HARMLESS = "harmless"
+    ELSEWHERE = "elsewhere"  # its names are of savepoints or channels, whatever relations bear them
     OTHER = "other"  # anything else: refused if it names something protected
 
 
@@ -101,6 +103,8 @@ def classify(lexed: Lexed, first: int, last: int) -> Classified:
         words = {_word(lexed, i) for i in range(first + 1, min(first + 5, last + 1))}
         named = read_drop(lexed, first, last) if word == "discard" else None
         return Classified(StatementKind.HARMLESS, first, last, not words.isdisjoint(_MEANING), named)
+    if word in _ELSEWHERE:
+        return Classified(StatementKind.ELSEWHERE, first, last)
     if word in _DDL:
         return Classified(StatementKind.DDL, first, last)
     return Classified(StatementKind.HARMLESS if word in _HARMLESS else StatementKind.OTHER, first, last)
