@@ -60,7 +60,7 @@ class Results:
             return
         assert head is not None
         run = head.run
-        if run is not None:
+        if run is not None and head.collector is None:
             run.rows += _size(batch)
         shown = _shown(head)
         if head.collector is not None:

@@ -8,8 +8,8 @@
                       Parse Bind Describe Execute of the write   ->
     rows, tag    <-   as the server gives them, or computed      <-
 
-The source's fetch bears the client's names at the server, as `proxy.session.computer` has it; the write has names of pgveil's own. Between
-the two the record of the write becomes durable. All of it is in the client's transaction.
+The source's fetch bears the client's names at the server, as `proxy.session.computer` has it; the write has names of pgveil's own. The record
+of the write is durable before anything that was fetched is looked at. All of it is in the client's transaction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import TEXT_ARRAY_OID, TEXT_OID, Asked, PreparedWrite, audited, fetch_of, fetching
 from proxy.session.replies import bad_value_response
 from proxy.session.state import AUDIT_DOWN
-from proxy.session.statements import Portal, PreparedStatement, Run
+from proxy.session.statements import Portal, PreparedStatement
 from proxy.session.witness import disagreement
 from proxy.wire import messages
 from proxy.wire.arrays import text_array
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from proxy.session.judging import Judging, Steps
     from proxy.session.prepared import Computed
     from proxy.session.state import State
+    from proxy.session.statements import Run
 
     Columns = list[list[bytes | None]]
 
@@ -100,7 +101,7 @@ class Writer(Computer):
         elif asked.rows is not None:
             self._released(asked, run, limit)
         else:
-            collector = self._fetcher.execute(portal, _unrecorded(writing.write.source, arrived), 0)
+            collector = self._fetcher.execute(portal, run, ticket)
             yield from self._fetcher.collected(collector)
             if collector.complete and not self._state.ignores():
                 yield from self._apply(writing, collector, asked, run, ticket, limit)
@@ -198,9 +199,9 @@ class Writer(Computer):
         portal = fetcher.portal(
             fetcher.statement(FETCH_NAME, fetch_of(write.source)), messages.build_bind(FETCH_NAME, FETCH_NAME)
         )
-        collector = self._fetcher.execute(portal, _unrecorded(write.source, arrived), 0)
-        self._fetcher.close(portal.name)
-        yield from self._fetcher.collected(collector)
+        collector = fetcher.execute(portal, run, ticket)
+        fetcher.close(portal.name)
+        yield from fetcher.collected(collector)
         if collector.complete and not self._state.ignores():
             yield from self._apply(made[1], collector, Asked((), (), ()), run, ticket, None)
 
@@ -362,6 +363,9 @@ class Writer(Computer):
             undo=None if collector is None else collector.drop,
         )
         state.send(messages.build_execute(portal.name, limit), entry)
+        if limit <= 0:
+            # It has come to its end, and would else be kept until the transaction's.
+            self._fetcher.ask(Kind.CLOSE, messages.build_close(b"P", portal.name))
 
     def _returned(
         self, writing: PreparedWrite, portal: Portal, asked: Asked, run: Run, ticket: int, limit: int | None
@@ -398,11 +402,6 @@ class Writer(Computer):
             state.to_client.append(messages.build_command_complete(asked.tag))
 
 
-def _unrecorded(source: Compute, arrived: float) -> Run:
-    """The source's own execution: what it reads is in the record of the write."""
-    return Run(audited(source), (0,), arrived)
-
-
 def _told(write: Write) -> Admit:
     """The write as the audit log is told of it: with all that its source touches."""
     plan = write.apply.plans[0]
@@ -420,7 +419,7 @@ def _told(write: Write) -> Admit:
         touched=tuple(touched[name] for name in sorted(touched)),
         lookups=plan.lookups or source.lookups,
     )
-    return replace(write.apply, plans=(told,), shape=write.shape)
+    return replace(fetching(write.apply), plans=(told,), shape=write.shape)
 
 
 def _bad(bad: BadValue) -> Failed:
