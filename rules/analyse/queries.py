@@ -100,6 +100,20 @@ class Queries:
             self.expressions.visit(alias.this, *alias.columns)
             scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
             self.record.seen(scope.ctes[name])
+        self._search(clause, scope)
+
+    def _search(self, clause: exp.With, scope: Scope) -> None:
+        """SEARCH and CYCLE behind the last query add columns made of one of its own (PostgreSQL manual, 7.8.2)."""
+        search = clause.args.get("search")
+        if search is None:
+            return
+        entry = scope.ctes[clause.expressions[-1].args["alias"].name]
+        followed = entry.find(search.this.name)
+        if followed is None or followed.touches:
+            self._unknown(search, "SEARCH and CYCLE by a protected column are not analysed")
+        added = [each for each in (search.expression, search.args.get("using")) if each]
+        self.expressions.visit(search.this, *added)
+        entry.columns += [Named(each.name, NOTHING) for each in added]
 
     def _only_backwards(self, ctes: Sequence[exp.CTE]) -> None:
         """With RECURSIVE a query can name those behind it, and itself: what we would take for a table of that name."""
