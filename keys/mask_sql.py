@@ -29,9 +29,18 @@ def pseudonym_key_sql(schema: str = "pgveil") -> str:
 
     Send the key as a parameter, never in the text, with log_statement and log_parameter_max_length such that it is not logged.
     """
+    return _key_sql(schema, "pseudonym_key")
+
+
+def lookup_key_sql(schema: str = "pgveil") -> str:
+    """As `pseudonym_key_sql`, for the key of look-up tickets."""
+    return _key_sql(schema, "lookup_key")
+
+
+def _key_sql(schema: str, table: str) -> str:
     private = quote_ident(private_schema(schema))
     return (
-        f"INSERT INTO {private}.pseudonym_key (inner_pad, outer_pad)\n"
+        f"INSERT INTO {private}.{table} (inner_pad, outer_pad)\n"
         f"SELECT {private}.hmac_pad(k.v, 54), {private}.hmac_pad(k.v, 92)\n"
         "FROM (SELECT $1::pg_catalog.bytea AS v) k WHERE pg_catalog.octet_length(k.v) OPERATOR(pg_catalog.>=) 16\n"
         "ON CONFLICT (id) DO UPDATE SET inner_pad = EXCLUDED.inner_pad, outer_pad = EXCLUDED.outer_pad"
@@ -220,6 +229,12 @@ CREATE TABLE IF NOT EXISTS @P@.pseudonym_key (
     outer_pad pg_catalog.bytea NOT NULL
 );
 REVOKE ALL ON TABLE @P@.pseudonym_key FROM PUBLIC;
+CREATE TABLE IF NOT EXISTS @P@.lookup_key (
+    id pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (id),
+    inner_pad pg_catalog.bytea NOT NULL,
+    outer_pad pg_catalog.bytea NOT NULL
+);
+REVOKE ALL ON TABLE @P@.lookup_key FROM PUBLIC;
 """,
     _qualify("""CREATE OR REPLACE FUNCTION @P@.hmac_pad(key pg_catalog.bytea, pad pg_catalog.int4) RETURNS pg_catalog.bytea
 IMMUTABLE PARALLEL SAFE LANGUAGE sql
@@ -241,6 +256,16 @@ RETURN (
     SELECT 'p_' {||} pg."left"(pg.encode(@P@.hmac_sha256(k.inner_pad, k.outer_pad,
         pg.convert_to(scope, 'UTF8') {||} E'\\\\x00'::pg_catalog.bytea {||} pg.convert_to(v, 'UTF8')), 'hex'), digits)
     FROM @P@.pseudonym_key k
+);
+"""),
+    # What a ticket of keys.lookup says, if it was made with the key and for this column; NULL for any other.
+    _qualify("""CREATE OR REPLACE FUNCTION @P@.lookup_value(ticket pg_catalog.text, name pg_catalog.text)
+RETURNS pg_catalog.text STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp LANGUAGE sql
+RETURN (
+    SELECT CASE WHEN @P@.hmac_sha256(k.inner_pad, k.outer_pad,
+        pg.convert_to(name, 'UTF8') {||} E'\\\\x00'::pg_catalog.bytea {||} pg.substr(t.raw, 33)) {=} pg.substr(t.raw, 1, 32)
+        THEN pg.convert_from(pg.substr(t.raw, 33), 'UTF8') END
+    FROM @P@.lookup_key k, (SELECT pg.decode(ticket, 'base64') AS raw) t
 );
 """),
 )

@@ -26,8 +26,10 @@ from proxy.named import (
 )
 from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
+from proxy.session.metering import metered
 from proxy.splicing import LiteralSealer, edited
 from proxy.taking_apart import COMPUTABLE, TakingApart
+from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify, copy_table
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
@@ -40,13 +42,13 @@ from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, calls
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Mapping
 
     from proxy.session.computing import Compute, Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
-    from rules.model import Column, ColumnName, Principal, Rules
+    from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
 
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
 _CHECK_TEXT = "Check the text's quotes and escapes, its encoding and its length."
@@ -72,6 +74,7 @@ class _Asker:
     limited: bool
     unfenced: bool
     views: frozenset[TableName]
+    keys: Mapping[ColumnName, tuple[str, ...]]
 
 
 class _RefusedError(Exception):
@@ -243,7 +246,22 @@ class Gate:
             t for t in rules.protected_tables() if TableName(principal.policy.schema, view_name(t)) in catalog.by_name
         )
         limited = any(v is not Verdict.CLEAR for v in verdicts.values())
-        return _Asker(replace(principal, exposed=unfenced), limited, unfenced, views)
+        return _Asker(replace(principal, exposed=unfenced), limited, unfenced, views, self._keys(principal.policy))
+
+    def _keys(self, policy: PolicyClass) -> Mapping[ColumnName, tuple[str, ...]]:
+        """By which columns the class's look-up functions tell rows, for those that are there."""
+        protection = self._world.protection
+        there = {f.name for f in protection.catalog.functions if f.name.schema == policy.schema}
+        relations = {
+            name: protection.catalog.by_name.get(name.relation)
+            for name in lookups.wanted(policy, protection.rules)
+            if lookups.function_of(policy, name) in there
+        }
+        return {
+            name: lookups.key_of(relation, protection.columns_of(relation), protection.rules)
+            for name, relation in relations.items()
+            if relation is not None
+        }
 
     # -- texts
 
@@ -374,7 +392,9 @@ class Gate:
             return None
 
         def judge(text: bytes) -> Decision:
-            return self._judge(text, asker, settings, extended=True, computing=False)
+            decision = self._judge(text, asker, settings, extended=True, computing=False)
+            # Look-ups are counted where the client's own statement runs, not where its parts do.
+            return Refuse(refusal) if isinstance(decision, Admit) and metered(decision.plans) else decision
 
         taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
         span, database = (parts[0].first, parts[0].last), protection.under(settings.temporary)
@@ -583,7 +603,13 @@ class Gate:
                 token=part.first if error.token is None else error.token,
             )
         judgement = Judgement(
-            protection.rules, asker.principal.policy, protection.unapplied, asker.views, _canonical_type
+            protection.rules,
+            asker.principal.policy,
+            protection.unapplied,
+            asker.views,
+            _canonical_type,
+            asker.keys,
+            protection.told,
         )
         plan = decide(facts, judgement)
         if isinstance(plan, Refusal):
@@ -778,6 +804,15 @@ class Gate:
                 UNSUPPORTED,
                 f'COPY can\'t carry sealed column "{name}"',
                 hint=hint,
+                column=name,
+                token=token,
+            )
+        if writes and verdict is not Verdict.CLEAR and name in self._world.protection.told:
+            return Refusal(
+                Reason.ORACLE,
+                DENIED,
+                f'column "{name}" can\'t be given values by COPY: it is not clear for this login, and a constraint would tell which are there',
+                hint="Write it with a login that sees the column clear.",
                 column=name,
                 token=token,
             )

@@ -6,12 +6,14 @@ Everything that the design calls passed in (clocks, randomness) comes in here, a
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -30,12 +32,15 @@ from audit.event import (
     StatementEnded,
 )
 from audit.log import AuditLog
+from keys.lookup import LOOKUP_DOMAIN
 from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
 from proxy.calculator.service import CalculatorService
 from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
 from proxy.errors import ConfigError
+from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
+from proxy.metric_files import ENVIRONMENT
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
 from proxy.session.limits import SessionLimits
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
     from proxy.session.backend import Backend
     from proxy.session.frontend import Frontend
     from proxy.session.link import SessionContext, SessionLike
+    from proxy.session.metering import LookupMeter
     from proxy.wire.messages import CancelRequest
     from rules.catalog import Catalog
     from rules.model import Principal, Rules
@@ -167,6 +173,11 @@ class Guard:
         # One a database: the OIDs in a description mean something else in another one.
         self._descriptions: dict[str, DescriptionCache] = {}
         self._computed: dict[str, ComputeCache] = {}
+        # Workers meet in the directory in which their metrics meet; without one this process is all there is.
+        shared = os.environ.get(ENVIRONMENT)
+        self._meter: LookupMeter = (
+            SharedLookupMeter(Path(shared) / "lookups", time.monotonic) if shared else LocalLookupMeter(time.monotonic)
+        )
         self._calculator = CalculatorService(config.calculator, metrics, monotonic=time.monotonic)
         self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
@@ -187,7 +198,12 @@ class Guard:
         self._audit = await self._open_audit()
         self._audit.on_durable(self._durable)
         self._audit.on_failure(self._audit_lost)
-        self._codec = ValueCodec(ring, random=secrets.token_bytes, pseudonym_key=_pseudonym_key(ring))
+        self._codec = ValueCodec(
+            ring,
+            random=secrets.token_bytes,
+            pseudonym_key=_key_of(ring, PSEUDONYM_DOMAIN),
+            lookup_key=_key_of(ring, LOOKUP_DOMAIN),
+        )
         self._rules = rules
         await self._calculator.start()
         self._databases = Databases(
@@ -258,6 +274,7 @@ class Guard:
             computed=self._computed.setdefault(context.database, ComputeCache()),
             limits=self._limits(),
             pump=context.pump,
+            meter=self._meter,
         )
         session.announced = False
         session.on_stale = lambda: self._stale(context.database)
@@ -467,8 +484,8 @@ def _database_of(dsn: str) -> str:
     return unquote(parts.path.lstrip("/")) or parts.username or "postgres"
 
 
-def _pseudonym_key(ring: KeyRing) -> bytes | None:
-    return ring.newest(PSEUDONYM_DOMAIN).material if PSEUDONYM_DOMAIN in ring.domains() else None
+def _key_of(ring: KeyRing, domain: str) -> bytes | None:
+    return ring.newest(domain).material if domain in ring.domains() else None
 
 
 def _one_key_each(rules: Rules, ring: KeyRing) -> None:

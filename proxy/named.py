@@ -104,7 +104,16 @@ def execution(lexed: Lexed, part: Classified, plan: Plan, canonical: Callable[[s
             if isinstance(found, Refusal):
                 return found
             literals += found
-    made = replace(plan, edits=(), literals=tuple(literals), params=())
+    if plan.metered and any(literal.array for literal in literals):
+        return Refusal(
+            Reason.LOOKUP,
+            DENIED,
+            "an array constant can't be looked up by a login that sees the column masked",
+            hint="Write the argument as ARRAY['...', '...'].",
+            token=part.named.token,
+        )
+    counted = max(plan.metered, len(literals)) if plan.metered else 0
+    made = replace(plan, edits=(), literals=tuple(literals), params=(), metered=counted)
     if not part.wrapped:
         return made
     opened = next((r.open for r in plan.results or () if r.open is not None), None)

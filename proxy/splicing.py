@@ -33,7 +33,7 @@ def edited(lexed: Lexed, plans: Iterable[Plan | None], sealer: LiteralSealer) ->
     splices: list[Splice] = []
     for plan in plans:
         if plan is not None:
-            splices += [splice(lexed, e.first, e.last, e.text) for e in plan.edits]
+            splices += [splice(lexed, e.first, e.last, e.text, behind=e.behind) for e in plan.edits]
             splices += [splice(lexed, s.first, s.last, _sealed(lexed, s, sealer)) for s in plan.literals]
     return spliced(lexed.text, sorted(splices))
 
@@ -54,8 +54,10 @@ def _sealed(lexed: Lexed, literal: SealLiteral, sealer: LiteralSealer) -> str:
     return "'" + sealed.decode("ascii") + "'"
 
 
-def splice(lexed: Lexed, first: int, last: int, text: str) -> Splice:
-    """Tokens `first..last` replaced by `text`; with `last < first` it goes before `first`."""
+def splice(lexed: Lexed, first: int, last: int, text: str, *, behind: bool = False) -> Splice:
+    """Tokens `first..last` replaced by `text`; with `last < first` it goes before `first`, with `behind` after `last`."""
+    if behind:
+        return lexed.tokens[last].end, lexed.tokens[last].end, text
     start = lexed.tokens[first].start
     return start, (lexed.tokens[last].end if last >= first else start), text
 

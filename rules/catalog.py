@@ -68,6 +68,7 @@ class Relation:
     """A table, view, materialized view, partitioned or foreign table. `kind` is pg_class.relkind: r p v m f.
 
     `primary_key` holds attnums, of a key that is not deferrable. `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
+    `telling`: attnums in unique and exclusion constraints and indexes, and in foreign keys, which tell a writer what values there are.
     `trigger_functions`: those that the user's triggers on it run. `rules`: pg_get_ruledef's texts, but for views' own.
     """
 
@@ -82,6 +83,7 @@ class Relation:
     row_security: bool = False
     has_triggers: bool = False
     primary_key: tuple[int, ...] = ()
+    telling: tuple[int, ...] = ()
     trigger_functions: tuple[TableName, ...] = ()
     rules: tuple[str, ...] = ()
 
@@ -203,6 +205,7 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
             row_security=row["row_security"],
             has_triggers=row["has_triggers"],
             primary_key=tuple(row["primary_key"] or ()),
+            telling=tuple(sorted(row["telling"] or ())),
             trigger_functions=tuple(sorted(set(triggers.get(oid, ())))),
             rules=tuple(sorted(rules.get(oid, ()))),
         )

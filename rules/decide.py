@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rules.analyse.facts import Use
+from rules.lookups import function_of
 from rules.model import Column, ColumnName, PolicyClass, Protection, SealMode, Verdict, quote_ident, view_name
 from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from rules.analyse.facts import ColumnUse, Constant, Facts, Obstacle, Pair, RelationRef
+    from rules.analyse.facts import ColumnUse, Constant, Facts, LookupSite, Obstacle, Pair, RelationRef, Stored
     from rules.model import Rules, TableName
 
 DENIED = "42501"  # insufficient_privilege
@@ -22,6 +23,10 @@ UNSUPPORTED = "0A000"  # feature_not_supported
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
 _TEXTS = frozenset({"text", "varchar", "character varying", "char", "character", "bpchar"})
+
+
+# Kinds of sources (Stored.source) that are nobody's guess.
+_TELLS_NOTHING = frozenset({"null", "destroyed"})
 
 
 class RefusedError(Exception):
@@ -37,7 +42,9 @@ class Judgement:
     """What decide needs besides the facts: the rules, the class, and what the database holds.
 
     `unapplied`: columns that the rules seal and the database does not yet. `views`: masking views that exist in the class's schema, by the
-    table they stand for. `canonical_type`: a type's canonical spelling, to tell that a cast is to the column's own type.
+    table they stand for. `canonical_type`: a type's canonical spelling, to tell that a cast is to the column's own type. `keys`: by which columns a
+    look-up function of the class tells rows, for each column that has one. `told`: protected columns whose constraints tell a writer which values
+    there are (unique, exclusion, foreign key).
     """
 
     rules: Rules
@@ -45,6 +52,8 @@ class Judgement:
     unapplied: frozenset[ColumnName]
     views: frozenset[TableName]
     canonical_type: Callable[[str], str]
+    keys: Mapping[ColumnName, tuple[str, ...]] = field(default_factory=dict)
+    told: frozenset[ColumnName] = frozenset()
 
 
 def decide(facts: Facts, judgement: Judgement) -> Plan | Refusal:
@@ -59,6 +68,9 @@ class _Decision:
     def __init__(self, facts: Facts, judgement: Judgement) -> None:
         self.facts = facts
         self.judgement = judgement
+        self.sites = tuple(s for s in facts.sites if self._is_lookup(s))
+        self.site_tokens = {(s.column, s.token) for s in self.sites}
+        self.tickets = {t for s in self.sites for t in s.constants}
 
     def plan(self) -> Plan:
         facts = self.facts
@@ -77,6 +89,7 @@ class _Decision:
         edits = [e for ref in facts.relations for e in self._replace(ref)]
         literals, params, uncast = self._constants()
         edits += uncast
+        edits += [e for site in self.sites for e in self._look_up(site)]
         return Plan(
             action=facts.action,
             tables=tuple(
@@ -94,7 +107,56 @@ class _Decision:
             params=params,
             results=self._results(),
             writes=facts.writes,
-            lookups=any(u.use is Use.EQUAL_CONSTANT for u in facts.uses),
+            lookups=bool(self.sites)
+            or any(
+                u.use is Use.EQUAL_CONSTANT and (not self._limited(u.column) or self._sealed(u.column))
+                for u in facts.uses
+            ),
+            metered=self._metered(),
+        )
+
+    # -- look-ups (ADR 0015)
+
+    def _is_lookup(self, site: LookupSite) -> bool:
+        """Whether a comparison is to be made with the real values of a column that the role sees masked, and keeps plain."""
+        column = self.judgement.rules.column(site.column)
+        return (
+            column is not None
+            and column.protection is Protection.MASKED
+            and site.column in self.judgement.policy.lookups
+            and self._limited(site.column)
+        )
+
+    def _look_up(self, site: LookupSite) -> Iterable[Edit]:
+        """The comparison becomes a membership test on the table's key; the constants in it become tickets."""
+        keys = self.judgement.keys.get(site.column)
+        if not keys:
+            raise RefusedError(
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'there is no look-up function of column "{site.column}" for this login\'s class {self.judgement.policy.id}',
+                    hint="Run: pgveil apply",
+                    column=site.column,
+                    token=site.token,
+                )
+            )
+        function = function_of(self.judgement.policy, site.column)
+        row = ", ".join(f"{quote_ident(site.qualifier)}.{quote_ident(key)}" for key in keys)
+        called = f"(({row}) IN (SELECT * FROM {quote_ident(function.schema)}.{quote_ident(function.name)}("  # noqa: S608 - quoted
+        before, after = (called, "))" + ")") if site.array else (called + "ARRAY[", "]::pg_catalog.text[])))")
+        yield Edit(site.head[0], site.head[1], before)
+        if site.tail[1] >= site.tail[0]:
+            yield Edit(site.tail[0], site.tail[1], after)
+        else:
+            yield Edit(site.tail[1], site.tail[1], after, behind=True)
+
+    def _metered(self) -> int:
+        """How many constants look up what the role sees masked."""
+        return len(self.tickets) + sum(
+            1
+            for c in self.facts.constants
+            if self._sealed(c.column) and self._limited(c.column) and (c.compared or c.column in self.judgement.told)
         )
 
     # -- small questions
@@ -183,6 +245,8 @@ class _Decision:
     def _target_reads(self) -> None:
         """Masked columns of the very table that is written: no masking view can stand in for it."""
         for use in self.facts.target_reads:
+            if (use.column, use.token) in self.site_tokens:
+                continue
             if self._limited(use.column) and not self._sealed(use.column):
                 raise RefusedError(
                     Refusal(
@@ -200,6 +264,12 @@ class _Decision:
         if column.protection is not Protection.SEALED or use.use is Use.NULL_TEST:
             return
         if self._limited(use.column):
+            if (
+                use.use is Use.EQUAL_CONSTANT
+                and use.column in self.judgement.policy.lookups
+                and column.mode is SealMode.DETERMINISTIC
+            ):
+                return
             raise RefusedError(
                 Refusal(
                     Reason.LOOKUP,
@@ -329,6 +399,8 @@ class _Decision:
                         token=leak.token,
                     )
                 )
+        for stored in self.facts.stored:
+            self._tells(stored)
         for copy in self.facts.copies:
             self._copy(copy)
         for stored in self.facts.stored:
@@ -343,6 +415,24 @@ class _Decision:
                         token=stored.token,
                     )
                 )
+
+    def _tells(self, stored: Stored) -> None:
+        """A value of one's own choosing, stored where a constraint tells whether it is there already, is a look-up of that value."""
+        name = stored.column
+        if stored.source in _TELLS_NOTHING or name not in self.judgement.told or not self._limited(name):
+            return
+        if name in self.judgement.policy.lookups:
+            return
+        raise RefusedError(
+            Refusal(
+                Reason.ORACLE,
+                DENIED,
+                f'column "{name}" can\'t be given a value by a login that sees it masked: a constraint would tell whether the value is there',
+                hint="Write it with a login that sees it clear, or allow the role `lookup: equality` on it in the rules.",
+                column=name,
+                token=stored.token,
+            )
+        )
 
     def _copy(self, copy: Pair) -> None:
         """`copy.left` gets a value of `copy.right`."""
@@ -404,7 +494,8 @@ class _Decision:
             text += f" AS {qualifier}"
         yield Edit(ref.first, ref.last, text)
         for first, last in ref.qualified:
-            yield Edit(first, last, qualifier)
+            if not any(site.first <= first and last <= site.last for site in self.sites):
+                yield Edit(first, last, qualifier)
 
     def _constants(self) -> tuple[tuple[SealLiteral, ...], tuple[SealParam, ...], list[Edit]]:
         """What is sealed, and edits that take the casts off sealed parameters."""
@@ -414,7 +505,7 @@ class _Decision:
         uncast: list[Edit] = []
         sealed_tokens: dict[int, list[int]] = defaultdict(list)
         for constant in self.facts.constants:
-            if not self._sealed(constant.column):
+            if not self._sealed(constant.column) and constant.token not in self.tickets:
                 continue
             column = self._column(constant.column)
             if constant.flows:
@@ -430,6 +521,7 @@ class _Decision:
                         token=constant.token,
                     )
                 )
+            self._countable(constant, column)
             self._casts(constant, column)
             number = numbers.get(constant.token)
             if number is None:
@@ -459,6 +551,21 @@ class _Decision:
                     number, next(c for c in self.facts.constants if c.token in sealed_tokens[number])
                 )
         return tuple(literals), tuple(params.values()), uncast
+
+    def _countable(self, constant: Constant, column: Column) -> None:
+        """An array constant of a look-up can't be counted before it is sealed; a parameter's elements can."""
+        literal = constant.token not in dict(self.facts.parameters)
+        if constant.array and constant.compared and literal and self._limited(column.name):
+            raise RefusedError(
+                Refusal(
+                    Reason.LOOKUP,
+                    DENIED,
+                    f'column "{column.name}" can\'t be looked up by an array constant',
+                    hint="Write IN ('...', '...'), or give the array as a parameter.",
+                    column=column.name,
+                    token=constant.token,
+                )
+            )
 
     def _casts(self, constant: Constant, column: Column) -> None:
         refusal = cast_refusal(

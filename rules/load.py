@@ -14,11 +14,23 @@ from typing import TYPE_CHECKING
 
 from rules.columns import read_column
 from rules.document import MAX_BYTES, Place, Scalar, read_document
+from rules.document import Mapping as Branches
 from rules.model import Column, ColumnName, Level, Role, Rules, SealMode, Table, TableName, Verdict
 from rules.names import NameFormError, column_name, show_name, single_name, table_name
 from rules.problems import Problem, RulesError, nearest_name
 from rules.reading import Reader
-from rules.schema import FORMAT_VERSION, ROLE_FORM, ROLE_KEYS, TABLE_KEYS, TOP_KEYS
+from rules.schema import (
+    DEFAULT_LOOKUPS,
+    FORMAT_VERSION,
+    LOOKUP_FORMS,
+    LOOKUPS_KEYS,
+    MAX_LOOKUPS,
+    ROLE_COLUMN_KEYS,
+    ROLE_FORM,
+    ROLE_KEYS,
+    TABLE_KEYS,
+    TOP_KEYS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -81,6 +93,8 @@ def check_rules(text: str, filename: str) -> Checked:
     rules = None
     if not reader.failed:
         rules = Rules(_digest(file.tables, file.roles), MappingProxyType(file.tables), MappingProxyType(file.roles))
+        file.check_lookups(rules)
+        rules = None if reader.failed else rules
     return Checked(rules, reader.problems(), MappingProxyType(file.places))
 
 
@@ -113,6 +127,7 @@ class _File:
         # Columns with errors of their own are known by name, so that a role's mention of them is not a second error.
         self._known: dict[ColumnName, Column | None] = {}
         self._holders: dict[str, str] = {}
+        self._lookups_asked: list[tuple[Role, ColumnName, Place]] = []
 
     def read(self, root: Node) -> None:
         fields = self._reader.fields(root, "a rules file", TOP_KEYS)
@@ -232,15 +247,71 @@ class _File:
                     f"the login {login} also holds the role {holder}; the strictest verdict holds",
                     "list it once",
                 )
-        columns = self._verdicts(what, fields.get("columns"))
+        asked: dict[ColumnName, Place] = {}
+        columns = self._verdicts(what, fields.get("columns"), asked)
         levels = self._levels(what, fields.get("levels"), named=columns.keys())
-        self.roles[name] = Role(
+        limit = self._lookup_limit(what, fields.get("lookups"), asked)
+        self.roles[name] = made = Role(
             name,
             frozenset(n for n, _ in logins),
             frozenset(n for n, _ in member_of),
             MappingProxyType(levels),
             MappingProxyType(columns),
+            frozenset(asked),
+            limit,
         )
+        self._lookups_asked += [(made, column, place) for column, place in asked.items()]
+
+    def _lookup_limit(self, what: str, node: Node | None, asked: Collection[ColumnName]) -> int | None:
+        if node is None:
+            return DEFAULT_LOOKUPS if asked else None
+        fields = self._reader.fields(node, f"the lookups of {what}", LOOKUPS_KEYS)
+        value = None if fields is None else fields.get("per_minute")
+        number = value.value if isinstance(value, Scalar) else None
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_LOOKUPS:
+            place = node.place if value is None else value.place
+            self._reader.error(
+                place,
+                f"{what}: per_minute is a whole number from 1 to {MAX_LOOKUPS}",
+                "write `lookups: {per_minute: 30}`",
+            )
+            return DEFAULT_LOOKUPS
+        if not asked:
+            self._reader.warn(
+                node.place,
+                f"{what} has no look-ups to limit",
+                "give a column of the role `lookup: equality`, or leave it out",
+            )
+        return number
+
+    def check_lookups(self, rules: Rules) -> None:
+        """What a look-up needs, once all of the file is known."""
+        for role, name, place in self._lookups_asked:
+            column = rules.column(name)
+            if column is None:
+                continue
+            what = f"role {role.name}: look-up by {name}"
+            verdict = rules.role_verdict(role, column)
+            if verdict is not Verdict.MASKED:
+                self._reader.error(
+                    place,
+                    f"{what}: the role sees the column {verdict}",
+                    "look-ups are for columns that the role sees masked: take `lookup` away, or write `verdict: masked`",
+                )
+            elif column.mode is SealMode.RANDOMIZED:
+                self._reader.error(
+                    place,
+                    f"{what}: the column is sealed randomized, so nothing can be found by it",
+                    "seal it deterministic",
+                )
+            elif column.type is None:
+                self._reader.error(
+                    place,
+                    f"{what}: the column's `type` must be known",
+                    "give the column its type, as `type: varchar(20)`",
+                )
+            elif column.type.endswith("]"):
+                self._reader.error(place, f"{what}: the column is an array", "take `lookup` away")
 
     def _levels(self, what: str, node: Node | None, *, named: Collection[ColumnName]) -> dict[Level, Verdict]:
         """Verdicts by level; `named` are the columns for which the role says something of its own."""
@@ -268,7 +339,19 @@ class _File:
                 place, f"{what} sees {_some(open_)} all the same: not protected", "add `protection` to the column"
             )
 
-    def _verdicts(self, what: str, node: Node | None) -> dict[ColumnName, Verdict]:
+    def _role_column(self, what: str, value: Node) -> tuple[Verdict | None, Place | None]:
+        """A verdict, or a mapping with one and with `lookup`; the place of a look-up that is allowed."""
+        if not isinstance(value, Branches):
+            return self._reader.choice(value, what, Verdict), None
+        fields = self._reader.fields(value, what, ROLE_COLUMN_KEYS) or {}
+        verdict = self._reader.choice(fields["verdict"], f"{what}, verdict", Verdict) if "verdict" in fields else None
+        form = fields.get("lookup")
+        word = None if form is None else self._reader.word(form, f"{what}, lookup")
+        if form is not None and word is not None and word not in LOOKUP_FORMS:
+            self._reader.error(form.place, f"{what}: `lookup` is `equality` or `none`", "write `lookup: equality`")
+        return verdict, form.place if form is not None and word == "equality" else None
+
+    def _verdicts(self, what: str, node: Node | None, asked: dict[ColumnName, Place]) -> dict[ColumnName, Verdict]:
         verdicts: dict[ColumnName, Verdict] = {}
         entries = None if node is None else self._reader.mapping(node, f"the columns of {what}", empty=True)
         for key, value in entries or ():
@@ -277,7 +360,7 @@ class _File:
             except NameFormError as error:
                 self._reader.error(key.place, str(error), error.fix)
                 continue
-            verdict = self._reader.choice(value, f"{what}, column {name}", Verdict)
+            verdict, lookup = self._role_column(f"{what}, column {name}", value)
             if name not in self._known:
                 meant = nearest_name(name, self._known)
                 fix = "classify it under `tables`" if meant is None else f"did you mean `{show_name(*meant)}`?"
@@ -288,6 +371,8 @@ class _File:
                     key.place, f"{what}: the column {name} is here twice under two spellings", "merge the two"
                 )
             column = self._known[name]
+            if lookup is not None:
+                asked[name] = lookup
             if verdict is None or column is None:
                 continue
             verdicts[name] = verdict
@@ -328,7 +413,14 @@ def _digest(tables: ReadOnly[TableName, Table], roles: ReadOnly[str, Role]) -> s
             (t.name, t.subject, [_column_content(t.columns[c]) for c in sorted(t.columns)]) for t in tables.values()
         ),
         sorted(
-            (r.name, sorted(r.logins), sorted(r.member_of), sorted(r.levels.items()), sorted(r.columns.items()))
+            (
+                r.name,
+                sorted(r.logins),
+                sorted(r.member_of),
+                sorted(r.levels.items()),
+                sorted(r.columns.items()),
+                *([sorted(r.lookups), r.lookups_per_minute] if r.lookups else ()),
+            )
             for r in roles.values()
         ),
     ]

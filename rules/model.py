@@ -129,7 +129,9 @@ class Table:
 class Role:
     """A post. A login holds it by being listed or by membership (direct or not) in one of `member_of`.
 
-    The verdict on a column is `columns[column]` where given, else `levels[level]`, else the column's strictest.
+    The verdict on a column is `columns[column]` where given, else `levels[level]`, else the column's strictest. `lookups`: columns that it
+    sees masked and may search by their real value all the same, at most `lookups_per_minute` values a minute and login (None: as many as
+    it likes).
     """
 
     name: str
@@ -137,17 +139,21 @@ class Role:
     member_of: frozenset[str] = frozenset()
     levels: Mapping[Level, Verdict] = field(default_factory=dict)
     columns: Mapping[ColumnName, Verdict] = field(default_factory=dict)
+    lookups: frozenset[ColumnName] = frozenset()
+    lookups_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyClass:
     """A distinct set of verdicts. Logins of one class share plans and masking views.
 
-    `id` is 12 hex digits of a digest over the verdicts, so it names the same set wherever it is computed.
+    `id` is 12 hex digits of a digest over the verdicts, so it names the same set wherever it is computed. `lookups`: masked columns that may be
+    searched by their real value.
     """
 
     id: str
     verdicts: Mapping[ColumnName, Verdict]
+    lookups: frozenset[ColumnName] = frozenset()
 
     @property
     def schema(self) -> str:
@@ -164,13 +170,14 @@ class Principal:
     """Who asks: the authenticated login, the rules' roles that it holds (sorted), and the class these make.
 
     `exposed`: some column is not clear to it and no privilege keeps it from that (an owner, a superuser), so the server's own texts may hold
-    values that it may not see.
+    values that it may not see. `lookups_per_minute`: the least that its roles allow, None where none of them has a limit.
     """
 
     login: str
     roles: tuple[str, ...]
     policy: PolicyClass
     exposed: bool = False
+    lookups_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +239,22 @@ class Rules:
                 verdicts[column.name] = max(each, key=lambda v: v.strictness)
             else:
                 verdicts[column.name] = self.strictest(column)
-        return Principal(login, tuple(r.name for r in roles), PolicyClass(class_id(verdicts), verdicts))
+        lookups = frozenset(
+            name
+            for name, verdict in verdicts.items()
+            if verdict is Verdict.MASKED and roles and all(self._may_look_up(r, name) for r in roles)
+        )
+        limits = [r.lookups_per_minute for r in roles if r.lookups_per_minute is not None]
+        policy = PolicyClass(class_id(verdicts, lookups), verdicts, lookups)
+        return Principal(
+            login, tuple(r.name for r in roles), policy, lookups_per_minute=min(limits) if lookups and limits else None
+        )
+
+    def _may_look_up(self, role: Role, name: ColumnName) -> bool:
+        """Whether one of several roles is no obstacle to finding rows by a column's real value."""
+        column = self.column(name)
+        assert column is not None
+        return name in role.lookups or self.role_verdict(role, column) is Verdict.CLEAR
 
 
 def _no_mask_no_look(verdict: Verdict, column: Column) -> Verdict:
@@ -240,9 +262,9 @@ def _no_mask_no_look(verdict: Verdict, column: Column) -> Verdict:
     return Verdict.REFUSED if verdict is Verdict.MASKED and column.mask is None else verdict
 
 
-def class_id(verdicts: Mapping[ColumnName, Verdict]) -> str:
-    """12 hex digits that name a set of verdicts."""
-    text = "\n".join(f"{c}={v}" for c, v in sorted(verdicts.items()))
+def class_id(verdicts: Mapping[ColumnName, Verdict], lookups: Iterable[ColumnName] = ()) -> str:
+    """12 hex digits that name a set of verdicts and look-ups."""
+    text = "\n".join([*(f"{c}={v}" for c, v in sorted(verdicts.items())), *(f"{c}=?" for c in sorted(lookups))])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -27,11 +27,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Replace the original text from token `first` to token `last` (both included) by `text`; `last < first` inserts before `first`."""
+    """Replace the original text from token `first` to token `last` (both included) by `text`; `last < first` inserts before `first`.
+
+    `behind`: nothing is replaced, and `text` goes behind token `last`.
+    """
 
     first: int
     last: int
     text: str
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class SealLiteral:
     """Replace tokens `first..last` by the sealed form of literal token `token`, as a string constant.
 
     `negative`: a minus sign stands before the number. `array`: the literal is an array constant whose elements are sealed one by one.
-    `exact`: it is compared and not stored, so what the column can't hold equals nothing instead of being an error.
+    `exact`: it is compared and not stored, so what the column can't hold equals nothing instead of being an error. A constant for a column that
+    is not sealed becomes the ticket of a look-up instead.
     """
 
     token: int
@@ -105,6 +110,7 @@ class Plan:
     results: tuple[ResultColumn, ...] | None = None
     writes: bool = False
     lookups: bool = False
+    metered: int = 0
     later: Plan | None = None
 
     @property
@@ -134,6 +140,8 @@ class Reason(StrEnum):
     BAD_VALUE = "bad_value"  # the client's value is not of the column's type
     AUDIT = "audit"  # the audit log cannot be written
     SETTINGS = "settings"  # the session's settings are not known
+    ORACLE = "oracle"  # a constraint would tell the role whether a value is there
+    LOOKUP_RATE = "lookup_rate"  # more look-ups than the role may make in a minute
     LIMIT = "limit"
 
 

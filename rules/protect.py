@@ -52,6 +52,12 @@ class ProtectionMap:
         self.suspects = self.relation_words | self.column_words
         self._sources = self._by_source()
         self.unapplied = self._not_sealed_yet()
+        self.told = frozenset(
+            columns[column.name]
+            for oid, columns in self._columns.items()
+            for column in catalog.relations[oid].columns
+            if column.name in columns and column.attnum in catalog.relations[oid].telling
+        )
         self.seals = any(c.protection is Protection.SEALED for c in rules.protected_columns())
 
     # -- what the analysis asks
@@ -189,7 +195,7 @@ class ProtectionMap:
         """Those that name something protected, or could run any text: by name (an operator's is its sign), with the columns at stake."""
         found: dict[str, set[ColumnName]] = {}
         for function in routines:
-            if function.name.schema == OWN_SCHEMA:
+            if _is_own(function.name):
                 continue
             columns = self._named_in(function, self.everything)
             if columns:

@@ -26,7 +26,14 @@ STORED = ("sealed", "plain")
 TOP_KEYS = ("version", "tables", "roles")
 TABLE_KEYS = ("subject", "columns")
 COLUMN_KEYS = ("level", "protection", "stored", "mode", "type", "domain", "mask", "on_damage", "placeholder")
-ROLE_KEYS = ("logins", "member_of", "levels", "columns")
+ROLE_KEYS = ("logins", "member_of", "levels", "columns", "lookups")
+ROLE_COLUMN_KEYS = ("verdict", "lookup")
+LOOKUPS_KEYS = ("per_minute",)
+LOOKUP_FORMS = ("equality", "none")
+
+# Look-ups a minute that a role gets when it does not say how many; and the most that can be meant.
+DEFAULT_LOOKUPS = 30
+MAX_LOOKUPS = 1_000_000
 
 # A domain names keys, files and metrics labels.
 DOMAIN_FORM = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}"
@@ -66,6 +73,7 @@ def json_schema() -> dict[str, Any]:
             "name": {"type": "string", "pattern": _whole(_PART)},
             "names": {"type": ["array", "null"], "items": {"$ref": "#/$defs/name"}, "maxItems": MAX_LIST},
             "verdict": {"enum": [*Verdict]},
+            "role_column": _role_column(),
             "table": _table(),
             "column": _column(),
             "mask": _mask(),
@@ -179,9 +187,44 @@ def _role() -> dict[str, Any]:
                 "type": ["object", "null"],
                 "maxProperties": MAX_LIST,
                 "propertyNames": {"pattern": _whole(f"{_PART}\\.{_PART}\\.{_PART}")},
-                "additionalProperties": {"$ref": "#/$defs/verdict"},
+                "additionalProperties": {"$ref": "#/$defs/role_column"},
+            },
+            "lookups": {
+                "description": "How often the post may look up, over all columns with `lookup`.",
+                "type": "object",
+                "required": [*LOOKUPS_KEYS],
+                "additionalProperties": False,
+                "properties": {
+                    "per_minute": {
+                        "description": "Values a minute and login.",
+                        "type": "integer",
+                        "minimum": 1,
+                        "maximum": MAX_LOOKUPS,
+                        "default": DEFAULT_LOOKUPS,
+                    }
+                },
             },
         },
+    }
+
+
+def _role_column() -> dict[str, Any]:
+    return {
+        "oneOf": [
+            {"$ref": "#/$defs/verdict"},
+            {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": False,
+                "properties": {
+                    "verdict": {"description": "Default: the level's.", "$ref": "#/$defs/verdict"},
+                    "lookup": {
+                        "description": "`equality`: rows may be found by the real value of a column that is seen masked.",
+                        "enum": [*LOOKUP_FORMS],
+                    },
+                },
+            },
+        ]
     }
 
 

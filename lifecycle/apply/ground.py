@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from keys.lookup import LOOKUP_DOMAIN
 from keys.mask_sql import install_sql
 from keys.sealed import SEALED_PATTERN
 from lifecycle.apply.model import (
@@ -18,6 +19,7 @@ from lifecycle.apply.model import (
     Kind,
     MakeKey,
     Obstacle,
+    SetLookupKey,
     SetPseudonymKey,
 )
 from rules.model import Protection, quote_ident, quote_literal
@@ -52,6 +54,8 @@ def plan_keys(draft: Draft, rules: Rules, domains: frozenset[str]) -> None:
     wanted = {c.domain or str(c.name) for c in rules.protected_columns() if c.protection is Protection.SEALED}
     if uses_pseudonyms(rules):
         wanted.add(PSEUDONYM_DOMAIN)
+    if uses_lookups(rules):
+        wanted.add(LOOKUP_DOMAIN)
     for domain in sorted(wanted - domains):
         draft.changes.append(Change(Kind.KEY, domain, "make its first data key", MakeKey(domain)))
 
@@ -59,6 +63,15 @@ def plan_keys(draft: Draft, rules: Rules, domains: frozenset[str]) -> None:
 def uses_pseudonyms(rules: Rules) -> bool:
     """Whether any mask is keyed."""
     return any(c.mask is not None and c.mask.kind == "pseudonym" for c in rules.protected_columns())
+
+
+def uses_lookups(rules: Rules) -> bool:
+    """Whether any role may find rows by the real value of a column that is kept plain."""
+    return any(
+        (column := rules.column(name)) is not None and column.protection is Protection.MASKED
+        for role in rules.roles.values()
+        for name in role.lookups
+    )
 
 
 def plan_ground(draft: Draft, state: State, rules: Rules) -> None:
@@ -91,6 +104,8 @@ def plan_ground(draft: Draft, state: State, rules: Rules) -> None:
         draft.changes.append(Change(Kind.GROUND, SCHEMA, "install the masks' functions", InstallMasks(MASKS_DIGEST)))
     if uses_pseudonyms(rules) and not ground.pseudonym_key:
         draft.changes.append(Change(Kind.GROUND, SCHEMA, "set the pseudonyms' key", SetPseudonymKey()))
+    if uses_lookups(rules) and not ground.lookup_key:
+        draft.changes.append(Change(Kind.GROUND, SCHEMA, "set the key of look-up tickets", SetLookupKey()))
     if not ground.memory:
         draft.add(
             Kind.GROUND,

@@ -62,6 +62,15 @@ class OwnView:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnFunction:
+    """A look-up function in one of pgveil's class schemas: its digest as of a view, and who may run it."""
+
+    digest: str | None
+    owner: str
+    grantees: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """What of pgveil's own is there. Digests are None where there is nothing, or something that is not ours."""
 
@@ -73,6 +82,7 @@ class Ground:
     masks_digest: str | None
     pseudonym_key: bool
     memory: bool
+    lookup_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,7 @@ class State:
     taken: frozenset[Atom]
     given: frozenset[Atom]
     default_grants: tuple[tuple[str, str], ...]
+    lookups: Mapping[TableName, OwnFunction]
 
 
 _USER = """
@@ -119,6 +130,7 @@ SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS owner_role,
        (SELECT obj_description(t.oid, 'pg_type') FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
          WHERE n.nspname = $2 AND t.typname = 'sealed' AND t.typtype = 'd') AS domain_comment,
        to_regclass('pgveil_private.pseudonym_key') IS NOT NULL AS pseudonym_table,
+       to_regclass('pgveil_private.lookup_key') IS NOT NULL AS lookup_table,
        to_regclass('pgveil.privileges_before') IS NOT NULL AS memory
 """
 
@@ -145,6 +157,15 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, pg_get_userbyid(c.rel
        obj_description(c.oid, 'pg_class') AS comment, md5(pg_get_viewdef(c.oid)) AS is
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'v' AND n.nspname ~ '^pgveil_[0-9a-f]{12}$'
+"""
+
+_OWN_FUNCTIONS = """
+SELECT n.nspname::text AS schema, p.proname::text AS name, pg_get_userbyid(p.proowner)::text AS owner,
+       obj_description(p.oid, 'pg_proc') AS comment, md5(pg_get_functiondef(p.oid)) AS is,
+       ARRAY(SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END
+               FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee <> p.proowner) AS grantees
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname ~ '^pgveil_[0-9a-f]{12}$' AND p.prokind = 'f'
 """
 
 _TABLE_GRANTS = """
@@ -234,6 +255,12 @@ async def read_state(connection: Connection) -> State:
         taken=taken,
         given=given,
         default_grants=tuple((r["owner"], r["grantee"]) for r in await connection.fetch(_DEFAULT_GRANTS)),
+        lookups={
+            TableName(r["schema"], r["name"]): OwnFunction(
+                recorded_digest(r["comment"], r["is"]), r["owner"], frozenset(r["grantees"])
+            )
+            for r in await connection.fetch(_OWN_FUNCTIONS)
+        },
     )
 
 
@@ -254,6 +281,9 @@ async def _ground(connection: Connection) -> Ground:
     key = row["pseudonym_table"] and await _readable(
         connection, "SELECT EXISTS (SELECT FROM pgveil_private.pseudonym_key) AS there"
     )
+    lookup = row["lookup_table"] and await _readable(
+        connection, "SELECT EXISTS (SELECT FROM pgveil_private.lookup_key) AS there"
+    )
     return Ground(
         owner_role=row["owner_role"],
         owner_can_much=row["owner_can_much"],
@@ -263,6 +293,7 @@ async def _ground(connection: Connection) -> Ground:
         masks_digest=recorded_digest(row["schema_comment"], str(await connection.fetchval(FUNCTIONS_DIGEST))),
         pseudonym_key=bool(key and key[0]["there"]),
         memory=row["memory"],
+        lookup_key=bool(lookup and lookup[0]["there"]),
     )
 
 

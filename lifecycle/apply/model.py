@@ -28,6 +28,7 @@ class Kind(StrEnum):
     FOREIGN_KEY = "foreign key"
     SEAL = "seal"
     VIEW = "masking view"
+    LOOKUP = "look-up"
     REVOKE = "revoke"
     GRANT = "grant"
     DROP = "drop"
@@ -57,6 +58,11 @@ class InstallMasks:
 @dataclass(frozen=True, slots=True)
 class SetPseudonymKey:
     """Put the ring's pseudonym key where the masks' function finds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetLookupKey:
+    """Put the ring's key of look-up tickets where the look-up functions find it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,16 @@ class MakeView:
     digest: str
 
 
-Work = Statements | MakeKey | InstallMasks | SetPseudonymKey | SealTable | MakeView
+@dataclass(frozen=True, slots=True)
+class MakeLookup:
+    """A look-up function. `signature`: its name with its arguments, as SQL; `digest` names its definition, for its comment."""
+
+    signature: str
+    definition: str
+    digest: str
+
+
+Work = Statements | MakeKey | InstallMasks | SetPseudonymKey | SetLookupKey | SealTable | MakeView | MakeLookup
 
 
 @dataclass(frozen=True, slots=True)

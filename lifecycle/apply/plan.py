@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.inspect import read_state
+from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
 from lifecycle.apply.model import SEALED_TYPE, Draft, Obstacle
 from lifecycle.apply.privileges import people_of, plan_wall
@@ -42,7 +43,8 @@ async def plan_inside(connection: Connection, rules: Rules, domains: frozenset[s
     before = plan_wall(late, state, people, protection, rules)
     views = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
     first = plan_views(views, state, rules, people, protection, before)
-    draft.changes += first
+    gone = plan_lookups(views, state, rules, people, protection)
+    draft.changes += [*gone, *first]
     await plan_sealing(connection, draft, state, rules, domains, values=values)
     draft.changes += views.changes + late.changes
     await _derived(connection, draft, state, rules)

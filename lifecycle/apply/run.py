@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from keys.mask_sql import install_sql, pseudonym_key_sql
+from keys.lookup import LOOKUP_DOMAIN
+from keys.mask_sql import install_sql, lookup_key_sql, pseudonym_key_sql
 from lifecycle.apply.ground import DOMAIN_DIGEST as DOMAIN_WANTED
 from lifecycle.apply.inspect import DOMAIN_DIGEST, FUNCTIONS_DIGEST, digest_comment, relation_sql
 from lifecycle.apply.model import (
@@ -16,9 +17,11 @@ from lifecycle.apply.model import (
     ApplyError,
     InstallMasks,
     MakeKey,
+    MakeLookup,
     MakeView,
     ObstaclesError,
     SealTable,
+    SetLookupKey,
     SetPseudonymKey,
     StalePlanError,
     Statements,
@@ -121,11 +124,15 @@ async def _perform(
         await _as_owner(connection, install_sql(SCHEMA))
         await _comment(connection, f"SCHEMA {SCHEMA}", work.digest, FUNCTIONS_DIGEST)
     elif isinstance(work, SetPseudonymKey):
-        await _set_pseudonym_key(connection, ring)
+        await _set_key(connection, pseudonym_key_sql(SCHEMA), ring.newest(PSEUDONYM_DOMAIN).material)
+    elif isinstance(work, SetLookupKey):
+        await _set_key(connection, lookup_key_sql(SCHEMA), ring.newest(LOOKUP_DOMAIN).material)
     elif isinstance(work, SealTable):
         await seal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
     elif isinstance(work, MakeView):
         await _make_view(connection, work)
+    elif isinstance(work, MakeLookup):
+        await _make_lookup(connection, work)
 
 
 async def _as_owner(connection: Connection, sql: str) -> None:
@@ -145,7 +152,7 @@ async def _comment(connection: Connection, on: str, wanted: str, actual_query: s
     await connection.execute(f"COMMENT ON {on} IS {quote_literal(digest_comment(wanted, actual))}")
 
 
-async def _set_pseudonym_key(connection: Connection, ring: KeyRing) -> None:
+async def _set_key(connection: Connection, sql: str, key: bytes) -> None:
     """The key goes as a parameter, with the server's logging of statements off where we may turn it off."""
     if await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         for setting, value in (
@@ -155,7 +162,7 @@ async def _set_pseudonym_key(connection: Connection, ring: KeyRing) -> None:
         ):
             await connection.execute("SELECT set_config($1, $2, true)", setting, value)
     await connection.execute("SELECT set_config('log_parameter_max_length_on_error', '0', true)")
-    await connection.execute(pseudonym_key_sql(SCHEMA), ring.newest(PSEUDONYM_DOMAIN).material)
+    await connection.execute(sql, key)
 
 
 async def _make_view(connection: Connection, view: MakeView) -> None:
@@ -165,3 +172,13 @@ async def _make_view(connection: Connection, view: MakeView) -> None:
     await connection.execute(f"REVOKE ALL ON TABLE {name} FROM PUBLIC")
     actual = await connection.fetchval("SELECT md5(pg_get_viewdef($1::text::regclass))", name)
     await connection.execute(f"COMMENT ON VIEW {name} IS {quote_literal(digest_comment(view.digest, actual))}")
+
+
+async def _make_lookup(connection: Connection, lookup: MakeLookup) -> None:
+    await connection.execute(lookup.definition)
+    await connection.execute(f"ALTER FUNCTION {lookup.signature} OWNER TO {quote_ident(OWNER)}")
+    await connection.execute(f"REVOKE ALL ON FUNCTION {lookup.signature} FROM PUBLIC")
+    actual = await connection.fetchval("SELECT md5(pg_get_functiondef($1::text::regprocedure))", lookup.signature)
+    await connection.execute(
+        f"COMMENT ON FUNCTION {lookup.signature} IS {quote_literal(digest_comment(lookup.digest, actual))}"
+    )

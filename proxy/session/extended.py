@@ -9,6 +9,7 @@ from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, BadValue, Pass, Refuse
 from proxy.session.judging import PLAN_CHANGED, too_many, too_much_text
+from proxy.session.metering import elements, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked
@@ -19,7 +20,7 @@ from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from proxy.session.judging import Judging, Steps
     from proxy.session.state import State
@@ -189,19 +190,26 @@ class Extended:
             asked = Asked(bind.values, bind.formats, bind.result_formats)
             bind = statement.computed.fetch_bind(bind)
             raw = messages.build_bind(*bind)
+        values: Sequence[bytes | None] = bind.values
         if plan.params:
             try:
-                raw = self._sealed(bind, statement, plan)
+                raw, values = self._sealed(bind, statement, plan)
             except BadValue as bad:
                 refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
                 self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
                 return
             state.observer.message_objects(1)
+        beyond = over_limit(state.meter, state.principal, plan.metered + elements(plan, values))
+        if beyond is not None:
+            self._judging.refuse(Kind.BIND, beyond, shape=_shape(statement))
+            return
         portal = Portal(bind.portal, statement, bind.result_formats, asked_for=asked, names=statement.names)
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(bind.portal, portal)))
 
-    def _sealed(self, bind: messages.Bind, statement: PreparedStatement, plan: Plan) -> bytes:
-        """The Bind with sealed parameters, as text. Raises BadValue."""
+    def _sealed(
+        self, bind: messages.Bind, statement: PreparedStatement, plan: Plan
+    ) -> tuple[bytes, list[bytes | None]]:
+        """The Bind with sealed parameters, as text, and its values. Raises BadValue."""
         state = self._state
         codec = state.codec
         values = list(bind.values)
@@ -224,7 +232,8 @@ class Extended:
                 )
             formats[place] = 0
         state.observer.sealed(len(plan.params))
-        return messages.build_bind(bind.portal, bind.statement, tuple(formats), tuple(values), bind.result_formats)
+        raw = messages.build_bind(bind.portal, bind.statement, tuple(formats), tuple(values), bind.result_formats)
+        return raw, values
 
     # -- Describe --------------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from proxy.session.computing import Compute, Write
 from proxy.session.extended import Extended
 from proxy.session.gate import Admit, Pass, Refuse
 from proxy.session.judging import Judging
+from proxy.session.metering import metered, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
 from proxy.session.replies import DEALLOCATE, deallocated
@@ -179,6 +180,7 @@ class Frontend:
         decision = yield from judging.decide(text, extended=False)
         if state.ignores():
             return
+        decision = self._counted(decision)
         if isinstance(decision, Refuse):
             self._refuse_query(decision)
             return
@@ -210,6 +212,14 @@ class Frontend:
             self._run_query(raw, entry, decision)
         elif entry.run is not None:
             state.end_run(entry.run, "error", None)
+
+    def _counted(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
+        """The decision on a text that is about to run, or the refusal of its look-ups."""
+        state = self._state
+        if not isinstance(decision, Admit):
+            return decision
+        beyond = over_limit(state.meter, state.principal, metered(decision.plans))
+        return decision if beyond is None else Refuse(beyond, decision.shape)
 
     def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:
         state = self._state

@@ -20,6 +20,7 @@ from proxy.session.backend import Backend
 from proxy.session.frontend import Frontend
 from proxy.session.gate import BadValue
 from proxy.session.limits import SessionLimits
+from proxy.session.metering import Unmetered
 from proxy.session.pipeline import Expectation, Kind
 from proxy.session.prepared import ComputeCache
 from proxy.session.state import SessionObserver, SilentObserver, State
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from proxy.session.computing import Calculator
     from proxy.session.gate import Judge
+    from proxy.session.metering import LookupMeter
     from proxy.session.values import ValueCodec
     from proxy.wire.messages import CancelRequest
 
@@ -57,6 +59,7 @@ class Session:
         calculator: Calculator | None = None,
         computed: ComputeCache | None = None,
         pump: Callable[[], None] = lambda: None,
+        meter: LookupMeter | None = None,
     ) -> None:
         self._pump = pump
         self._running = False
@@ -72,6 +75,7 @@ class Session:
             calculator=calculator,
             computed=ComputeCache() if computed is None else computed,
             wake=self._computed,
+            meter=Unmetered() if meter is None else meter,
         )
         self._state.pipeline.sent(Expectation(Kind.STARTUP))
         self._frontend = Frontend(self._state)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.session.computing import Calculator, Computation
     from proxy.session.gate import Judge
     from proxy.session.limits import SessionLimits
+    from proxy.session.metering import LookupMeter
     from proxy.session.prepared import ComputeCache
     from proxy.session.statements import Run
     from proxy.session.trail import Identity, Trail
@@ -105,6 +106,7 @@ class State:
         "identity",
         "judge",
         "limits",
+        "meter",
         "names_version",
         "observer",
         "pipeline",
@@ -133,6 +135,7 @@ class State:
         calculator: Calculator | None,
         computed: ComputeCache,
         wake: Callable[[], None],
+        meter: LookupMeter,
     ) -> None:
         self.judge = judge
         self.codec = codec
@@ -144,6 +147,7 @@ class State:
         self.cache = cache
         self.calculator = calculator
         self.computed = computed
+        self.meter = meter
         self.wake = wake  # for the calculator: the computation has finished
         self.computation: Computation | None = None  # what the client waits for
         self.under_way: Run | None = None  # the execution whose rows are being computed on

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from keys.lookup import NOTHING, ticket
 from keys.mask import MaskError, make_mask
 from keys.ring import UnknownDomainError
 from keys.sealed import NONCE_SIZE as _NONCE_SIZE
@@ -25,7 +26,7 @@ from keys.types import (
     with_enum,
 )
 from proxy.session.gate import BadValue
-from rules.model import OnDamage, SealMode, Verdict
+from rules.model import OnDamage, Protection, SealMode, Verdict
 from rules.plan import Reason
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ValueCodec:
     settings in use (`_ENCODERS` a column).
     """
 
-    __slots__ = ("_enums", "_known", "_pseudonym_key", "_random", "_ring")
+    __slots__ = ("_enums", "_known", "_lookup_key", "_pseudonym_key", "_random", "_ring")
 
     def __init__(
         self,
@@ -88,11 +89,13 @@ class ValueCodec:
         random: Callable[[int], bytes],
         enums: Mapping[str, EnumType] | None = None,
         pseudonym_key: bytes | None = None,
+        lookup_key: bytes | None = None,
     ) -> None:
         self._ring = ring
         self._random = random
         self._enums = {} if enums is None else dict(enums)
         self._pseudonym_key = pseudonym_key
+        self._lookup_key = lookup_key
         self._known: dict[ColumnName, _Known] = {}
 
     def logical_type(self, column: Column) -> LogicalType:
@@ -123,6 +126,8 @@ class ValueCodec:
         `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. Raises BadValue.
         """
         known = self._of(column)
+        # A client that declares nothing sends what the description showed it.
+        declared_oid = declared_oid or self.parameter_oid(column, array=array, exact=exact)
         try:
             if array:
                 value = decode_array(
@@ -177,6 +182,8 @@ class ValueCodec:
         return self._seal(column, canonical)
 
     def _seal(self, column: Column, canonical: bytes) -> bytes:
+        if column.protection is Protection.MASKED:
+            return self._ticket(column, canonical)
         try:
             key = self._ring.newest(_domain(column))
             return seal(key, canonical, nonce=self._random(_NONCE_SIZE) if column.mode is SealMode.RANDOMIZED else None)
@@ -186,6 +193,15 @@ class ValueCodec:
             raise BadValue(
                 Reason.LIMIT, "54000", f"value too long for sealed column {column.name}", column.name, str(error)
             ) from None
+
+    def _ticket(self, column: Column, canonical: bytes) -> bytes:
+        """What a look-up by a column that is kept plain sends in place of the value."""
+        if self._lookup_key is None:
+            raise _no_key(column)
+        if canonical.startswith(_NEVER):
+            return NOTHING
+        change = self._encoder(self._of(column), 0, CANONICAL_SETTINGS)
+        return ticket(self._lookup_key, str(column.name), canonical if change is None else change(canonical))
 
     def _seal_array(self, column: Column, value: ArrayValue) -> bytes:
         return print_array(value.map(lambda element: self._seal(column, element)))

@@ -11,6 +11,7 @@ from rules.analyse.choices import Choices
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import ColumnUse, Constant, Pair, Use
 from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
+from rules.analyse.sites import note_site
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -69,9 +70,15 @@ class Expressions:
                 self.condition(child, scope)
             return NOTHING
         if isinstance(node, _EQUALITIES):
-            return self.equality(node.this, node.expression, scope)
+            before = len(self.record.constants)
+            flow = self.equality(node.this, node.expression, scope)
+            self._site(node, before, scope)
+            return flow
         if isinstance(node, exp.In):
-            return self._membership(node, scope)
+            before = len(self.record.constants)
+            flow = self._membership(node, scope)
+            self._site(node, before, scope)
+            return flow
         if isinstance(node, exp.Is):
             # IS DOCUMENT, IS NORMALIZED and the like have a keyword there that sqlglot takes for a column.
             use = Use.NULL_TEST if isinstance(node.expression, exp.Null) else Use.COMPUTE
@@ -88,6 +95,27 @@ class Expressions:
         if isinstance(node, exp.Dot):
             return self._dot(node, scope)
         return self._computed(node, scope)
+
+    def _site(self, node: exp.Expr, before: int, scope: Scope) -> None:
+        """A comparison whose constants are those since `before` may be a look-up."""
+        constants = self.record.constants[before:]
+        if not constants or not isinstance(node, exp.EQ | exp.In):
+            return
+        wanted = len(node.expressions) if isinstance(node, exp.In) else 1
+        for side in (node.this, node.args.get("expression")):
+            if isinstance(side, exp.Column) and len(constants) == wanted:
+                flow = self._quiet(side, scope)
+                if flow is not None and all(c.column == flow.column for c in constants):
+                    note_site(self.record, node, side, flow, constants, scope)
+
+    @staticmethod
+    def _quiet(node: exp.Column, scope: Scope) -> Flow | None:
+        """The flow of a column reference that has been walked already, without noting it again."""
+        if node.table:
+            entry = scope.entry(node.table, node.db or None)
+            return entry.find(node.name) if entry is not None else None
+        found, _ = scope.unqualified(node.name)
+        return found[0][1] if len(found) == 1 else None
 
     def _computed(self, node: exp.Expr, scope: Scope) -> Flow:
         """Any other operator, function or form: it works on whatever is in it."""

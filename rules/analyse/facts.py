@@ -55,6 +55,33 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class LookupSite:
+    """A comparison for equality with constants that could be made a look-up: a conjunct or disjunct of a WHERE, over a table as it is.
+
+    `first..last`: the tokens of the whole comparison; `token`: the column's own. `head` and `tail`: the tokens before and behind the constants,
+    where there are any (first > last: none). `array`: the one constant is an array. `qualifier`: what the table is called there.
+    """
+
+    column: ColumnName
+    token: int
+    qualifier: str
+    head: tuple[int, int]
+    constants: tuple[int, ...]
+    tail: tuple[int, int]
+    array: bool = False
+
+    @property
+    def first(self) -> int:
+        """The comparison's first token."""
+        return min(self.head[0], self.constants[0])
+
+    @property
+    def last(self) -> int:
+        """The comparison's last token."""
+        return max(self.tail[1], self.constants[-1])
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two protected columns compared for equality, or one stored into the other."""
 
@@ -133,6 +160,7 @@ class Facts:
     `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
     no masking view can stand in for. `united`: columns that one value may come from, as of the arms of a UNION. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
     value changes the facts (ordinals in ORDER BY), so they belong to the cache key. `parameters`: every parameter's (token, number).
+    `sites`: what could be a look-up.
     """
 
     action: Action
@@ -152,6 +180,7 @@ class Facts:
     obstacles: tuple[Obstacle, ...] = ()
     significant: tuple[int, ...] = ()
     parameters: tuple[tuple[int, int], ...] = ()
+    sites: tuple[LookupSite, ...] = ()
 
     @property
     def columns(self) -> frozenset[ColumnName]:

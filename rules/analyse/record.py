@@ -10,6 +10,7 @@ from rules.analyse.facts import (
     Constant,
     Facts,
     Leak,
+    LookupSite,
     Obstacle,
     Output,
     Pair,
@@ -124,6 +125,7 @@ class Record:
     significant: set[int] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+    sites: list[LookupSite] = field(default_factory=list)
     tables: list[TableUse] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     cte_references: list[int] = field(default_factory=list)
@@ -187,6 +189,7 @@ class Record:
             else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches, o.flow.modified) for o in outputs),
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
+            sites=tuple(self.sites),
             parameters=tuple(
                 (index, int(self.tree.lexed.tokens[index].value))
                 for index in range(self.tree.first, self.tree.last + 1)

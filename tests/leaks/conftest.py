@@ -6,18 +6,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lifecycle.demo.postgres import Postgres, PostgresUnavailableError
 from tests.leaks.den import Den, make_den
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lifecycle.demo.postgres import Postgres
-
 
 @pytest.fixture(scope="session")
-def den(pg: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Den]:
-    """The bank on PostgreSQL 16 with one pgveil before it."""
-    yield from make_den(pg, tmp_path_factory.mktemp("den"))
+def den(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Den]:
+    """The bank on a PostgreSQL 16 of its own (roles belong to a whole server), with one pgveil before it."""
+    try:
+        server = Postgres.make("16")
+        server.start()
+    except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    try:
+        yield from make_den(server, tmp_path_factory.mktemp("den"))
+    finally:
+        server.destroy()
 
 
 @pytest.fixture

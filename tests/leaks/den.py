@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.e2e.world import World
 
 CUSTOMERS = 40
-CLERK, AGENT, CHIEF = "clerk", "agent", "chief"
+CLERK, AGENT, CHIEF, FINDER, SLOW = "clerk", "agent", "chief", "finder", "slowfinder"
 # The mask of a birth date, and that of an amount, can be somebody's own.
 _NOT_UNIQUE = frozenset({"birth_date"})
 _STATEMENT_TIMEOUT = "20s"
@@ -38,6 +38,26 @@ RULES = (
     logins: [clerk]
     levels: {core: masked, important: masked, general: clear}
     columns: {public.customers.fingerprint: refused}
+  # A call centre that finds the customer by phone, e-mail or card; nobody else may.
+  finder:
+    logins: [finder]
+    levels: {core: masked, important: masked, general: clear}
+    columns:
+      public.customers.fingerprint: refused
+      public.customers.phone: {lookup: equality}
+      public.customers.email: {verdict: masked, lookup: equality}
+      public.customers.birth_date: {lookup: equality}
+      public.customers.income: {lookup: equality}
+      public.cards.pan: {lookup: equality}
+    lookups: {per_minute: 1000}
+  slow_finder:
+    logins: [slowfinder]
+    levels: {core: masked, important: masked, general: clear}
+    columns:
+      public.customers.fingerprint: refused
+      public.customers.phone: {lookup: equality}
+      public.cards.pan: {lookup: equality}
+    lookups: {per_minute: 5}
   chief:
     logins: [chief]
     levels: {core: masked, important: masked, general: clear}
@@ -52,7 +72,7 @@ DO $$
 DECLARE
     who text;
 BEGIN
-    FOREACH who IN ARRAY ARRAY['clerk', 'chief'] LOOP
+    FOREACH who IN ARRAY ARRAY['clerk', 'chief', 'finder', 'slowfinder'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = who) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', who);
         END IF;
@@ -63,6 +83,8 @@ ALTER ROLE chief SUPERUSER;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO clerk;
 GRANT USAGE, CREATE ON SCHEMA public TO clerk;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO finder, slowfinder;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO finder, slowfinder;
 CREATE SCHEMA lair AUTHORIZATION clerk;
 
 CREATE VIEW public.contact_list AS SELECT id, name, phone, upper(email) AS email FROM public.customers;
@@ -200,6 +222,20 @@ class Den:
         table = self.world.bank.tables["customers"]
         return str(table.column(column)[customer - 1])
 
+    def pair(self, column: str, customer: int = 1) -> tuple[str, str]:
+        """A customer's real value, and one that nobody has and that the mask shows alike."""
+        right = self.value(column, customer)
+        for middle in range(10_000):
+            wrong = right[:3] + f"{middle:04d}" + right[7:]
+            if wrong not in self.values[f"public.customers.{column}"]:
+                return right, wrong
+        raise AssertionError("no other value")
+
+    def schema(self, login: str) -> str:
+        """The schema of a login's class."""
+        rules = load_rules(self.world.home / "rules.yaml")
+        return rules.principal(login, ()).policy.schema
+
     def heard(self, login: str, way: Way) -> str:
         """What was sent to a login since the last call."""
         tap = self.past if way is Way.DIRECT else self.world.tap
@@ -234,7 +270,7 @@ def make_den(pg: Postgres, home: Path) -> Iterator[Den]:
     columns = [c.name for c in rules.protected_columns() if c.name.column not in _NOT_UNIQUE]
     policies = {
         login: rules.principal(login, frozenset({"call_centre"} if login == AGENT else ())).policy
-        for login in (CLERK, AGENT, CHIEF)
+        for login in (CLERK, AGENT, CHIEF, FINDER, SLOW)
     }
     values = {
         str(name): {v: disguises(v) for v in map(_text, bank.tables[name.table].column(name.column)) if v is not None}

@@ -67,7 +67,7 @@ class _Client:
 
 def _guard(monkeypatch: pytest.MonkeyPatch, databases: _Databases, session: _Session) -> Guard:
     monkeypatch.setattr("proxy.guard.POLL_SECONDS", 0.01)
-    guard = Guard(None, 1, None)  # type: ignore[arg-type]
+    guard = Guard(Config(), 1, NoMetrics())
     monkeypatch.setattr(guard, "_databases", databases, raising=False)
     monkeypatch.setattr(guard, "_clients", {1: _Client(session)})
     session.on_stale = lambda: guard._stale("shop")
