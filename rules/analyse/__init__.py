@@ -137,6 +137,7 @@ def _account(tree: Tree, record: Record, suspects: frozenset[str]) -> None:
     """Refuse what the walk has not seen: a token that could name something protected and that nothing accounted for."""
     tokens = tree.lexed.tokens
     suspects |= record.names
+    record.visited |= tree.normal.accounted
     for index in range(tree.first, tree.last + 1):
         token = tokens[index]
         if token.kind not in (Kind.WORD, Kind.QUOTED) or token.value not in suspects or index in record.visited:

@@ -85,6 +85,10 @@ class Expressions:
             return self._used(node.this, use, scope)
         if isinstance(node, exp.Count):
             return self._count(node, scope)
+        if isinstance(node, exp.Grouping):
+            # Which grouping set a row belongs to, whatever the values are.
+            self._all_used(node.expressions, Use.GROUP, scope)
+            return NOTHING
         if isinstance(node, exp.Exists):
             self.query(node.this, scope)
             return NOTHING
@@ -138,18 +142,29 @@ class Expressions:
 
     def equality(self, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
         """Two values, rows, or a value and an array's elements are compared with = or <>."""
-        if (
-            isinstance(left, exp.Tuple)
-            and isinstance(right, exp.Tuple)
-            and len(left.expressions) == len(right.expressions)
-        ):
-            return mixed(
-                *[self.equality(a, b, scope) for a, b in zip(left.expressions, right.expressions, strict=True)]
-            )
+        row, other = self._row(left), self._row(right)
+        if row is not None and other is not None and len(row) == len(other):
+            return mixed(*[self.equality(a, b, scope) for a, b in zip(row, other, strict=True)])
+        if isinstance(left, exp.Tuple) and isinstance(right, exp.Subquery) and isinstance(right.this, exp.Query):
+            return self._row_in_query(left, right.this, scope)
         array = _uncast_array(_array_operand(right))
         if array is not None:
             return self._equal_to_array(left, array, scope)
         return self.compare(self.value(left, scope), left, right, scope)
+
+    def _row(self, node: exp.Expr) -> list[exp.Expr] | None:
+        """The values of a row constructor; None for anything else."""
+        if isinstance(node, exp.Tuple):
+            return node.expressions
+        is_row = isinstance(node, exp.Anonymous) and node.name.lower() == "row"
+        # Quoted, it would be somebody's function.
+        if not is_row or "row" in self.record.tree.lexed.quoted_words:
+            return None
+        return (
+            None
+            if any(isinstance(e, exp.Star | exp.Alias) or e.is_star for e in node.expressions)
+            else node.expressions
+        )
 
     def compare(self, first: Flow, left: exp.Expr, right: exp.Expr, scope: Scope) -> Flow:
         """`first`, the value of `left`, is compared with that of `right` for equality."""

@@ -88,32 +88,37 @@ class Queries:
         recursive = bool(clause.args.get("recursive"))
         if recursive:
             self._only_backwards(clause.expressions)
-        if clause.args.get("search") is not None:  # CYCLE too
-            self._unknown(
-                clause.args["search"],
-                "SEARCH and CYCLE are not analysed",
-                "Carry the path as an array in the recursive query itself, and order by it or test it with = ANY.",
-            )
         for cte in clause.expressions:
             alias = cte.args.get("alias")
             name = alias.name
             self.expressions.visit(alias.this, *alias.columns)
-            scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
-            self.record.seen(scope.ctes[name])
-        self._search(clause, scope)
+            entry = scope.ctes[name] = self._cte(cte.this, name, alias, scope, recursive=recursive)
+            if cte is clause.expressions[-1]:
+                self._search_and_cycle(clause, entry, scope)
+            self.record.seen(entry)
 
-    def _search(self, clause: exp.With, scope: Scope) -> None:
-        """SEARCH and CYCLE behind the last query add columns made of one of its own (PostgreSQL manual, 7.8.2)."""
-        search = clause.args.get("search")
-        if search is None:
-            return
-        entry = scope.ctes[clause.expressions[-1].args["alias"].name]
-        followed = entry.find(search.this.name)
-        if followed is None or followed.touches:
-            self._unknown(search, "SEARCH and CYCLE by a protected column are not analysed")
-        added = [each for each in (search.expression, search.args.get("using")) if each]
-        self.expressions.visit(search.this, *added)
-        entry.columns += [Named(each.name, NOTHING) for each in added]
+    def _search_and_cycle(self, clause: exp.With, entry: Entry, scope: Scope) -> None:
+        """The columns that SEARCH and CYCLE add to the last query hold rows of the column that they are about."""
+        for key in ("search", "cycle"):
+            node = clause.args.get(key)
+            if node is None:
+                continue
+            flow = entry.find(node.name)
+            if flow is None:
+                self._unknown(node, "SEARCH and CYCLE by a column that is not known")
+                flow = NOTHING
+            self.expressions.visit(node.this, node.expression)
+            self.expressions.consume(flow, Use.COMPUTE, node)
+            path = node.args.get("using")
+            for item in (node.args.get("to"), node.args.get("default")):
+                if isinstance(item, exp.Expr):
+                    self.expressions.condition(item, scope)
+            if isinstance(path, exp.Identifier):
+                self.expressions.visit(path)
+                entry.columns.append(Named(node.expression.name, NOTHING))
+                entry.columns.append(Named(path.name, mixed(flow)))
+            else:
+                entry.columns.append(Named(node.expression.name, mixed(flow)))
 
     def _only_backwards(self, ctes: Sequence[exp.CTE]) -> None:
         """With RECURSIVE a query can name those behind it, and itself: what we would take for a table of that name."""
@@ -585,10 +590,22 @@ class Queries:
             if join.args.get("method") == "NATURAL":
                 names = self._natural(left, right, scope, left_entries)
             if names:
-                scope.star = scope.star[:group_start] + self._merge(names, left, right, scope, str(join.side))
+                merged = self._merge(names, left, right, scope, str(join.side))
+                scope.star = scope.star[:group_start] + merged
+                self._using_alias(using, merged[: len(names)], scope)
             else:
                 scope.star += right
             self.expressions.condition(join.args.get("on"), scope)
+
+    def _using_alias(self, using: Sequence[exp.Identifier], merged: list[Named], scope: Scope) -> None:
+        """USING (...) AS alias: the merged columns under a name of their own."""
+        first = self.record.tree.token_of(using[0]) if using else None
+        token = None if first is None else self.record.tree.normal.join_aliases.get(first)
+        if token is not None:
+            entry = Entry(self.record.tree.lexed.tokens[token].value, merged)
+            self.record.visited.add(token)
+            scope.entries.append(entry)
+            self.record.seen(entry)
 
     def _natural(self, left: list[Named], right: list[Named], scope: Scope, entries: Sequence[Entry]) -> list[str]:
         if any(e.opaque for e in [*entries, scope.entries[-1]]) and any(c.flow.touches for c in [*left, *right]):

@@ -16,6 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from rules.analyse.keywords import FOREIGN
+from rules.analyse.normalise import Normalised, normalise
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -45,19 +46,21 @@ def ident(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The tree of tokens `first..last` of a lexed text."""
+    """The tree of tokens `first..last` of a lexed text. `normal`: what sqlglot was told otherwise."""
 
     lexed: Lexed
     first: int
     last: int
     root: exp.Expr
     starts: tuple[int, ...]
+    normal: Normalised
 
     def token_of(self, node: exp.Expr) -> int | None:
         """The index of the token that an Identifier or Star was made from."""
         start = node.meta.get("start")
         if start is None:
             return None
+        # Tokens that are left out begin where the next one does.
         return self.first + bisect_right(self.starts, int(start)) - 1
 
     def constant_token(self, node: exp.Expr) -> int | None:
@@ -96,18 +99,13 @@ def parse(lexed: Lexed, first: int, last: int) -> Tree:
     pieces: list[str] = []
     starts: list[int] = []
     at = 0
-    skip_to = first
+    normal = normalise(lexed, first, last)
     for index in range(first, last + 1):
-        token = lexed.tokens[index]
         starts.append(at)
-        if index < skip_to:
+        text = normal.spellings.get(index)
+        if text == "":
             continue
-        skip_to = index + 1
-        # INSERT's OVERRIDING clause changes nothing that the analysis asks, and sqlglot does not know it.
-        if token.value == "overriding" and token.kind is Kind.WORD and _is_overriding(lexed, index, last):
-            skip_to = index + 3
-            continue
-        text = _spell(token, index)
+        text = _spell(lexed.tokens[index], index) if text is None else text
         pieces.append(text)
         at += len(text) + 1
     text = " ".join(pieces)
@@ -122,12 +120,7 @@ def parse(lexed: Lexed, first: int, last: int) -> Tree:
         raise ParseError("the statement is of a kind that is not analysed")
     if _depth(root) > _MAX_TREE_DEPTH:
         raise ParseError("the statement is nested too deeply")
-    return Tree(lexed, first, last, root, tuple(starts))
-
-
-def _is_overriding(lexed: Lexed, index: int, last: int) -> bool:
-    words = [lexed.tokens[i].value for i in range(index + 1, min(index + 3, last + 1))]
-    return words in (["system", "value"], ["user", "value"])
+    return Tree(lexed, first, last, root, tuple(starts), normal)
 
 
 def _depth(root: exp.Expr) -> int:

@@ -83,7 +83,7 @@ INSERT INTO payments VALUES (1, '4111111111111111', 10);
 INSERT INTO visits VALUES (1, 'Ann Lee', '2026-02-01');
 INSERT INTO "客户" VALUES (1, 'Ann Lee');
 CREATE VIEW v_phones AS SELECT id, phone FROM customers;
-CREATE VIEW v_sorted AS SELECT phone FROM customers ORDER BY phone USING ~<~ LIMIT 1;
+CREATE VIEW v_sorted AS SELECT phone, COLLATION FOR (name) AS sorted FROM customers ORDER BY phone LIMIT 1;
 CREATE FUNCTION find_phone(int) RETURNS text LANGUAGE sql AS 'select phone from customers where id = $1';
 CREATE TABLE calls (id int);
 CREATE TABLE called (phone text);

@@ -128,7 +128,7 @@ CASES = (
         "unsupported",
         TELLER,
         "select phone from v_sorted",
-        (Step('select phone from customers order by phone collate "C" limit 1', [(PHONE,)]),),
+        (Step("select phone from customers order by phone limit 1", [(PHONE,)]),),
     ),
     Case(
         "function that reads",
@@ -239,8 +239,13 @@ CASES = (
         "It names something protected. Write it as SELECT, INSERT, UPDATE or DELETE in plain form.",
         "unparsed",
         TELLER,
-        "select phone from customers order by name using <",
-        (Step("select phone from customers order by name", [(PHONE,), ("13987654321",)]),),
+        "select phone from customers where name is nfc normalized order by id",
+        (
+            Step(
+                "select phone from customers where normalize(name, nfc) = name order by id",
+                [(PHONE,), ("13987654321",)],
+            ),
+        ),
     ),
     Case(
         "not accounted for",
@@ -273,23 +278,6 @@ CASES = (
         TELLER,
         "select * from generate_series(1, 1) g, cards where cards.id = 1",
         (Step("select g, cards.pan from generate_series(1, 1) g, cards where cards.id = 1", [(1, PAN)]),),
-    ),
-    Case(
-        "SEARCH",
-        "Carry the path as an array in the recursive query itself, and order by it or test it with = ANY.",
-        "unsupported",
-        TELLER,
-        "with recursive t(id, phone) as (select id, phone from customers where id = 1"
-        " union all select c.id, c.phone from customers c join t on c.id = t.id + 1) search depth first by id set o"
-        " select phone from t order by o",
-        (
-            Step(
-                "with recursive t(id, phone, path) as (select id, phone, array[id] from customers where id = 1"
-                " union all select c.id, c.phone, t.path || c.id from customers c join t on c.id = t.id + 1)"
-                " select phone from t order by path",
-                [(PHONE,), ("13987654321",)],
-            ),
-        ),
     ),
     Case(
         "a later WITH query",

@@ -1,0 +1,129 @@
+"""Forms of PostgreSQL's that sqlglot does not know, in a spelling that it does. Only the analysis sees it; the text that runs stays the client's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from rules.analyse.keywords import RESERVED
+from rules.lexer import Kind
+
+if TYPE_CHECKING:
+    from rules.lexer import Lexed
+
+_NAMES: Final = (Kind.WORD, Kind.QUOTED)
+_BEHIND_A_LABEL: Final = frozenset({",", "from", ")"})
+_OVERRIDING: Final = frozenset({("system", "value"), ("user", "value")})
+
+
+@dataclass(slots=True)
+class Normalised:
+    """How tokens are spelled otherwise ("" leaves one out).
+
+    `accounted`: tokens that name no column and no relation. `join_aliases`: of JOIN ... USING (columns) AS alias, the alias's token by the first
+    column's.
+    """
+
+    spellings: dict[int, str] = field(default_factory=dict)
+    accounted: set[int] = field(default_factory=set)
+    join_aliases: dict[int, int] = field(default_factory=dict)
+
+
+def normalise(lexed: Lexed, first: int, last: int) -> Normalised:
+    """The forms in tokens `first..last`."""
+    return _Scan(lexed, first, last).run()
+
+
+class _Scan:
+    def __init__(self, lexed: Lexed, first: int, last: int) -> None:
+        self._lexed = lexed
+        self._first = first
+        self._last = last
+        self._found = Normalised()
+
+    def run(self) -> Normalised:
+        forms = {
+            "overriding": self._overriding,
+            "current": self._current_of,
+            "using": self._using,
+            "only": self._only,
+        }
+        for index in range(self._first, self._last + 1):
+            token = self._lexed.tokens[index]
+            if token.kind is not Kind.WORD:
+                continue
+            form = forms.get(token.value)
+            if form is not None:
+                form(index)
+            if token.value in RESERVED:
+                self._keyword(index)
+        return self._found
+
+    def _text(self, index: int) -> str:
+        """A keyword's or sign's text; '' for quoted names, constants and what is outside."""
+        if not self._first <= index <= self._last:
+            return ""
+        token = self._lexed.tokens[index]
+        return token.value if token.kind in (Kind.WORD, Kind.PUNCT, Kind.OP) else ""
+
+    def _is_name(self, index: int) -> bool:
+        return self._first <= index <= self._last and self._lexed.tokens[index].kind in _NAMES
+
+    def _drop(self, first: int, last: int) -> None:
+        self._found.spellings.update(dict.fromkeys(range(first, last + 1), ""))
+
+    def _overriding(self, at: int) -> None:
+        """INSERT's OVERRIDING clause changes nothing that the analysis asks."""
+        if (self._text(at + 1), self._text(at + 2)) in _OVERRIDING:
+            self._drop(at, at + 2)
+
+    def _current_of(self, at: int) -> None:
+        """WHERE CURRENT OF cursor: which row that is hangs on no column."""
+        behind = at + 2
+        named = self._is_name(behind) or (behind <= self._last and self._lexed.tokens[behind].kind is Kind.PARAM)
+        if self._text(at - 1) == "where" and self._text(at + 1) == "of" and named:
+            self._drop(at, behind)
+            self._found.spellings[at] = "true"
+            self._found.accounted.add(behind)
+
+    def _using(self, at: int) -> None:
+        """ORDER BY ... USING operator orders as ORDER BY does; JOIN ... USING (columns) AS alias."""
+        if at < self._last and self._lexed.tokens[at + 1].kind is Kind.OP:
+            self._drop(at, at + 1)
+        elif self._text(at + 1) == "operator" and self._text(at + 2) == "(":
+            end = at + 3
+            while self._is_name(end) and self._text(end + 1) == ".":
+                end += 2
+            if self._lexed.tokens[min(end, self._last)].kind is Kind.OP and self._text(end + 1) == ")":
+                self._drop(at, end + 1)
+        elif self._text(at + 1) == "(":
+            end = at + 2
+            while self._is_name(end) and self._text(end + 1) == ",":
+                end += 2
+            if (
+                self._is_name(end)
+                and self._text(end + 1) == ")"
+                and self._text(end + 2) == "as"
+                and self._is_name(end + 3)
+            ):
+                self._drop(end + 2, end + 3)
+                self._found.join_aliases[at + 2] = end + 3
+
+    def _only(self, at: int) -> None:
+        """FROM ONLY (name)."""
+        if self._text(at + 1) != "(" or not self._is_name(at + 2):
+            return
+        end = at + 2
+        while self._text(end + 1) == "." and self._is_name(end + 2):
+            end += 2
+        if self._text(end + 1) == ")":
+            self._drop(at + 1, at + 1)
+            self._drop(end + 1, end + 1)
+
+    def _keyword(self, at: int) -> None:
+        """A keyword that is a column's name behind a dot, or a label behind AS."""
+        behind = self._text(at + 1)
+        is_field = self._text(at - 1) == "." and behind != "("
+        is_label = self._text(at - 1) == "as" and (behind in _BEHIND_A_LABEL or at == self._last)
+        if is_field or is_label:
+            self._found.spellings[at] = f'"{self._lexed.tokens[at].value}"'
