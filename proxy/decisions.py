@@ -328,7 +328,11 @@ class Gate:
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
             return self._pass(lexed, parts, settings)
-        return self._admit(lexed, parts, tuple(plans), settings)
+        admitted = self._admit(lexed, parts, tuple(plans), settings)
+        if isinstance(admitted, Refuse) and computing and admitted.refusal.reason is Reason.UNSUPPORTED:
+            # A constant in a form that only PostgreSQL reads, as a date in words.
+            return self._computed(admitted.refusal, lexed, parts, asker, settings) or admitted
+        return admitted
 
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
         unsettles, ddl = self._afterwards(lexed, parts, settings)
@@ -405,8 +409,14 @@ class Gate:
         rules, policy = protection.rules, asker.principal.policy
         if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
             writable = may_be_written(facts, rules, policy)
-            return taking.write(span, database, protection.column_words) if writable else None
+            return taking.write(span, database, protection.column_words, self._dated) if writable else None
         return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
+
+    def _dated(self, name: ColumnName) -> str | None:
+        """The type of a sealed column of dates or times, whose constants are spelled in more ways than one."""
+        column = self.column(name)
+        sealed = column is not None and column.protection is Protection.SEALED and column.type is not None
+        return column.type if sealed and column is not None and str(column.type).startswith(_DATED) else None
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
@@ -852,6 +862,9 @@ class Gate:
         changes = self._changes(lexed, parts, plans, settings)
         by_name = any(p.kind in _BY_NAME for p in parts)
         return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl, changes, by_name)
+
+
+_DATED = ("date", "time", "interval")
 
 
 class _Nothing:

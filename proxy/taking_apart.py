@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxy.session.gate import Decision, Settings
     from rules.analyse import Protected
     from rules.lexer import Lexed
+    from rules.model import ColumnName
     from rules.plan import Plan
     from rules.split import Split, WriteText
 
@@ -57,11 +58,20 @@ class TakingApart:
             return None
         return None
 
-    def write(self, statement: tuple[int, int], database: Protected, protected: Collection[str]) -> Write | None:
-        """What to compute, and what to write then; None where it can't be done. `protected`: the names of all protected columns."""
+    def write(
+        self,
+        statement: tuple[int, int],
+        database: Protected,
+        protected: Collection[str],
+        dated: Callable[[ColumnName], str | None],
+    ) -> Write | None:
+        """What to compute, and what to write then; None where it can't be done.
+
+        `protected`: the names of all protected columns. `dated`: the type of a sealed column of dates or times.
+        """
         path = self._settings.search_path
         try:
-            found = propose_write(self._lexed, statement, database, path, self._may_write, protected)
+            found = propose_write(self._lexed, statement, database, path, self._may_write, protected, dated)
             return None if found is None else self._written(found, database)
         except (ParseError, AmbiguousNameError, EncodingError):
             return None

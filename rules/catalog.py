@@ -49,7 +49,8 @@ class CatalogColumn:
     """One live column of a relation (pg_attribute, attnum > 0, not dropped).
 
     `type_oid` is the base type's OID where the declared type is a domain (what RowDescription shows); `declared_type` is
-    format_type's text with the modifier, of the declared type ("character varying(19)", "pgveil.sealed").
+    format_type's text with the modifier, of the declared type ("character varying(19)", "pgveil.sealed"). `own_collation`: it is neither
+    the database's nor the type's.
     """
 
     name: str
@@ -61,6 +62,7 @@ class CatalogColumn:
     default: str | None = None
     generated: bool = False
     identity: bool = False
+    own_collation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ def _column(row: Row) -> CatalogColumn:
         default=row["default"],
         generated=row["generated"],
         identity=row["identity"],
+        own_collation=row["own_collation"],
     )
 
 

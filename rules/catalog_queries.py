@@ -73,7 +73,8 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int AS attnum, a.attname::text AS
        a.attnotnull AS not_null,
        pg_catalog.pg_get_expr(d.adbin, {_AFTER_FIXED.format(value="d.adrelid")}) AS "default",
        a.attgenerated <> '' AS generated,
-       a.attidentity <> '' AS identity
+       a.attidentity <> '' AS identity,
+       a.attcollation <> (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = COALESCE(p.type_oid, a.atttypid)) AS own_collation
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -9,12 +9,14 @@ from proxy.session.collect import too_much
 from proxy.session.computing import Answer, Question
 from proxy.session.localtext import (
     NOT_ALLOWED,
+    UNDEFINED_OBJECT,
     LeafTypes,
     LocalText,
     client_error,
     compose,
     leaf_types,
     not_allowed,
+    not_known,
     parameters_in,
     unknown_type,
     unsuitable,
@@ -150,6 +152,8 @@ class Calculations:
             return troubled(outcome)
         if outcome.sqlstate == NOT_ALLOWED:
             return refused(not_allowed())
+        if outcome.sqlstate == UNDEFINED_OBJECT:
+            return refused(not_known())
         if local is None:
             return troubled(Trouble("58000", "the calculator did not answer as expected"))
         return Failed(outcome.sqlstate, client_error(outcome, local))

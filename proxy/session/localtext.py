@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     LeafColumns = Sequence[tuple[str, str]]  # names and SQL spellings of types
 
 NOT_ALLOWED: Final = "42501"
+UNDEFINED_OBJECT: Final = "42704"
 ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query that is only sorted afterwards
 
 # Types whose text means something in their own database or locale only: regproc and its kin, record, aclitem, money.
@@ -33,7 +34,7 @@ _LOCAL_ARRAYS: Final = frozenset((1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770
 _ZONED: Final = frozenset((1184, 1185, 3910, 3911, 4534, 6153))
 _FLOATS: Final = frozenset((700, 701, 1021, 1022))
 # Fields of an error that speak of a place in a text of the calculator's, or of its surroundings.
-_INSIDE: Final = frozenset(b"pqW")
+_INSIDE: Final = frozenset(b"pq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def client_error(error: CalculatorError, local: LocalText) -> bytes:
     """The calculator's error as the ErrorResponse that PostgreSQL would have given on the client's own text."""
     pairs = []
     for code, text in error.pairs:
-        if code in _INSIDE:
+        if code in _INSIDE or (code == ord("W") and b"pgveil" in text):
             continue
         if code == ord("P"):
             if text.isdigit():
@@ -178,4 +179,15 @@ def not_allowed() -> Refusal:
         "pgveil cannot run a function of this statement on opened values",
         "Its calculator runs functions that depend on their arguments alone.",
         "Select the columns without that function, and call it in a statement of its own.",
+    )
+
+
+def not_known() -> Refusal:
+    """The refusal of a type or collation that the calculator has not: it may be the database's own."""
+    return Refusal(
+        Reason.COMPUTE,
+        "0A000",
+        "pgveil cannot compute with a type or collation that is not PostgreSQL's own",
+        "The statement names one, and works on opened values, which the database can't.",
+        "Select the columns as they are, and convert or sort them in the application.",
     )

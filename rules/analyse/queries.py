@@ -283,6 +283,7 @@ class Queries:
         group = node.args.get("group")
         if group is None:
             return
+        self._keyed(node, group, scope)
         pending = list(group.iter_expressions())
         while pending:
             item = pending.pop()
@@ -290,6 +291,21 @@ class Queries:
                 pending += list(item.iter_expressions())
             else:
                 self._by(item, outputs, scope, Use.GROUP, output_first=False)
+
+    def _keyed(self, node: exp.Select, group: exp.Group, scope: Scope) -> None:
+        """GROUP BY a primary key stands for the table's other columns, but a masking view has no key."""
+        grouped = [c for c in group.expressions if isinstance(c, exp.Column)]
+        loose = [c for key in ("expressions", "having", "order") for c in _outside_aggregates(node.args.get(key))]
+        for entry in scope.entries:
+            relation = None if entry.table is None else self.record.tables[entry.table].relation
+            if entry.reference is None or relation is None or not relation.primary_key:
+                continue
+            own = {c.name for c in grouped if c.table in {"", entry.name}}
+            key = {c.name for c in relation.columns if c.attnum in relation.primary_key}
+            others = {c.name for c in loose if c.table in {"", entry.name} and entry.find(c.name) is not None}
+            if key <= own and not others <= own:
+                reference = self.record.references[entry.reference]
+                reference.obstacle = reference.obstacle or "a masking view has no primary key to group by"
 
     def _tail(self, node: exp.Expr, outputs: Outputs, scope: Scope) -> None:
         """ORDER BY, LIMIT, OFFSET, FETCH."""
@@ -647,6 +663,19 @@ class Queries:
     def _unknown(self, node: exp.Expr | None, message: str, hint: str) -> None:
         anchor = self.expressions.anchor(node) if node is not None else None
         self.record.obstacle(message, hint, anchor, frozenset())
+
+
+def _outside_aggregates(value: object) -> list[exp.Column]:
+    """The column references of expressions that are in no aggregate and in no subquery."""
+    pending = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, exp.Expr)]
+    found: list[exp.Column] = []
+    while pending:
+        each = pending.pop()
+        if isinstance(each, exp.Column):
+            found.append(each)
+        elif not isinstance(each, exp.AggFunc | exp.Query):
+            pending += list(each.iter_expressions())
+    return found
 
 
 def _own(column: ColumnName, reference: int | None) -> Flow:

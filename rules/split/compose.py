@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rules.analyse import Protected
     from rules.lexer import Lexed
+    from rules.model import ColumnName
 
 _MAX_LEAVES: Final = 32
 
@@ -60,7 +61,7 @@ def propose(
     text = _read(lexed, statement, database, search_path)
     if text is None or text.modifies:
         return
-    tail = sorted_tail(text) if lock is None else None
+    tail = sorted_tail(text) if lock is None and text.locking is None else None
     for built in (tail, Leaves(text, judge, lock).build()):
         if built is None or len(built.leaves) > _MAX_LEAVES:
             continue
@@ -77,13 +78,15 @@ def propose_write(
     search_path: tuple[str, ...] | None,
     judge: Callable[[str], bool],
     protected: Collection[str],
+    dated: Callable[[ColumnName], str | None],
 ) -> WriteText | None:
-    """How an INSERT, UPDATE or DELETE can be done in steps; None where it can't. `protected`: the names of all protected columns.
+    """How an INSERT, UPDATE or DELETE can be done in steps; None where it can't.
 
+    `protected`: the names of all protected columns. `dated`: the type of a sealed column of dates or times, None for any other.
     Raises ParseError and AmbiguousNameError.
     """
     text = _read(lexed, statement, database, search_path)
-    return None if text is None else rewrite(text, database, protected, judge)
+    return None if text is None else rewrite(text, database, protected, judge, dated)
 
 
 def _read(

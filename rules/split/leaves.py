@@ -55,12 +55,15 @@ class Leaves:
 
     def build(self) -> Built | None:
         """The proposal; None where something of the statement can't be had."""
+        if any(self._shows_row(clauses, block) for clauses, block in self.text.blocks):
+            return None
         for clauses, block in sorted(
             self.text.blocks, key=lambda pair: (_depth(self.text, pair[0].first), pair[0].first)
         ):
             if clauses.first in self.covered:
                 continue
-            if not (self._whole(clauses, block) or self._joined(clauses, block) or self._tables(clauses, block)):
+            done = self._whole(clauses, block) or self._joined(clauses, block)
+            if not done and (self.text.locking is not None or not self._tables(clauses, block)):
                 return None
             self._drop_with()
         for use in self.text.survey.tables:
@@ -96,6 +99,15 @@ class Leaves:
             if token.kind is Kind.PARAM and index not in self.covered and not span[0] <= index <= span[1]:
                 found.add(token.value)
         return found
+
+    def _shows_row(self, clauses: Clauses, block: Block) -> bool:
+        """Whether a whole row is a result column: its type is the table's own, which a leaf's row is not of."""
+        text = self.text
+        if _depth(text, clauses.first) > 0 or clauses.items is None:
+            return False
+        rows = {e.name for e in block.scope.entries} - {c.name for e in block.scope.entries for c in e.columns}
+        items = split_at(text.lexed, clauses.items, ",")
+        return any(a == b and text.is_name(a) and text.value(a) in rows for a, b in items)
 
     # -- a subquery as a whole
 
@@ -149,9 +161,12 @@ class Leaves:
         fetch = f"{prefix}SELECT {', '.join(shown or ['1 AS c0'])} {base}"
         lock = self._locking(clauses, {str(e.name) for e in entries})
         fetch += lock
+        if text.locking is not None:
+            fetch += " " + text.source(text.locking)
         if not self.judge(fetch):
             return False
-        columns = [f"c{i}" for i in range(len(wanted) or not values)] + [f"v{i}" for i in range(len(values))]
+        columns = [f"pgveil_c{i}" for i in range(len(wanted) or not values)]
+        columns += [f"pgveil_v{i}" for i in range(len(values))]
         if lock:
             self.lock = None
         leaf = self._leaf(tuple(columns), fetch)
@@ -160,10 +175,12 @@ class Leaves:
         self._replace(span, f'{leaf} AS "{row}"' + "".join(_laterals(entries, wanted, row, named)))
         for piece in pushed:
             self._replace(piece, "TRUE")
+        if text.locking is not None:
+            self._replace(text.locking, "")
         for entry in entries:
             self._dependents(clauses, entry, [c for owner, c in wanted if owner is entry])
         for i, value in enumerate(values):
-            self._replace(value, f'(SELECT "{row}"."v{i}" AS {quote_ident(names[value])})')
+            self._replace(value, f'(SELECT "{row}"."pgveil_v{i}" AS {quote_ident(names[value])})')
         every = ", ".join(f"{quote_ident(str(e.name))}.*" for e in entries)
         for star in self._stars(clauses):
             self._replace((star, star), every)
@@ -174,6 +191,12 @@ class Leaves:
         if self.lock is None or self.lock not in names or _depth(self.text, clauses.first) > 0:
             return ""
         return f" FOR UPDATE OF {quote_ident(self.lock)}"
+
+    def _sorted_otherwise(self, entry: Entry, column: str) -> bool:
+        """Whether a column has a collation of its own, which its leaf's has not."""
+        relation = None if entry.table is None else self.text.survey.tables[entry.table].relation
+        found = None if relation is None else relation.column(column)
+        return found is not None and found.own_collation
 
     def _plain_entries(self, entries: list[Entry]) -> bool:
         names = [e.name for e in entries]
@@ -206,7 +229,8 @@ class Leaves:
     def _rest(self, clauses: Clauses, span: Span, pushed: list[Span]) -> list[int]:
         """The tokens of the SELECT that stay with us."""
         end = clauses.last if clauses.alone or clauses.tail is None else clauses.tail - 1
-        gone = {i for first, last in [span, *pushed] for i in range(first, last + 1)}
+        locking = [] if self.text.locking is None else [self.text.locking]
+        gone = {i for first, last in [span, *pushed, *locking] for i in range(first, last + 1)}
         return [i for i in range(clauses.first + 1, end + 1) if i not in gone]
 
     def _wanted(self, clauses: Clauses, block: Block, rest: list[int]) -> list[tuple[Entry | None, str]] | None:
@@ -228,6 +252,8 @@ class Leaves:
             if common & found.qualified:
                 return None
             seen |= common
+            if any(self._sorted_otherwise(entry, name) for name in names):
+                return None
             wanted += [(entry, str(c.name)) for c in entry.columns if c.name in names - common]
             wanted += [(entry, name) for name in sorted((found.columns & _ROW_KEY) - columns)]
         return wanted + [(None, name) for name in sorted(seen)]
@@ -296,6 +322,8 @@ class Leaves:
         everything = found.everything or found.row or use.renamed or self._any_star() or block is None
         if not everything:
             columns = [c for c in columns if c in found.columns]
+        if any(c.own_collation for c in use.relation.columns if c.name in columns):
+            return False
         columns += key
         shown = quote_ident(use.shown)
         select = ", ".join(f"{shown}.{quote_ident(c)}" for c in columns) or "1 AS pgveil_one"
@@ -323,6 +351,7 @@ class Leaves:
         return natural or any(
             isinstance(s.parent, exp.Select | exp.Column | exp.Dot | exp.Alias | exp.Paren)
             for s in root.find_all(exp.Star)
+            if self.text.survey.tree.token_of(s) is not None
         )
 
     def _own_conditions(self, use: TableUse, clauses: Clauses, block: Block) -> list[Span]:
@@ -458,7 +487,7 @@ def _laterals(entries: list[Entry], wanted: list[tuple[Entry | None, str]], row:
     """
     for entry in [*entries, None]:
         columns = [(i, column) for i, (owner, column) in enumerate(wanted) if owner is entry]
-        shown = ", ".join(f'"{row}"."c{i}" AS {quote_ident(column)}' for i, column in columns)
+        shown = ", ".join(f'"{row}"."pgveil_c{i}" AS {quote_ident(column)}' for i, column in columns)
         name = f"{row}_common" if entry is None else str(entry.name)
         if columns or name in named:
             yield f", LATERAL (SELECT {shown}) AS {quote_ident(name)}"

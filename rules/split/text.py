@@ -59,24 +59,44 @@ class Text:
     def modifies(self) -> bool:
         """Whether the statement writes, locks rows or stores its result."""
         root = self.survey.tree.root
-        if root.find(exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Into, exp.Lock) is not None:
+        if root.find(exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Into) is not None:
+            return True
+        if root.find(exp.Lock) is not None and self.locking is None:
             return True
         return not isinstance(root, exp.Query | exp.Table)
+
+    @property
+    def locking(self) -> Span | None:
+        """The locking clauses of a statement that is one SELECT, where the rows that are locked are all those that it finds."""
+        if len(self.blocks) != 1:
+            return None
+        clauses = self.blocks[0][0]
+        if "for" not in clauses.starts or not {"limit", "offset", "fetch"}.isdisjoint(clauses.starts):
+            return None
+        return clauses.starts["for"], clauses.last
 
 
 def read(lexed: Lexed, statement: Span, survey: Survey) -> Text | None:
     """The statement with its SELECTs found both ways; None where the two ways do not agree."""
     text = Text(lexed, *statement, survey)
     clauses = select_clauses(lexed, *statement)
+    silent = []  # without a token of their own, as SELECT NULL
     for block in survey.blocks:
+        if _is_values(block.node):
+            continue
         own = next(iter(_own_tokens(text, block.node)), None)
         inside = [] if own is None else [c for c in clauses if c.first < own <= c.last]
-        if not inside:
+        if own is None:
+            silent.append(block)
+        elif inside:
+            text.blocks.append((max(inside, key=lambda c: c.first), block))
+        else:
             return None
-        text.blocks.append((max(inside, key=lambda c: c.first), block))
     found = {c.first for c, _ in text.blocks}
-    if len(found) != len(clauses) or len(text.blocks) != len(found):
+    left = [c for c in clauses if c.first not in found]
+    if len(left) != len(silent) or len(text.blocks) != len(found):
         return None
+    text.blocks += zip(left, silent, strict=True)
     text.blocks.sort(key=lambda pair: pair[0].first)
     for use in survey.tables:
         text.relation_tokens |= set(range(use.first, use.last + 1))
@@ -84,6 +104,13 @@ def read(lexed: Lexed, statement: Span, survey: Survey) -> Text | None:
             at = use.last + 1 + (text.value(use.last + 1) == "*")
             text.relation_tokens.add(at + (text.value(at) == "as"))
     return text
+
+
+def _is_values(node: exp.Select) -> bool:
+    """Whether sqlglot has made the SELECT of a VALUES in a WITH."""
+    source = node.args.get("from_")
+    values = None if source is None else source.this
+    return isinstance(values, exp.Values) and values.alias == "_values"
 
 
 def _own_tokens(text: Text, node: exp.Select) -> Iterator[int]:

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from rules.analyse.record import TableUse
     from rules.catalog import Relation
     from rules.lexer import Lexed
+    from rules.model import ColumnName
     from rules.split.text import Text
 
 VALUES_NAME: Final = "pgveil_values"
-_CONSTANT_WORDS: Final = frozenset({"null", "default", "true", "false"})
+_CONSTANT_WORDS: Final = frozenset({"null", "default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class _Written:
     first: int
     edits: list[tuple[int, int, str]] = field(default_factory=list)
     values: list[tuple[Span, str]] = field(default_factory=list)
+    dated: dict[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -69,14 +71,31 @@ class _Written:
     def parameter(self, index: int) -> str:
         return f"${self.first + index}"
 
+    def is_constant(self, span: Span, column: str) -> bool:
+        """Whether what is written to the column can be sealed as it is."""
+        if span[0] == span[1] and self.text.token(span[0]).kind is Kind.STRING and column in self.dated:
+            return False
+        return _is_constant(self.text, span)
+
+    def value(self, index: int) -> str:
+        """A value that is computed; a bare constant has the type of its column."""
+        span, column = self.values[index]
+        bare = span[0] == span[1] and self.text.token(span[0]).kind is Kind.STRING
+        typed = f"::{self.dated[column]}" if bare and column in self.dated else ""
+        return f"({self.text.source(span)}{typed})"
+
 
 def rewrite(
-    text: Text, database: Protected, protected: Collection[str], judge: Callable[[str], bool]
+    text: Text,
+    database: Protected,
+    protected: Collection[str],
+    judge: Callable[[str], bool],
+    dated: Callable[[ColumnName], str | None],
 ) -> WriteText | None:
     """How the statement can be done in two steps; None where it can't.
 
-    `protected`: the names of all protected columns. `judge`: whether the database may run a statement
-    for the principal as it is.
+    `protected`: the names of all protected columns. `judge`: whether the database may run a statement for the principal as it is. `dated`: the
+    type of a sealed column of dates or times, whose constants PostgreSQL reads in more forms than can be sealed as they are.
     """
     if not text.survey.tables:
         return None
@@ -87,6 +106,7 @@ def rewrite(
     sealed = database.columns_of(use.relation)
     numbers = [int(t.value) for t in text.lexed.tokens[text.first : text.last + 1] if t.kind is Kind.PARAM]
     made = _Written(text, use, use.relation, max(numbers, default=0) + 1)
+    made.dated = {column: spelled for column, name in sealed.items() if (spelled := dated(name)) is not None}
     match text.value(text.first):
         case "update":
             found = _Update(made, sealed, protected, judge).build()
@@ -146,7 +166,7 @@ class _Update:
 
     def _is_computed(self, column: str, value: Span) -> bool:
         text = self.made.text
-        if _is_constant(text, value):
+        if self.made.is_constant(value, column):
             return False
         names = {text.value(i) for i in range(value[0], value[1] + 1) if text.is_name(i)}
         return column in self.sealed or "from" in self.clauses or not names.isdisjoint(self.protected)
@@ -176,7 +196,7 @@ def _by_key(made: _Written, others: Span | None, where: Span | None) -> WriteTex
     """The rows are found by the source, and again by their keys."""
     text, shown = made.text, made.shown
     source = [f"SELECT {shown}.ctid AS c0, {shown}.tableoid AS c1"]
-    source += [f", ({text.source(span)}) AS c{i}" for i, (span, _) in enumerate(made.values, 2)]
+    source += [f", {made.value(i)} AS c{i + 2}" for i in range(len(made.values))]
     source.append(f" FROM {text.source((made.use.first, made.use.last))} AS {shown}")
     if others is not None:
         source.append(f", {text.source(others)}")
@@ -204,8 +224,7 @@ def _behind(made: _Written) -> Span:
 
 def _once(made: _Written) -> WriteText:
     """The values are computed once, whatever is written with them."""
-    text = made.text
-    source = "SELECT " + ", ".join(f"({text.source(span)}) AS c{i}" for i, (span, _) in enumerate(made.values))
+    source = "SELECT " + ", ".join(f"{made.value(i)} AS c{i}" for i in range(len(made.values)))
     made.edits += [(*span, made.parameter(i)) for i, (span, _) in enumerate(made.values)]
     columns = tuple(column for _, column in made.values)
     return WriteText(source, None, "", made.first, many=False, columns=columns, relation=made.relation)
@@ -259,7 +278,7 @@ def _inserted_values(made: _Written, sealed: Collection[str], columns: list[str]
             return None
         items = split_at(text.lexed, (row[0] + 1, row[1] - 1), ",")
         for item, column in zip(items, columns, strict=False):
-            if column in sealed and not _is_constant(text, item):
+            if column in sealed and not made.is_constant(item, column):
                 made.values.append((item, column))
     if made.values:
         return _once(made)
@@ -387,7 +406,7 @@ def _where_of(lexed: Lexed, first: int) -> int:
 
 
 def _is_constant(text: Text, span: Span) -> bool:
-    """A literal, a parameter, NULL or DEFAULT, perhaps with a sign or a cast: what the database gets sealed as it is."""
+    """A literal, a parameter, NULL or DEFAULT, perhaps with a sign or a cast: what can be sealed as it is."""
     at = span[0]
     if text.value(at) in {"-", "+"}:
         at += 1

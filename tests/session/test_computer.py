@@ -215,7 +215,7 @@ def test_the_calculators_error_is_postgresqls(
 ) -> None:
     at = LOCAL.index(b"length(card)") + 1
     wrong = calculator_error(
-        "42703", M='no "pgveil_leaf_1.x"', H='Perhaps "pgveil_leaf_1".y', P=str(at), W="inside", q="x", p="3"
+        "42703", M='no "pgveil_leaf_1.x"', H='Perhaps "pgveil_leaf_1".y', P=str(at), W="inside pgveil_leaf_1", q="x", p="3"
     )
     scene = Scene(bench, cut, wrong)
     if block:
