@@ -593,7 +593,7 @@ def test_a_parameter_that_only_the_fetch_knows(bench: Bench) -> None:
     computes(bench, sql, FETCH.decode(), ("name", "card"), of, parameters=3)
     scene.server.results[FETCH] = replace(scene.server.results[LEAF], parameters=(16400, 25))
     got = scene.talk.say(m.build_parse(b"s", sql.encode()), m.build_describe(b"S", b"s"), m.SYNC)
-    assert got == m.PARSE_COMPLETE + m.build_parameter_description((16400, 1043, 20)) + DESCRIPTION + READY
+    assert got == m.PARSE_COMPLETE + m.build_parameter_description((16400, 25, 20)) + DESCRIPTION + READY
     question = scene.calculator.asked[-1].question
     assert question is not None
     assert question.types == (25, 25, 0, 1009, 1009)
