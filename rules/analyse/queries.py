@@ -105,7 +105,7 @@ class Queries:
                 continue
             flow = entry.find(node.name)
             if flow is None:
-                self._unknown(node, "SEARCH and CYCLE by a column that is not known")
+                self._unknown(node, "SEARCH and CYCLE by a column that is not known", "Name the columns instead of *.")
                 flow = NOTHING
             self.expressions.visit(node.this, node.expression)
             self.expressions.consume(flow, Use.COMPUTE, node)
