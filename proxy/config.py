@@ -270,6 +270,11 @@ class CalculatorSettings:
         "Bytes that are fetched for one statement, and that it may give.",
         64 * limits.MIB,
     )
+    held: int = _setting(
+        _size(64 * limits.KIB, 65536 * limits.MIB),
+        "Bytes that are fetched for all statements of a worker together, at a time. More get SQLSTATE 53200.",
+        512 * limits.MIB,
+    )
     # Where the supervisor's engine is; not the operator's to say.
     engine: Path | None = None
 

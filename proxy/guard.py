@@ -43,6 +43,7 @@ from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
 from proxy.metric_files import ENVIRONMENT
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
+from proxy.session.collect import Budget
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
@@ -178,6 +179,7 @@ class Guard:
         self._meter: LookupMeter = (
             SharedLookupMeter(Path(shared) / "lookups", time.monotonic) if shared else LocalLookupMeter(time.monotonic)
         )
+        self._budget = Budget(config.calculator.held)
         self._calculator = CalculatorService(config.calculator, metrics, monotonic=time.monotonic)
         self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
@@ -272,6 +274,7 @@ class Guard:
             cache=self._descriptions.setdefault(context.database, DescriptionCache()),
             calculator=self._calculator.bind(self._databases.locale(context.database)),
             computed=self._computed.setdefault(context.database, ComputeCache()),
+            budget=self._budget,
             limits=self._limits(),
             pump=context.pump,
             meter=self._meter,

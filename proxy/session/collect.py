@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.session.replies import Trouble
 from proxy.session.rows import locate
@@ -14,18 +14,46 @@ if TYPE_CHECKING:
 
 TOO_MANY = "pgveil would have to fetch more than {} to compute this statement's result"
 NARROW_IT = "Add a condition that the database can evaluate by itself, so that fewer rows are fetched."
+_FULL: Final = Trouble(
+    "53200",
+    "the statements that pgveil computes hold too many rows at the moment",
+    hint="Try again, or raise calculator.held in pgveil's configuration.",
+)
+
+
+class Budget:
+    """What the sessions of one worker may hold of fetched rows, in bytes, together."""
+
+    __slots__ = ("_most", "held")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so much more; if so it is taken."""
+        if self.held + size > self._most:
+            return False
+        self.held += size
+        return True
+
+    def give(self, size: int) -> None:
+        """So much is free again."""
+        self.held -= size
 
 
 class Collector:
     """What one execution returned. `columns`: the opened values of each result column, in text form.
 
     `finished`: the execution has ended, well (`complete`) or not. `more`: the server holds further rows.
+    What it has of the budget is free again when nobody holds it any longer.
     """
 
-    __slots__ = ("_limits", "_size", "columns", "complete", "finished", "more", "tag")
+    __slots__ = ("_budget", "_limits", "_size", "columns", "complete", "finished", "more", "tag")
 
-    def __init__(self, limits: SessionLimits) -> None:
+    def __init__(self, limits: SessionLimits, budget: Budget) -> None:
         self._limits = limits
+        self._budget = budget
         self._size = 0
         self.columns: list[list[bytes | None]] = []
         self.complete = False
@@ -36,10 +64,13 @@ class Collector:
     def take(self, batch: Batch, columns: int, opener: OpenColumn) -> Trouble | None:
         """Keep a batch of rows of so many columns, opened; the trouble where that is too much. Raises as `locate` and `opener` do."""
         raw = batch.raw
-        self._size += len(raw)
-        if self._size > self._limits.collected_bytes:
-            self.columns.clear()
+        if self._size + len(raw) > self._limits.collected_bytes:
+            self._let_go()
             return too_much(f"{self._limits.collected_bytes} bytes")
+        if not self._budget.take(len(raw)):
+            self._let_go()
+            return _FULL
+        self._size += len(raw)
         if not self.columns:
             self.columns = [[] for _ in range(columns)]
         if columns:
@@ -56,8 +87,16 @@ class Collector:
 
     def drop(self) -> None:
         """The server ended it with an error, or ignores it."""
-        self.columns.clear()
+        self._let_go()
         self.finished = True
+
+    def _let_go(self) -> None:
+        self.columns = []
+        self._budget.give(self._size)
+        self._size = 0
+
+    def __del__(self) -> None:
+        self._budget.give(self._size)
 
 
 def too_much(what: str) -> Trouble:

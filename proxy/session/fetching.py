@@ -88,7 +88,7 @@ class Fetcher:
     def execute(self, portal: Portal, run: Run | None, ticket: int) -> Collector:
         """Fetch all rows of a portal. The limit is one more than may come, so that the server never sends much more."""
         state = self._state
-        collector = Collector(state.limits)
+        collector = Collector(state.limits, state.budget)
         entry = Expectation(
             Kind.EXECUTE, Route.GUARD, portal=portal, run=run, ticket=ticket, collector=collector, undo=collector.drop
         )

@@ -128,9 +128,11 @@ class Results:
         try:
             trouble = collector.take(batch, len(shown.formats), opener)
         except BadValue as bad:
+            collector.drop()
             self._damaged(head, bad)
             return
         if trouble is not None:
+            collector.drop()
             self._failures.fail(head, trouble, Refusal(Reason.LIMIT, trouble.sqlstate, trouble.message))
             return
         state.observer.opened(_size(batch) * len(openings))

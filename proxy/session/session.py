@@ -13,10 +13,11 @@ What is held back, and until when:
 from __future__ import annotations
 
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.errors import LimitError, ProtocolError, ServerLost
 from proxy.session.backend import Backend
+from proxy.session.collect import Budget
 from proxy.session.frontend import Frontend
 from proxy.session.gate import BadValue
 from proxy.session.limits import SessionLimits
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from proxy.session.metering import LookupMeter
     from proxy.session.values import ValueCodec
     from proxy.wire.messages import CancelRequest
+
+_ALONE: Final = 512 << 20  # bytes of fetched rows, for a session that shares them with none
 
 __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
 
@@ -58,6 +61,7 @@ class Session:
         cache: DescriptionCache | None = None,
         calculator: Calculator | None = None,
         computed: ComputeCache | None = None,
+        budget: Budget | None = None,
         pump: Callable[[], None] = lambda: None,
         meter: LookupMeter | None = None,
     ) -> None:
@@ -74,6 +78,7 @@ class Session:
             cache=DescriptionCache() if cache is None else cache,
             calculator=calculator,
             computed=ComputeCache() if computed is None else computed,
+            budget=Budget(_ALONE) if budget is None else budget,
             wake=self._computed,
             meter=Unmetered() if meter is None else meter,
         )

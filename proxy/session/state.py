@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from audit.event import Outcome
     from proxy.errors import PgveilError
+    from proxy.session.collect import Budget
     from proxy.session.computing import Calculator, Computation
     from proxy.session.gate import Judge
     from proxy.session.limits import SessionLimits
@@ -89,6 +90,7 @@ class State:
         "_principal",
         "_principal_generation",
         "broken",
+        "budget",
         "cache",
         "calculator",
         "cancel_key",
@@ -134,6 +136,7 @@ class State:
         cache: DescriptionCache,
         calculator: Calculator | None,
         computed: ComputeCache,
+        budget: Budget,
         wake: Callable[[], None],
         meter: LookupMeter,
     ) -> None:
@@ -148,6 +151,7 @@ class State:
         self.calculator = calculator
         self.computed = computed
         self.meter = meter
+        self.budget = budget
         self.wake = wake  # for the calculator: the computation has finished
         self.computation: Computation | None = None  # what the client waits for
         self.under_way: Run | None = None  # the execution whose rows are being computed on

@@ -374,7 +374,7 @@ class Writer(Computer):
         state, write = self._state, writing.write
         assert writing.returning is not None
         assert write.returning is not None
-        collector = Collector(state.limits)
+        collector = Collector(state.limits, state.budget)
         self._send_execute(portal, run, ticket, 0, Route.GUARD, collector)
         yield from self._fetcher.collected(collector)
         if not collector.complete or state.ignores():

@@ -17,6 +17,7 @@ import pytest
 from audit.errors import AuditUnavailable
 from keys.ring import UnknownDomainError
 from keys.sealed import DataKey
+from proxy.session.collect import Budget
 from proxy.session.gate import Admit, Decision, Names, OffsetMap, Pass, Refuse, Settings
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
@@ -230,6 +231,7 @@ class Bench:
         self.sessions: list[Session] = []
         self.calculator: Calculator | None = None
         self.computed = ComputeCache()
+        self.budget = Budget(1 << 30)
 
     def clock(self) -> float:
         self.time += 0.001
@@ -247,6 +249,7 @@ class Bench:
             cache=self.cache,
             calculator=self.calculator,
             computed=self.computed,
+            budget=self.budget,
         )
         self.sessions.append(session)
         return session

@@ -11,6 +11,7 @@ import pytest
 
 from audit.event import StatementEnded
 from keys.types import OutputSettings
+from proxy.session.collect import Budget
 from proxy.session.computing import Answer, CalculatorError, Compute, Leaf
 from proxy.session.gate import Admit, OffsetMap
 from proxy.session.limits import SessionLimits
@@ -80,6 +81,7 @@ class Scene:
         assert session.closing is None
         assert session.wants_client
         assert session.wants_server
+        assert self.bench.budget.held == 0
         assert kinds(self.talk.say(m.build_query(b"SELECT 1")))[-2:] in ("CZ", "EZ")
 
     def ended(self) -> list[tuple[str, str | None, int | None]]:
@@ -173,12 +175,13 @@ def test_in_a_failed_transaction_the_server_says_so(bench: Bench, cut: Callable[
 
 
 @pytest.mark.parametrize("block", [False, True])
-@pytest.mark.parametrize("wrong", ["source", "value", "bytes", "rows"])
+@pytest.mark.parametrize("wrong", ["source", "value", "bytes", "rows", "all"])
 def test_what_may_not_be_computed_on(
     bench: Bench, cut: Callable[[bytes], list[bytes]], wrong: str, *, block: bool
 ) -> None:
     bench.limits = SessionLimits(collected_rows=1) if wrong == "rows" else bench.limits
     bench.limits = SessionLimits(collected_bytes=10) if wrong == "bytes" else bench.limits
+    bench.budget = Budget(10) if wrong == "all" else bench.budget
     scene = Scene(bench, cut)
     fetched = scene.server.results[LEAF]
     if wrong == "source":
@@ -194,6 +197,7 @@ def test_what_may_not_be_computed_on(
         "value": ("XX001", Reason.DAMAGED),
         "bytes": ("54000", Reason.LIMIT),
         "rows": ("54000", Reason.LIMIT),
+        "all": ("53200", Reason.LIMIT),
     }[wrong]
     assert error_of(got).sqlstate == state
     assert bench.observer.reasons == [reason]
@@ -261,6 +265,7 @@ def test_while_it_computes_nothing_is_read_and_nothing_is_lost(
     assert scene.talk.say(m.build_query(SQL.encode()), m.build_query(b"SELECT 1")) == b""
     assert not scene.talk.session.wants_client
     assert scene.talk.session.wants_server
+    assert bench.budget.held > 0
     scene.calculator.next()
     scene.talk.move()
     assert scene.talk.got() == ANSWERED + READY + m.build_command_complete(b"SELECT 0") + READY

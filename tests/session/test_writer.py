@@ -107,6 +107,7 @@ class Scene:
         assert session.closing is None
         assert session.wants_client
         assert session.wants_server
+        assert self.bench.budget.held == 0
         assert kinds(self.talk.say(m.build_query(b"SELECT 1")))[-2:] in ("CZ", "EZ")
 
     def ended(self) -> list[tuple[str, str | None, int | None]]:
