@@ -17,6 +17,7 @@ from proxy.session.judging import Judging
 from proxy.session.metering import metered, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.prepared import fetch_of
 from proxy.session.replies import DEALLOCATE, deallocated
 from proxy.session.state import AUDIT_DOWN, State
 from proxy.session.writer import Writer
@@ -216,9 +217,13 @@ class Frontend:
     def _counted(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
         """The decision on a text that is about to run, or the refusal of its look-ups."""
         state = self._state
-        if not isinstance(decision, Admit):
+        if isinstance(decision, Admit):
+            runs = decision
+        elif isinstance(decision, Compute | Write):
+            runs = fetch_of(decision if isinstance(decision, Compute) else decision.source)
+        else:
             return decision
-        beyond = over_limit(state.meter, state.principal, metered(decision.plans))
+        beyond = over_limit(state.meter, state.principal, metered(runs.plans))
         return decision if beyond is None else Refuse(beyond, decision.shape)
 
     def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:

@@ -20,6 +20,7 @@ from keys.sealed import DataKey
 from proxy.session.collect import Budget
 from proxy.session.gate import Admit, Decision, Names, OffsetMap, Pass, Refuse, Settings
 from proxy.session.limits import SessionLimits
+from proxy.session.metering import LookupMeter, Unmetered
 from proxy.session.prepared import ComputeCache
 from proxy.session.session import Session
 from proxy.session.trail import Identity
@@ -112,11 +113,12 @@ class FakeJudge:
         self.generation = 1
         self.asked: list[tuple[bytes, Settings]] = []
         self.verdicts = POLICY
+        self.lookups: int | None = None
         self.exposed = False
         self.strangers: frozenset[int] = frozenset()
 
     def principal(self, login: str) -> Principal:
-        return Principal(login, ("clerk",), self.verdicts, self.exposed)
+        return Principal(login, ("clerk",), self.verdicts, self.exposed, self.lookups)
 
     def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
         return oids & self.strangers
@@ -232,6 +234,7 @@ class Bench:
         self.calculator: Calculator | None = None
         self.computed = ComputeCache()
         self.budget = Budget(1 << 30)
+        self.meter: LookupMeter = Unmetered()
 
     def clock(self) -> float:
         self.time += 0.001
@@ -250,6 +253,7 @@ class Bench:
             calculator=self.calculator,
             computed=self.computed,
             budget=self.budget,
+            meter=self.meter,
         )
         self.sessions.append(session)
         return session

@@ -219,7 +219,13 @@ def test_the_calculators_error_is_postgresqls(
 ) -> None:
     at = LOCAL.index(b"length(card)") + 1
     wrong = calculator_error(
-        "42703", M='no "pgveil_leaf_1.x"', H='Perhaps "pgveil_leaf_1".y', P=str(at), W="inside pgveil_leaf_1", q="x", p="3"
+        "42703",
+        M='no "pgveil_leaf_1.x"',
+        H='Perhaps "pgveil_leaf_1".y',
+        P=str(at),
+        W="inside pgveil_leaf_1",
+        q="x",
+        p="3",
     )
     scene = Scene(bench, cut, wrong)
     if block:
@@ -353,6 +359,36 @@ def test_types_that_only_the_database_knows(
     assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
     assert bench.observer.reasons == [Reason.COMPUTE]
     assert b"name" in (error_of(got).get("D") or b"") + (error_of(got).get("M") or b"")
+    scene.alive()
+
+
+class Counting:
+    """A meter that lets so many pass."""
+
+    def __init__(self) -> None:
+        self.spent: list[int] = []
+
+    def spend(self, login: str, count: int, per_minute: int) -> bool:
+        self.spent.append(count)
+        return sum(self.spent) <= per_minute
+
+
+def test_look_ups_of_the_fetch_are_counted(bench: Bench, cut: Callable[[bytes], list[bytes]]) -> None:
+    bench.meter = meter = Counting()
+    bench.judge.lookups = 4
+    scene = Scene(bench, cut, ANSWER, DESCRIBED, ANSWER)
+    computes(bench, SQL, LEAF.decode(), ("name", "card"), replace(OF, metered=2))
+    of = replace(OF, metered=2, params=(SealParam(2, CARD, exact=True),))
+    computes(bench, ASKED, FETCH.decode(), ("name", "card"), of, parameters=3)
+    scene.server.results[FETCH] = replace(scene.server.results[LEAF], parameters=(23, 25))
+    assert scene.query() == ANSWERED + READY
+    assert kinds(scene.talk.say(prepare(), m.SYNC)) == "1tTZ"
+    run = bind() + m.build_execute(b"") + m.SYNC
+    assert kinds(scene.talk.say(run)) == "2DDCZ"
+    for got in (scene.talk.say(run), scene.query()):
+        assert (kinds(got), error_of(got).sqlstate) == ("EZ", "53400")
+    assert meter.spent == [2, 2, 2, 2]
+    assert scene.calculator.kinds().count("run") == 2
     scene.alive()
 
 
