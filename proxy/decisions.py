@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
+from proxy import copy_decisions
 from proxy.blanked import check_garbled, server_check
 from proxy.computable import may_be_read, may_be_written
 from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES, is_dangerous
@@ -31,7 +32,7 @@ from proxy.splicing import LiteralSealer, edited
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
-from rules.classify import Classified, StatementKind, classify, copy_table
+from rules.classify import Classified, StatementKind, classify
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads
@@ -493,6 +494,17 @@ class Gate:
                 later = None if plan is None else plan.later
                 scope.change(part.named, Known(later, not words.isdisjoint(world.unsettling)))
             plans.append(plan)
+        if len(parts) > 1:
+            alone = copy_decisions.among_others(plans, lexed)
+            if isinstance(alone, Refusal):
+                raise _RefusedError(alone)
+            plans = alone
+        elif (plan := plans[0] if plans else None) is not None and plan.copy is not None:
+            version = world.protection.catalog.server_version
+            written = copy_decisions.as_written(plan, lexed, settings.client_encoding, version)
+            if isinstance(written, Refusal):
+                raise _RefusedError(written)
+            plans = [written]
         return plans
 
     def _by_name(
@@ -593,7 +605,7 @@ class Gate:
         if part.kind in _ANALYSED:
             return self._analysed(lexed, part, asker, settings, called)
         if part.kind is StatementKind.COPY_TABLE:
-            return (), self._copy(lexed, part, asker, settings)
+            return (), self._copy(lexed, whole, asker, settings)
         return (), self._utility(part, words, asker, whole[0])
 
     def _analysed(
@@ -612,16 +624,7 @@ class Gate:
                 hint="It names something protected. Write it as SELECT, INSERT, UPDATE or DELETE in plain form.",
                 token=part.first if error.token is None else error.token,
             )
-        judgement = Judgement(
-            protection.rules,
-            asker.principal.policy,
-            protection.unapplied,
-            asker.views,
-            _canonical_type,
-            asker.keys,
-            protection.told,
-        )
-        plan = decide(facts, judgement)
+        plan = decide(facts, self._judgement(asker))
         if isinstance(plan, Refusal):
             return facts.significant, plan
         if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
@@ -633,8 +636,11 @@ class Gate:
             return facts.significant, prepared(lexed, part.named, plan, _canonical_type)
         if part.kind is StatementKind.CURSOR:
             return facts.significant, declared(plan)
+        if part.kind is StatementKind.COPY_QUERY:
+            return facts.significant, copy_decisions.of_query(plan, lexed, part, protection.catalog.server_version)
         if part.kind is not StatementKind.QUERY:
-            return facts.significant, _without_results(plan, part)
+            # EXPLAIN and CREATE AS: no row of theirs can be opened on the way out.
+            return facts.significant, replace(plan, results=None)
         return facts.significant, plan
 
     # -- what is not a query
@@ -779,58 +785,24 @@ class Gate:
             token=token,
         )
 
-    def _copy(self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings) -> Plan | Refusal | _Nothing:
-        parsed = copy_table(lexed, part.first, part.last)
-        if parsed is None:
-            return Refusal(
-                Reason.COPY,
-                UNSUPPORTED,
-                "this form of COPY was not understood",
-                hint="Write COPY table (columns) FROM STDIN or TO STDOUT, or COPY (SELECT ...) TO STDOUT.",
-                token=part.first,
-            )
-        relation = self._world.protection.resolve(parsed.schema, parsed.name, settings.search_path)
-        if relation is None:
-            return _NOTHING
-        columns = self._columns_of(relation)
-        if parsed.columns is not None:
-            columns = frozenset(c for c in columns if c.column in parsed.columns)
-        for name in sorted(columns):
-            problem = self._copy_problem(name, asker, parsed.name_token, writes=parsed.writes)
-            if problem is not None:
-                return problem
-        if not columns:
-            return _NOTHING
-        plan = _touching(Action.COPY, columns, asker, self._world.protection, written=parsed.writes)
-        return replace(plan, writes=parsed.writes)
+    def _copy(
+        self, lexed: Lexed, whole: tuple[int, int], asker: _Asker, settings: Settings
+    ) -> Plan | Refusal | _Nothing:
+        protection = self._world.protection
+        judge = copy_decisions.CopyJudge(protection, self._judgement(asker), settings.search_path, settings.temporary)
+        self._observer.parsed()
+        return judge.table(lexed, *whole) or _NOTHING
 
-    def _copy_problem(self, name: ColumnName, asker: _Asker, token: int, *, writes: bool) -> Refusal | None:
-        column = self.column(name)
-        verdict = asker.principal.policy.verdict(name)
-        if column is None or column.protection is Protection.SEALED:
-            hint = "Use INSERT with parameters." if writes else "Use SELECT, or COPY without the sealed columns."
-            return Refusal(
-                Reason.COPY,
-                UNSUPPORTED,
-                f'COPY can\'t carry sealed column "{name}"',
-                hint=hint,
-                column=name,
-                token=token,
-            )
-        if writes and verdict is not Verdict.CLEAR and name in self._world.protection.told:
-            return Refusal(
-                Reason.ORACLE,
-                DENIED,
-                f'column "{name}" can\'t be given values by COPY: it is not clear for this login, and a constraint would tell which are there',
-                hint="Write it with a login that sees the column clear.",
-                column=name,
-                token=token,
-            )
-        if writes or verdict is Verdict.CLEAR:
-            return None
-        hint = "Use COPY (SELECT ... FROM the table) TO: its columns are masked there."
-        return Refusal(
-            Reason.COPY, DENIED, f'column "{name}" is not clear for this login', hint=hint, column=name, token=token
+    def _judgement(self, asker: _Asker) -> Judgement:
+        protection = self._world.protection
+        return Judgement(
+            protection.rules,
+            asker.principal.policy,
+            protection.unapplied,
+            asker.views,
+            _canonical_type,
+            asker.keys,
+            protection.told,
         )
 
     # -- the text that runs
@@ -849,6 +821,8 @@ class Gate:
             return Refuse(refusal, self._shape(lexed), error.position + 1)
         try:
             raw = encode_sql(text, settings.client_encoding)
+            asked = [copy_decisions.witness_text(p, lexed, text, offsets) for p in plans if p is not None]
+            witness = next((encode_sql(t, settings.client_encoding) for t in asked if t is not None), None)
         except EncodingError:
             return Refuse(
                 Refusal(
@@ -861,7 +835,9 @@ class Gate:
             )
         changes = self._changes(lexed, parts, plans, settings)
         by_name = any(p.kind in _BY_NAME for p in parts)
-        return Admit(raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl, changes, by_name)
+        return Admit(
+            raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl, changes, by_name, witness
+        )
 
 
 _DATED = ("date", "time", "interval")
@@ -1008,20 +984,3 @@ def _no_limited(what: str, token: int) -> Refusal:
         hint="Use a login that sees the table's protected columns clear, or connect to the server directly.",
         token=token,
     )
-
-
-def _without_results(plan: Plan, part: Classified) -> Plan | Refusal:
-    """EXPLAIN, COPY and CREATE AS: no row of theirs can be opened on the way out."""
-    if part.kind is not StatementKind.COPY_QUERY:
-        return replace(plan, results=None)
-    opened = next((r.open for r in plan.results or () if r.open is not None), None)
-    if opened is not None:
-        return Refusal(
-            Reason.COPY,
-            UNSUPPORTED,
-            f'sealed column "{opened.name}" can\'t be read through COPY',
-            hint="Use SELECT; a driver's server-side cursor over the extended protocol works as well.",
-            column=opened.name,
-            token=part.first,
-        )
-    return replace(plan, results=None, action=Action.COPY)

@@ -20,13 +20,15 @@ def error_response(
     detail: str | None = None,
     hint: str | None = None,
     position: int | None = None,
+    context: str | None = None,
 ) -> bytes:
     """An ErrorResponse message, type byte and length included (PostgreSQL 55.7, 55.8).
 
-    `severity` goes out both as the localised field S and as V, which drivers compare. `position` is 1-based, in characters.
+    `severity` goes out both as the localised field S and as V, which drivers compare. `position` is 1-based, in characters. `context`: CONTEXT.
     """
     at = None if position is None else str(position)
-    return b"E" + _fields({"S": severity, "V": severity, "C": sqlstate, "M": message, "D": detail, "H": hint, "P": at})
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": message, "D": detail, "H": hint, "P": at, "W": context}
+    return b"E" + _fields(fields)
 
 
 def notice_response(

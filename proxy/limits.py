@@ -33,6 +33,8 @@ STATEMENT: Final = 64 * MIB
 BIND: Final = 64 * MIB
 # A row with columns to open is held whole; one without streams.
 ROW: Final = 64 * MIB
+# A row of COPY data with sealed columns is held whole, with its sealed and its clear form; other COPY data streams.
+COPY_ROW: Final = 64 * MIB
 # 1,664 columns (MaxTupleAttributeNumber) of 63-byte names (four times that after re-encoding) and 19 fixed bytes make 451,000.
 ROW_DESCRIPTION: Final = MIB
 # 65,535 parameters of 4 bytes.

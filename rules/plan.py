@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from rules.model import Column, ColumnName, Level, TableName, Verdict
+
+if TYPE_CHECKING:
+    from rules.copy_format import CopyPlan
 
 
 class Action(StrEnum):
@@ -99,6 +103,7 @@ class Plan:
 
     `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
     `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
+    `copy`: it is a COPY from or to the client, whose data says nothing of its columns.
     """
 
     action: Action
@@ -112,10 +117,13 @@ class Plan:
     lookups: bool = False
     metered: int = 0
     later: Plan | None = None
+    copy: CopyPlan | None = None
 
     @property
     def opens(self) -> bool:
         """Whether any result column must be opened by the proxy."""
+        if self.copy is not None and any(r.open is not None for r in self.copy.results):
+            return True
         return self.results is not None and any(r.open is not None for r in self.results)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import limits
 from proxy.errors import ProtocolError
+from proxy.session.copy_streams import FAIL_REASON
 from proxy.session.failures import Failures
 from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
 from proxy.session.replies import (
@@ -20,6 +21,7 @@ from proxy.session.replies import (
 from proxy.session.results import WITNESS, Results
 from proxy.session.state import AUDIT_DOWN, State
 from proxy.session.strangers import Strangers
+from proxy.session.witness import disagreement
 from proxy.wire import messages
 from proxy.wire.framing import Batch, Direction, Framer, Message
 from proxy.wire.messages import Back
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
     from proxy.session.statements import Run
     from proxy.session.witness import Finding, Shown
+    from proxy.wire.messages import ErrorFields
     from rules.plan import Plan
 
 _ROWS: Final = frozenset((Back.DATA_ROW,))
+_COPY: Final = frozenset((Back.COPY_DATA,))
 _NO_BATCH: Final[frozenset[int]] = frozenset()
 _INTERPRET: Final = frozenset(limits.BACKEND_MAXIMUM) - {Back.DATA_ROW, Back.COPY_DATA}
 _ASYNC: Final = frozenset((Back.NOTICE, Back.NOTIFICATION, Back.PARAMETER_STATUS))
@@ -108,10 +112,7 @@ class Backend:
                 self._message(Back.ROW_DESCRIPTION, raw, late=True)
                 continue
             self.held = False
-            if head is None or (head.run is None and head.note is None and head.collector is None):
-                wanted = _NO_BATCH
-            else:
-                wanted = _ROWS if self._results.reads(head) else _NO_BATCH
+            wanted = self._wanted(head)
             if framer.batch is not wanted:
                 framer.batch = wanted
             event = framer.next_event()
@@ -130,6 +131,16 @@ class Backend:
                     continue
                 self._message(event.kind, event.raw)
         return moved
+
+    def _wanted(self, head: Expectation | None) -> frozenset[int]:
+        """Which messages of the head are looked at in batches."""
+        if head is None or head.failed:
+            return _NO_BATCH
+        if head.copy_out is not None:
+            return _COPY
+        if head.run is None and head.note is None and head.collector is None:
+            return _NO_BATCH
+        return _ROWS if self._results.reads(head) else _NO_BATCH
 
     def _may_answer(self, head: Expectation) -> bool:
         """Whether the audit record of what the server answers is durable. One that was given up ends the statement instead."""
@@ -213,6 +224,11 @@ class Backend:
 
     def _swallow(self, head: Expectation, kind: int, raw: bytes, step: Step) -> None:
         """Answers to what has been answered with our error already."""
+        if step is Step.COPY_IN and head.copy_in is not None:
+            head.copy_in.over()
+            self._state.pipeline.copy_begins()
+            self._stop_copying()
+            return
         if step is Step.COPY_IN:
             self._state.fatal_report("57014", "pgveil ended a COPY that it could not let go on")
             return
@@ -271,6 +287,9 @@ class Backend:
     def _described(self, head: Expectation, raw: bytes | None) -> bytes | None:
         """Check a description (None: NoData) that was asked for; the message for the client, b"" for unchanged, None where it failed."""
         state = self._state
+        if head.witness is not None:
+            head.witness.described(raw, state.judge, state.principal, state.codec.logical_type)
+            return b""
         statement = head.statement if head.portal is None else head.portal.statement
         shown: Shown | None = None
         if raw is not None:
@@ -302,18 +321,45 @@ class Backend:
         if kind == Back.ROW_DESCRIPTION:
             self._query_described(head, raw)
             return
-        if step is Step.COPY_IN:
-            state.pipeline.copy_begins()
-        elif step is Step.COPY_OUT:
-            head.flow = Flow.COPY_OUT
+        if step is Step.COPY_IN or step is Step.COPY_OUT:
+            if not self._copy_begins(head, raw, step):
+                return
+        elif kind == Back.COPY_DONE and head.copy_out is not None:
+            if not self._results.copied(head):
+                return
         elif kind in (Back.COMMAND_COMPLETE, Back.EMPTY_QUERY, Back.PORTAL_SUSPENDED):
             self._completed(head, kind, raw)
         if step is Step.DONE:
             state.pipeline.done()
             if head.note is not None:
                 head.note.answered()
+            if head.copy_in is not None:
+                head.copy_in.over()
         if head.route is Route.FORWARD:
             state.to_client.append(raw)
+
+    def _copy_begins(self, head: Expectation, raw: bytes, step: Step) -> bool:
+        """COPY data is about to flow; whether the client is to hear of it."""
+        state = self._state
+        response = messages.parse_copy_response(raw[5:])
+        if step is Step.COPY_OUT:
+            head.flow = Flow.COPY_OUT
+            if head.copy_out is None or head.copy_out.agrees(response):
+                return True
+            self._failures.fail(head, disagreement(None), WITNESS)
+            return False
+        state.pipeline.copy_begins()
+        if head.copy_in is None:
+            return True
+        if head.copy_in.begin(response):
+            return True
+        self._stop_copying()
+        return False
+
+    def _stop_copying(self) -> None:
+        """Make the server give up the COPY that it has begun."""
+        self._state.to_server.append(messages.build_copy_fail(FAIL_REASON))
+        self._state.pipeline.copy_ended()
 
     def _query_described(self, head: Expectation, raw: bytes) -> None:
         """A result of a simple Query begins."""
@@ -400,21 +446,36 @@ class Backend:
         else:
             expected = fields.sqlstate == _REPLACED.get(head.kind)
             ours = head.route is Route.REPLACE and (expected or head.in_any_case)
+        sqlstate = fields.sqlstate
+        if head.witness is not None:
+            response = head.witness.error(response)
         if head.failed or head.route is Route.SKIP:
-            if head.note is not None:
-                head.note.error = (response, fields.sqlstate)
+            _keep(head, response, sqlstate)
         elif ours:
             assert head.error is not None
             if head.refusal is not None:
                 state.refused(head.refusal)
             state.to_client.append(head.error)
-        else:
-            state.observer.error(fields.sqlstate)
+        elif not self._tell_fault(head, fields):
+            state.observer.error(sqlstate)
             state.to_client.append(response)
         if head.run is not None:
-            self._failures.end_run(head.run, fields.sqlstate)
+            self._failures.end_run(head.run, sqlstate)
         head.flow = Flow.NONE
         self._drop(head)
+
+    def _tell_fault(self, head: Expectation, fields: ErrorFields) -> bool:
+        """The server takes no more COPY data; whether that is for what was wrong with the client's, which it is told instead."""
+        stream = head.copy_in
+        if stream is None:
+            return False
+        stream.over()
+        if stream.fault is None or not stream.told_by(fields):
+            return False
+        self._state.refused(stream.fault.refusal)
+        self._state.to_client.append(stream.fault.response)
+        self._failures.record(head, stream.fault.refusal)
+        return True
 
     def _drop(self, head: Expectation) -> None:
         """Take back what the server ignores after the head's error."""
@@ -422,6 +483,8 @@ class Backend:
         for entry in reversed(state.pipeline.error()):
             if entry.undo is not None:
                 entry.undo()
+            if entry.copy_in is not None:
+                entry.copy_in.over()
             if entry.run is not None and entry is not head:
                 state.end_run(entry.run, "error", None)
 
@@ -439,6 +502,8 @@ class Backend:
         if head is not None and head.kind is Kind.STARTUP and not self._same_login():
             return
         done = pipeline.done()
+        if done.copy_in is not None:
+            done.copy_in.over()
         pipeline.status = status
         self._settle(status)
         if done.mend:
@@ -470,7 +535,15 @@ class Backend:
         state.portals.keep(kept | held)
 
 
+def _keep(head: Expectation, response: bytes, sqlstate: str) -> None:
+    """An error that is nobody's but ours."""
+    if head.note is not None:
+        head.note.error = (response, sqlstate)
+
+
 def _offsets(head: Expectation) -> OffsetMap | None:
+    if head.witness is not None:
+        return head.witness.offsets
     if head.run is not None:
         return head.run.admit.offsets
     statement = head.statement if head.portal is None else head.portal.statement

@@ -22,6 +22,7 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from proxy.session.copying import Copying
     from proxy.session.judging import Judging, Steps
     from proxy.session.state import State
     from proxy.session.writer import Writer
@@ -41,12 +42,13 @@ _RESERVED_NAME: Final = Refusal(
 class Extended:
     """Handlers of the extended query protocol. Each sends its message on, or returns steps that do."""
 
-    __slots__ = ("_computer", "_framer", "_judging", "_state", "_whole")
+    __slots__ = ("_computer", "_copying", "_framer", "_judging", "_state", "_whole")
 
-    def __init__(self, state: State, judging: Judging, computer: Writer, framer: Framer) -> None:
+    def __init__(self, state: State, judging: Judging, computer: Writer, copying: Copying, framer: Framer) -> None:
         self._state = state
         self._judging = judging
         self._computer = computer
+        self._copying = copying
         self._framer = framer
         self._whole: PreparedStatement | None = None  # of the Bind that is being collected
 
@@ -350,11 +352,28 @@ class Extended:
             return
         entry = Expectation(Kind.EXECUTE, portal=portal, others=self._others())
         if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
+            if not (yield from self._witnessed(statement.decision, entry)):
+                return
             entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0)
             if entry.run is None:
                 judging.refuse(Kind.EXECUTE, AUDIT_DOWN, shape=_shape(statement))
                 return
         self._run(raw, portal, entry)
+        if entry.copy_in is not None:
+            judging.flush()
+            yield from self._copying.wait(entry)
+
+    def _witnessed(self, admit: Admit, entry: Expectation) -> Generator[Callable[[], bool], None, bool]:
+        """Ask the second witness of a COPY; whether it agrees. Else the client has been told, or will be."""
+        if admit.witness is None:
+            return True
+        witness = yield from self._copying.ask(admit)
+        if witness.failed or self._state.ignores():
+            return False
+        refusal = self._copying.agreed(admit, witness, entry)
+        if refusal is not None:
+            self._judging.refuse(Kind.EXECUTE, refusal, shape=admit.shape)
+        return refusal is None
 
     def _stale(
         self, portal: Portal, statement: PreparedStatement

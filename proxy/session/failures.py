@@ -39,7 +39,7 @@ class Failures:
         later = state.pipeline.before_sync()
         ready = state.pipeline.ready_of_head()
         synced = ready is not None
-        self._record(head, refusal)
+        self.record(head, refusal)
         own = [e for e in later if head.portal is not None and e.portal is head.portal]
         if (synced and head.others) or any(_may_commit(e) and e not in own for e in later):
             detail = " ".join(filter(None, (trouble.detail, _OTHERS)))
@@ -66,7 +66,8 @@ class Failures:
         else:
             ready.mend = state.hold_client = True
 
-    def _record(self, head: Expectation, refusal: Refusal) -> None:
+    def record(self, head: Expectation, refusal: Refusal) -> None:
+        """Put a refusal of a statement that the server runs into the audit log, and end the run with it."""
         state = self._state
         number = None
         run = head.run

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
+from proxy.session.copying import Copying
 from proxy.session.extended import Extended
 from proxy.session.gate import Admit, Pass, Refuse
 from proxy.session.judging import Judging
@@ -22,12 +23,12 @@ from proxy.session.replies import DEALLOCATE, deallocated
 from proxy.session.state import AUDIT_DOWN, State
 from proxy.session.writer import Writer
 from proxy.wire import messages
-from proxy.wire.framing import Direction, Framer, Head, Message
+from proxy.wire.framing import Chunk, Direction, Framer, Head, Message
 from proxy.wire.messages import Front
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from proxy.session.judging import Steps
 
@@ -51,14 +52,26 @@ _FASTPATH: Final = Refusal(
 class Frontend:
     """The client's direction of a session."""
 
-    __slots__ = ("_computer", "_extended", "_framer", "_handlers", "_judging", "_state", "_task", "_wait", "ended")
+    __slots__ = (
+        "_computer",
+        "_copying",
+        "_extended",
+        "_framer",
+        "_handlers",
+        "_judging",
+        "_state",
+        "_task",
+        "_wait",
+        "ended",
+    )
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
         self._judging = Judging(state)
         self._computer = Writer(state, self._judging)
-        self._extended = Extended(state, self._judging, self._computer, self._framer)
+        self._copying = Copying(state, self._framer)
+        self._extended = Extended(state, self._judging, self._computer, self._copying, self._framer)
         self._handlers: Mapping[int, Callable[[bytes], Steps | None]] = {
             Front.QUERY: self._query,
             Front.PARSE: self._extended.parse,
@@ -116,8 +129,10 @@ class Frontend:
             moved = True
             if isinstance(event, bytes):
                 state.to_server.append(event)
+            elif isinstance(event, Chunk):
+                self._copying.data(event.data)
             elif isinstance(event, Head):
-                self._task = self._begin_bind(event)
+                self._task = self._begin(event)
             else:
                 assert isinstance(event, Message)
                 self._task = self._message(event.kind, event.raw)
@@ -139,7 +154,12 @@ class Frontend:
         self._judging.flush()
         yield lambda: len(state.pipeline) < state.limits.pending
 
-    def _begin_bind(self, head: Head) -> Steps | None:
+    def _begin(self, head: Head) -> Steps | None:
+        """The first bytes of a Bind, or of COPY data that is not forwarded as it is."""
+        if head.kind == Front.COPY_DATA:
+            self._copying.head(head)
+            return None
+        self._copying.message(head.kind)
         self._not_copying()
         return self._extended.bind_head(head)
 
@@ -150,6 +170,7 @@ class Frontend:
             raise ProtocolError("unexpected message during COPY from stdin")
 
     def _message(self, kind: int, raw: bytes) -> Steps | None:
+        self._copying.message(kind)
         if kind not in _ALWAYS:
             self._not_copying()
             if self._state.ignores():
@@ -160,8 +181,9 @@ class Frontend:
         self._state.to_server.append(raw)
 
     def _copy_ended(self, raw: bytes) -> None:
-        self._state.pipeline.copy_ended()
-        self._forward(raw)
+        if self._copying.ended(raw[0]):
+            self._state.pipeline.copy_ended()
+            self._forward(raw)
 
     def _terminate(self, raw: bytes) -> None:
         self.ended = True
@@ -189,21 +211,14 @@ class Frontend:
             yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
+        if not (yield from self._witnessed(decision, entry)):
+            return
         if isinstance(decision, Admit):
-            entry.run, entry.ticket = judging.start(decision, arrived)
-            if entry.run is None:
+            if not (yield from self._recorded(decision, entry, arrived)):
                 self._refuse_query(Refuse(AUDIT_DOWN, decision.shape))
                 return
-            if entry.ticket and entry.run.writes:
-                # It commits by itself: the record must be there before it runs.
-                yield lambda: state.trail.settled(entry.ticket)
-                if not state.trail.durable(entry.ticket):
-                    state.end_run(entry.run, "error", AUDIT_DOWN.sqlstate)
-                    self._refuse_query(Refuse(AUDIT_DOWN, decision.shape))
-                    return
             raw = messages.build_query(decision.text)
             state.observer.message_objects(1)
-            entry.run.sent = state.clock()
         elif DEALLOCATE.match(text):
             entry.dropped_name = deallocated(text)
         if decision.names:
@@ -211,6 +226,7 @@ class Frontend:
         yield from judging.settle_writes()
         if not state.ignores():
             self._run_query(raw, entry, decision)
+            yield from self._copying.wait(entry)
         elif entry.run is not None:
             state.end_run(entry.run, "error", None)
 
@@ -225,6 +241,40 @@ class Frontend:
             return decision
         beyond = over_limit(state.meter, state.principal, metered(runs.plans))
         return decision if beyond is None else Refuse(beyond, decision.shape)
+
+    def _recorded(
+        self, decision: Admit, entry: Expectation, arrived: float
+    ) -> Generator[Callable[[], bool], None, bool]:
+        """Begin the execution's audit records; whether it may be sent."""
+        state = self._state
+        entry.run, entry.ticket = self._judging.start(decision, arrived)
+        if entry.run is None:
+            return False
+        if entry.ticket and entry.run.writes:
+            # It commits by itself: the record must be there before it runs.
+            yield lambda: state.trail.settled(entry.ticket)
+            if not state.trail.durable(entry.ticket):
+                state.end_run(entry.run, "error", AUDIT_DOWN.sqlstate)
+                return False
+        entry.run.sent = state.clock()
+        return True
+
+    def _witnessed(self, decision: Pass | Admit, entry: Expectation) -> Generator[Callable[[], bool], None, bool]:
+        """Ask the second witness of a COPY; whether it agrees. Else the client has been told, or will be."""
+        state = self._state
+        if not isinstance(decision, Admit) or decision.witness is None:
+            return True
+        witness = yield from self._copying.ask(decision)
+        if witness.failed:
+            # The client was told of the error; the server waits for a Sync that a simple Query does not send.
+            self._send_sync(messages.SYNC)
+            return False
+        if state.ignores():
+            return False
+        refusal = self._copying.agreed(decision, witness, entry)
+        if refusal is not None:
+            self._refuse_query(Refuse(refusal, decision.shape))
+        return refusal is None
 
     def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:
         state = self._state
@@ -284,6 +334,9 @@ class Frontend:
         if not state.ignores():
             judging.flush()
             yield lambda: state.ignores() or (judging.writes_settled() and not self._breakable())
+            if state.pipeline.sync_is_ignored():
+                state.to_server.append(raw)  # the server began to read COPY data meanwhile
+                return
         if state.broken:
             # The client was told of an error: the batch must not be committed.
             if not state.pipeline.ignoring:

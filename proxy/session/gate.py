@@ -116,6 +116,7 @@ class Admit:
 
     `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
     `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`: as of Pass.
+    `witness`: of a COPY with a plan, the SELECT that the server is to describe before.
     """
 
     text: bytes
@@ -127,6 +128,7 @@ class Admit:
     ddl: bool = False
     names: tuple[NameChange | None, ...] = ()
     by_name: bool = False
+    witness: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

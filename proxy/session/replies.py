@@ -19,6 +19,7 @@ REFUSED_TEXT: Final = b"SELECT pg_catalog.pgveil_refused()"
 REFUSED_NAME: Final = b"pgveil_none"
 PROBE_NAME: Final = b"pgveil_probe"
 CHECK_NAME: Final = b"pgveil_check"
+COPY_NAME: Final = b"pgveil_copy"
 RESERVED: Final = b"pgveil_"
 
 # What the server calls a sealed column's type where it has no function or operator for it.

@@ -11,6 +11,8 @@ from proxy.session.replies import Trouble
 from proxy.session.rows import open_rows
 from proxy.session.witness import disagreement
 from proxy.wire import messages
+from proxy.wire.copy_rows import CopyDataError
+from proxy.wire.messages import Back
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ class Results:
         if not self._may_flow(head):
             return
         assert head is not None
+        if batch.kind == Back.COPY_DATA:
+            self._copy(head, batch)
+            return
         run = head.run
         if run is not None and head.collector is None:
             run.rows += _size(batch)
@@ -69,6 +74,33 @@ class Results:
             state.to_client.append(batch.raw)
         else:
             self._open(head, shown, batch)
+
+    def _copy(self, head: Expectation, batch: Batch) -> None:
+        """Data of a COPY with sealed columns."""
+        state = self._state
+        assert head.copy_out is not None
+        try:
+            data, opened = head.copy_out.take(batch)
+        except BadValue as bad:
+            self._damaged(head, bad)
+            return
+        except CopyDataError as error:
+            self._failures.fail(head, _unread(error), WITNESS)
+            return
+        state.observer.opened(opened)
+        state.observer.message_objects(_size(batch))
+        if data:
+            state.to_client.append(data)
+
+    def copied(self, head: Expectation) -> bool:
+        """The server ends the data; whether all of it could be read."""
+        assert head.copy_out is not None
+        try:
+            head.copy_out.end()
+        except CopyDataError as error:
+            self._failures.fail(head, _unread(error), WITNESS)
+            return False
+        return True
 
     def _may_flow(self, head: Expectation | None) -> bool:
         """Whether rows or COPY data of the head may pass. Ends the statement where the witness has not agreed."""
@@ -137,6 +169,10 @@ class Results:
             return
         state.observer.opened(_size(batch) * len(openings))
         state.observer.message_objects(_size(batch))
+
+
+def _unread(error: CopyDataError) -> Trouble:
+    return Trouble(error.sqlstate, f"pgveil withheld the rest of the COPY: {error.message}", hint=error.hint)
 
 
 def _shown(head: Expectation) -> Shown | None:

@@ -25,6 +25,7 @@ from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, BadValue, NeedNames, NeedSettings, Pass, Refuse, Settings
 from proxy.session.replies import Trouble
 from proxy.session.witness import examine
+from proxy.wire.copy_text import line_codec
 from proxy.wire.messages import Field, build_row_description
 from rules.catalog import CATALOG_QUERIES, Catalog, build_catalog
 from rules.load import load_rules_text
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from lifecycle.demo.postgres import Postgres
     from proxy.session.gate import Decision
+    from rules.copy_format import CopyPlan
     from rules.model import Column, Rules
 
 RULES = """
@@ -516,6 +518,8 @@ class Twins:
     def _opened(
         self, plan: Plan | None, login: str, got: Answer, findings: list[Finding]
     ) -> list[tuple[bytes | None, ...]]:
+        if plan is not None and plan.copy is not None and got.fields == ():
+            return self._copy_opened(plan.copy, got)
         results = plan.results if plan is not None and plan.results is not None else None
         width = len(got.fields or ())
         if results is not None and len(results) != width:
@@ -538,6 +542,19 @@ class Twins:
                     findings.append(Finding("broken", login, f"column {index + 1}: {opened}"))
                 values.append(opened.encode())
             shown.append(tuple(values))
+        return shown
+
+    def _copy_opened(self, copy: CopyPlan, got: Answer) -> list[tuple[bytes | None, ...]]:
+        """Lines of COPY TO in text or csv, their sealed fields opened."""
+        codec = line_codec(copy.format, [""] * len(copy.results), limit=1 << 20)
+        shown: list[tuple[bytes | None, ...]] = []
+        for (line,) in got.rows:
+            for row in codec.feed(line or b""):
+                for index, result in enumerate(copy.results if row.data else ()):
+                    value = codec.read(row, index)
+                    if result.open is not None and value is not None:
+                        codec.write(row, index, self._open(result.open, value.decode()).encode())
+                shown.append((codec.join(row),))
         return shown
 
     def _compare_dumps(

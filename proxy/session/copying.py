@@ -1,0 +1,134 @@
+"""COPY with a plan, in the client's direction: the witness is asked first, then the client's data is sealed row by row.
+
+The server learns of data that can't be sealed by a field that it must refuse, and by CopyFail behind it; its error is replaced by what was
+wrong. Whatever the client sends after that is dropped, as the server would drop it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy.session.copy_streams import FAIL_REASON, CopyIn, CopyOut, Phase
+from proxy.session.copy_witness import CopyWitness
+from proxy.session.judging import PLAN_CHANGED
+from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.replies import COPY_NAME
+from proxy.session.witness import disagreement
+from proxy.wire import messages
+from proxy.wire.messages import Front
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from proxy.session.gate import Admit
+    from proxy.session.judging import Steps
+    from proxy.session.state import State
+    from proxy.wire.framing import Framer, Head
+
+# Until one of another type comes, the client may be sending data of a COPY that is over.
+_OF_COPY: Final = frozenset((Front.COPY_DATA, Front.COPY_DONE, Front.COPY_FAIL, Front.SYNC, Front.FLUSH))
+
+
+class Copying:
+    """The COPY of one session that is under way. `heads`: the framer's own, without one."""
+
+    __slots__ = ("_framer", "_heads", "_state", "_stream")
+
+    def __init__(self, state: State, framer: Framer) -> None:
+        self._state = state
+        self._framer = framer
+        self._heads: Mapping[int, int] = framer.heads
+        self._stream: CopyIn | None = None
+
+    # -- before
+
+    def ask(self, admit: Admit) -> Generator[Callable[[], bool], None, CopyWitness]:
+        """Have the server describe what the COPY reads or fills; the witness when it is finished."""
+        state = self._state
+        plan = admit.plans[0]
+        assert plan is not None
+        assert admit.witness is not None
+        witness = CopyWitness(plan, state.tracker.settings.client_encoding, admit.offsets)
+        close = messages.build_close(b"S", COPY_NAME)
+        for kind, data in (
+            (Kind.CLOSE, close),
+            (Kind.PARSE, messages.build_parse(COPY_NAME, admit.witness)),
+            (Kind.DESCRIBE_STATEMENT, messages.build_describe(b"S", COPY_NAME)),
+            (Kind.CLOSE, close),
+        ):
+            state.send(data, Expectation(kind, Route.GUARD, witness=witness, undo=witness.drop))
+        state.to_server.append(messages.FLUSH)
+        yield lambda: witness.finished
+        return witness
+
+    def agreed(self, admit: Admit, witness: CopyWitness, entry: Expectation) -> Refusal | None:
+        """Whether the COPY may be sent: `entry` gets what changes its data, if that must be changed. Else why not."""
+        if admit.generation != self._state.judge.generation:
+            return PLAN_CHANGED
+        if not witness.agreed:
+            trouble = witness.trouble or disagreement(None)
+            return Refusal(Reason.WITNESS, trouble.sqlstate, trouble.message, trouble.detail, trouble.hint)
+        self._begin(admit, witness, entry)
+        return None
+
+    def _begin(self, admit: Admit, witness: CopyWitness, entry: Expectation) -> None:
+        state = self._state
+        plan = admit.plans[0]
+        copy = None if plan is None else plan.copy
+        if copy is None or not copy.protects:
+            return
+        if not copy.into:
+            entry.copy_out = CopyOut(copy, witness.names, state.codec, state.tracker.output)
+            return
+        self._stream = entry.copy_in = CopyIn(copy, state.codec, state.tracker.output)
+        self._framer.heads = {**self._heads, Front.COPY_DATA: 5}
+
+    def wait(self, entry: Expectation) -> Steps:
+        """After a COPY FROM nothing is taken of the client before it is known whether the server takes data."""
+        stream, state = entry.copy_in, self._state
+        if stream is not None:
+            yield lambda: stream.phase is not Phase.WAITING or state.ignores()
+
+    # -- data
+
+    def message(self, kind: int) -> None:
+        """A message of the client's: other than those of a COPY, it ends what may be left of one."""
+        if self._stream is not None and kind not in _OF_COPY:
+            self._stream = None
+            self._framer.heads = self._heads
+
+    def head(self, head: Head) -> None:
+        """A CopyData message begins."""
+        if not head.complete:
+            self._framer.stream_rest()
+
+    def data(self, data: bytes) -> None:
+        """A piece of the client's data."""
+        stream = self._stream
+        if stream is not None and stream.phase is Phase.OPEN:
+            self._send(stream, stream.feed(data))
+
+    def ended(self, kind: int) -> bool:
+        """The client ends the data; whether the server is to hear of it."""
+        stream = self._stream
+        if stream is None:
+            return True
+        if stream.phase is not Phase.OPEN:
+            return False
+        if kind == Front.COPY_DONE:
+            self._send(stream, stream.finish())
+        stream.over()
+        return stream.fault is None
+
+    def _send(self, stream: CopyIn, data: bytes) -> None:
+        state = self._state
+        if data:
+            state.to_server.append(messages.build_copy_data(data))
+        state.observer.sealed(stream.values_sealed)
+        stream.values_sealed = 0
+        if stream.fault is None:
+            return
+        stream.over()
+        state.to_server.append(messages.build_copy_fail(FAIL_REASON))
+        state.pipeline.copy_ended()

@@ -1,0 +1,1 @@
+"""COPY of sealed and masked columns, against real servers."""
