@@ -184,7 +184,7 @@ class Session:
         except psycopg.Error as error:
             sqlstate = error.sqlstate or type(error).__name__
             d = error.diag
-            texts += [t for t in (d.message_primary, d.message_detail, d.message_hint, d.context, str(error)) if t]
+            texts += [t for t in (d.message_primary, d.message_detail, d.message_hint, d.context) if t]
         return Outcome(tuple(rows), tag, sqlstate, (*texts, *self.notices))
 
 
