@@ -261,9 +261,9 @@ def disguises(value: str) -> tuple[str, ...]:
     return value, value.upper(), value[::-1], raw.hex(), hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
 
-def make_den(pg: Postgres, home: Path) -> Iterator[Den]:
+def make_den(pg: Postgres, home: Path, *, more_sql: str = SETUP) -> Iterator[Den]:
     """Everything, torn down afterwards."""
-    world = make_world(pg, home, customers=CUSTOMERS, rules_text=RULES, more_sql=SETUP)
+    world = make_world(pg, home, customers=CUSTOMERS, rules_text=RULES, more_sql=more_sql)
     past = Tap(pg.port)
     bank = generate(customers=CUSTOMERS)
     rules = load_rules(world.home / "rules.yaml")

@@ -1,0 +1,214 @@
+"""Leaks by way of the protocol and of other sessions: fast path, replication, portals, prepared statements, plans of other roles, notifications."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import asyncpg
+import psycopg
+import pytest
+
+from proxy.wire import messages as m
+from tests.leaks.den import AGENT, CHIEF, CLERK, Den, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APP = "app"
+
+
+class Raw:
+    """A connection of bytes: what a client can do that no driver would."""
+
+    def __init__(self, port: int, **parameters: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        body = b"".join(k.encode() + b"\0" + v.encode() + b"\0" for k, v in parameters.items()) + b"\0"
+        self.socket.sendall(struct.pack("!ii", len(body) + 8, 196608) + body)
+
+    def until(self, kinds: bytes) -> bytes:
+        """Everything up to a message of one of the kinds, or the end."""
+        data = b""
+        while True:
+            head = self._exactly(5)
+            if len(head) < 5:
+                return data
+            data += head + self._exactly(struct.unpack("!i", head[1:])[0] - 4)
+            if head[:1] in [bytes((k,)) for k in kinds]:
+                return data
+
+    def send(self, data: bytes) -> bytes:
+        """Send, and read up to ReadyForQuery."""
+        self.socket.sendall(data)
+        return self.until(b"Z")
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = self.socket.recv(count - len(data))
+            if not piece:
+                return data
+            data += piece
+        return data
+
+
+@pytest.fixture
+def raw(den: Den) -> Iterator[Raw]:
+    made = Raw(den.world.tap.port, user=CLERK, database=den.world.database)
+    made.until(b"Z")
+    yield made
+    made.socket.close()
+
+
+def _clean(den: Den, login: str) -> None:
+    for way in (Way.PGVEIL, Way.DIRECT):
+        assert not den.leaks(login, den.heard(login, way))
+
+
+def test_the_function_call_protocol_reads_nothing(den: Den, raw: Raw) -> None:
+    """query_to_xml, pg_read_file, text functions: only large objects' own calls pass."""
+    with psycopg.connect(den.world.dsn("postgres", direct=True)) as admin:
+        oids = [
+            row[0]
+            for row in admin.execute(
+                "SELECT oid::int8 FROM pg_proc WHERE proname IN ('query_to_xml', 'table_to_xml', 'phone_of', 'any_text', 'pg_read_file')"
+            )
+        ]
+    assert len(oids) >= 5
+    text = b"SELECT phone FROM customers"
+    for oid in oids:
+        body = struct.pack("!IhhhI", oid, 1, 0, 1, len(text)) + text + struct.pack("!h", 0)
+        answer = raw.send(m.message(m.Front.FUNCTION_CALL, body))
+        assert b"0A000" in answer, oid
+    _clean(den, CLERK)
+
+
+@pytest.mark.parametrize("replication", ["true", "database"])
+def test_replication_connections_do_not_pass(den: Den, replication: str) -> None:
+    made = Raw(den.world.tap.port, user=CHIEF, database=den.world.database, replication=replication)
+    assert b"0A000" in made.until(b"Z")
+    made.socket.close()
+    past = Raw(den.past.port, user=CLERK, database=den.world.database, replication=replication)
+    answer = past.until(b"ZE")
+    if b"Z" in answer[-6:-5]:
+        answer = past.send(m.build_query(b"CREATE_REPLICATION_SLOT s LOGICAL test_decoding"))
+    assert b"42501" in answer, "PostgreSQL asks for the REPLICATION attribute"
+    past.socket.close()
+
+
+def test_portals_can_not_be_described_or_fetched_by_other_names(den: Den, raw: Raw) -> None:
+    """A SQL cursor is a portal, and a protocol portal a cursor: each by the other's messages."""
+    answer = raw.send(m.build_query(b"BEGIN; DECLARE sql_cursor CURSOR FOR SELECT phone FROM customers"))
+    answer += raw.send(m.build_describe(b"P", b"sql_cursor") + m.build_execute(b"sql_cursor") + m.SYNC)
+    answer += raw.send(m.build_query(b"ROLLBACK"))
+    parse = m.build_parse(b"mine", b"SELECT email FROM customers")
+    answer += raw.send(parse + m.build_bind(b"portal", b"mine") + m.build_query(b"FETCH ALL FROM portal"))
+    answer += raw.send(m.SYNC)
+    answer += raw.send(m.build_query(b"BEGIN") + m.build_bind(b"portal", b"mine") + m.SYNC)
+    assert answer
+    _clean(den, CLERK)
+
+
+def test_a_prepared_statement_means_what_its_names_mean_now(den: Den, raw: Raw) -> None:
+    """Prepared over a table of one's own, executed when the name means the protected one."""
+    raw.send(m.build_query(b"CREATE TEMP TABLE customers (id bigint, phone varchar(20))"))
+    raw.send(m.build_parse(b"s", b"SELECT phone FROM customers") + m.SYNC)
+    answer = raw.send(m.build_bind(b"", b"s") + m.build_execute(b"") + m.SYNC)
+    raw.send(m.build_query(b"DROP TABLE pg_temp.customers"))
+    answer += raw.send(m.build_bind(b"", b"s") + m.build_describe(b"P", b"") + m.build_execute(b"") + m.SYNC)
+    raw.send(m.build_query(b"SET search_path = lair, pg_catalog"))
+    answer += raw.send(m.build_bind(b"", b"s") + m.build_execute(b"") + m.SYNC)
+    raw.send(m.build_query(b"SET search_path = public"))
+    answer += raw.send(m.build_bind(b"", b"s") + m.build_execute(b"") + m.SYNC)
+    answer += raw.send(m.build_query(b"DISCARD ALL"))
+    assert answer
+    _clean(den, CLERK)
+
+
+async def test_plans_of_one_role_are_not_used_for_another(den: Den) -> None:
+    """The same bytes by a clear and by a masked login, in turns, prepared and not."""
+    sql = "SELECT id, phone, email FROM customers ORDER BY id LIMIT 3"
+    clear, masked = [await asyncpg.connect(den.world.dsn(login)) for login in (APP, AGENT)]
+    try:
+        for _ in range(3):
+            assert [r["phone"] for r in await clear.fetch(sql)] == [den.value("phone", n) for n in (1, 2, 3)]
+            assert all("*" in r["phone"] for r in await masked.fetch(sql))
+            assert all("*" in r["phone"] for r in await masked.fetch(sql + " OFFSET 0"))
+            await masked.execute(sql)
+    finally:
+        await clear.close()
+        await masked.close()
+    _clean(den, AGENT)
+
+
+def test_other_sessions_texts_are_theirs(den: Den) -> None:
+    """What a clear login is just running, and has run, does not show to a masked one."""
+    with psycopg.connect(den.world.dsn(APP), autocommit=True) as app:
+        app.execute(f"SELECT id FROM customers WHERE phone = '{den.value('phone')}'")
+        app.execute(f"SET application_name = 'app-{den.value('id_number')[:4]}'")
+        for login, way in ((CLERK, Way.PGVEIL), (CLERK, Way.DIRECT), (CHIEF, Way.PGVEIL)):
+            session = den.connect(login, way)
+            session.run(
+                (
+                    "SELECT usename, query, wait_event FROM pg_stat_activity",
+                    "SELECT * FROM pg_stat_get_activity(NULL)",
+                    "SELECT statement FROM pg_prepared_statements",
+                    "SELECT statement FROM pg_cursors",
+                    "SELECT gid FROM pg_prepared_xacts",
+                    "SELECT current_query()",
+                    "SELECT pg_read_file('postgresql.conf')",
+                    "SELECT pg_current_logfile(), pg_ls_logdir()",
+                )
+            )
+            session.connection.close()
+            assert not den.leaks(login, den.heard(login, way))
+
+
+def test_notifications_carry_what_the_sender_sees(den: Den) -> None:
+    """A masked login can send masks; what a clear one sends on purpose to a channel is its own doing."""
+    listener = den.connect(CLERK, Way.PGVEIL)
+    listener.run(("LISTEN loot",))
+    sender = den.connect(CLERK, Way.PGVEIL)
+    sender.run(("SELECT pg_notify('loot', string_agg(phone, ',')) FROM customers",))
+    listener.run(("SELECT 1",))
+    for session in (listener, sender):
+        session.connection.close()
+    _clean(den, CLERK)
+
+
+def test_a_view_made_a_moment_ago_past_pgveil(den: Den) -> None:
+    """The second witness does not know it: what it shows waits for the catalog, and is judged by it."""
+    for login in (AGENT, CLERK, CHIEF):
+        session = den.connect(login, Way.PGVEIL)
+        session.run(("SELECT 1",))
+        den.admin(
+            "DROP VIEW IF EXISTS public.just_now",
+            "CREATE VIEW public.just_now AS SELECT id, phone FROM public.customers",
+            "GRANT SELECT ON public.just_now TO PUBLIC",
+        )
+        outcome = session.run(("SELECT phone FROM just_now",))[0]
+        assert outcome.rows == ()
+        assert outcome.sqlstate in {"42501", "0A000"}
+        session.connection.close()
+        den.admin("DROP VIEW public.just_now")
+        assert not den.leaks(login, den.heard(login, Way.PGVEIL))
+
+
+def test_temporary_tables_go_on_working(den: Den) -> None:
+    """They are unknown to the catalog as well, committed or not."""
+    session = den.connect(CLERK, Way.PGVEIL)
+    outcomes = session.run(
+        (
+            "CREATE TEMP TABLE scratch AS SELECT 1 AS a",
+            "SELECT a FROM scratch",
+            "BEGIN",
+            "CREATE TEMP TABLE inside AS SELECT 2 AS a",
+            "SELECT a FROM inside",
+            "COMMIT",
+            "SELECT s.a + i.a AS sum, s.a, i.a FROM scratch s, inside i",
+        )
+    )
+    session.connection.close()
+    assert [o.sqlstate for o in outcomes] == [None] * 7
+    assert outcomes[-1].rows == ((3, 1, 2),)
