@@ -5,6 +5,7 @@ Built once for a catalog and a rules file; it answers the analysis's questions a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -170,7 +171,8 @@ class ProtectionMap:
         if not more:
             return lineage
         outputs = tuple(Output(o.column, o.direct, o.touches | more) for o in lineage.columns)
-        return ViewLineage(outputs, lineage.inside | more, lineage.known and self._all_masked(more))
+        known = lineage.known and self._all_masked(more)
+        return replace(lineage, columns=outputs, inside=lineage.inside | more, known=known)
 
     def _all_masked(self, names: Iterable[ColumnName]) -> bool:
         columns = [self.rules.column(name) for name in names]

@@ -7,19 +7,20 @@ must have been accounted for, or the statement is refused: what sqlglot drops or
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from rules.analyse.facts import Facts
+from rules.analyse.facts import ColumnUse, Facts, Use
 from rules.analyse.keywords import RESERVED
 from rules.analyse.queries import Outputs, Queries
 from rules.analyse.record import AmbiguousNameError, Protected, Record, ViewLineage
 from rules.analyse.scope import Scope
 from rules.analyse.tree import ParseError, Tree, parse
 from rules.analyse.writes import Writes
-from rules.lexer import Kind
+from rules.lexer import Kind, literal_value
 from rules.plan import Action, Reason
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _FIELDS = frozenset(
     ]
     + [("xmlelement", "name"), ("xmlpi", "name")]
 )
+# A value as pgveil seals it (docs/sealed-format.md).
+_SEALED = re.compile(r"[~^][A-Za-z0-9+/]{16,}")
 _MODIFYING = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
@@ -67,14 +70,17 @@ def analyse(
     database: Protected,
     search_path: tuple[str, ...] | None,
     suspects: frozenset[str],
+    *,
+    of_view: bool = False,
 ) -> Facts:
     """The facts of the statement that the tokens from `statement[0]` to `statement[1]` make.
 
-    `suspects`: names of everything protected, relations and columns alike. Raises ParseError, or AmbiguousNameError where the
+    `suspects`: names of everything protected, relations and columns alike. `of_view`: it is a view's definition in the server's words, which
+    show the casts between a domain and its base type. Raises ParseError, or AmbiguousNameError where the
     search_path must be known.
     """
     tree = parse(lexed, *statement)
-    record = Record(tree, database, search_path)
+    record = Record(tree, database, search_path, of_view)
     try:
         outputs, action = _walk(tree, record)
     except RecursionError as error:
@@ -101,9 +107,18 @@ def lineage_of_query(
     lexed: Lexed, database: Protected, search_path: tuple[str, ...], suspects: frozenset[str]
 ) -> ViewLineage:
     """The lineage of a view's definition. Raises ParseError."""
-    facts = analyse(lexed, lexed.statements[0], database, search_path, suspects)
+    facts = analyse(lexed, lexed.statements[0], database, search_path, suspects, of_view=True)
     known = facts.outputs is not None and not facts.obstacles
-    return ViewLineage(facts.outputs or (), facts.columns, known)
+    # A constant that was plain when the view was made meets sealed values as it is.
+    plain = [
+        ColumnUse(c.column, Use.COMPUTE, c.token, None)
+        for c in facts.constants
+        if lexed.tokens[c.token].kind is not Kind.STRING or not _SEALED.fullmatch(literal_value(lexed, c.token))
+    ]
+    # Among masked values it would be masked as well.
+    flowing = [ColumnUse(c.column, Use.EQUAL_CONSTANT, c.token, None) for c in facts.constants if c.flows]
+    uses = (*facts.uses, *plain, *flowing)
+    return ViewLineage(facts.outputs or (), facts.columns, known, uses, facts.pairs, facts.united)
 
 
 def _walk(tree: Tree, record: Record) -> tuple[Outputs | None, Action]:

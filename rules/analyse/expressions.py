@@ -125,6 +125,8 @@ class Expressions:
         """Any other operator, function or form: it works on whatever is in it."""
         if isinstance(node, exp.Cast):
             self._row_type(node)
+            if self.record.of_view and not isinstance(node, exp.TryCast) and node.to.sql("postgres").lower() == "text":
+                return self.value(node.this, scope)
         if isinstance(node, exp.Parameter | exp.Placeholder | exp.SessionParameter):
             # Our own parameters are constants in the tree; what sqlglot takes for one is an operator before a name.
             self.record.obstacle(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from rules.analyse.expressions import Expressions
-from rules.analyse.facts import Leak, Pair, Use
+from rules.analyse.facts import ColumnUse, Leak, Pair, Use
 from rules.analyse.record import Block, Reference, TableUse
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope, mixed
 from rules.lexer import Kind
@@ -546,6 +546,12 @@ class Queries:
         self, shown: str, relation: Relation, lineage: ViewLineage, alias: exp.TableAlias | None, node: exp.Table
     ) -> Entry:
         self.record.views |= lineage.inside
+        token = self.record.tree.token_of(node.this)
+        assert token is not None
+        # As if the definition stood here.
+        self.record.uses += [ColumnUse(u.column, u.use, token, None) for u in lineage.uses]
+        self.record.pairs += [Pair(p.left, p.right, token) for p in lineage.pairs]
+        self.record.united += [Pair(p.left, p.right, token) for p in lineage.united]
         if not lineage.known:
             self.record.obstacle(
                 f'the view "{relation.name}" reads protected columns in a form that is not analysed',

@@ -34,11 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ViewLineage:
-    """A view's output columns in order, and every protected column that its definition uses. `known` false: it could not be analysed."""
+    """A view's output columns in order, and every protected column that its definition uses. `known` false: it could not be analysed.
+
+    `uses`, `pairs`, `united`: what the definition does with them, as of Facts (their tokens mean nothing elsewhere).
+    """
 
     columns: tuple[Output, ...]
     inside: frozenset[ColumnName]
     known: bool = True
+    uses: tuple[ColumnUse, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    united: tuple[Pair, ...] = ()
 
 
 class Protected(Protocol):
@@ -110,6 +116,7 @@ class Record:
     tree: Tree
     database: Protected
     search_path: tuple[str, ...] | None
+    of_view: bool = False
     references: list[Reference] = field(default_factory=list)
     targets: list[TableName] = field(default_factory=list)
     uses: list[ColumnUse] = field(default_factory=list)
