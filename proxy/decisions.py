@@ -408,6 +408,9 @@ class Gate:
         except ParseError:
             return None
         rules, policy = protection.rules, asker.principal.policy
+        folded = taking.fold(span, database) if may_be_read(facts, rules, policy) else None
+        if folded is not None:
+            return folded
         if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
             writable = may_be_written(facts, rules, policy)
             return taking.write(span, database, protection.column_words, self._dated) if writable else None

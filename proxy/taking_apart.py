@@ -14,7 +14,7 @@ from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import Kind, lex
 from rules.model import quote_ident
 from rules.plan import Action, Reason
-from rules.split import leaf_name, many_rows, propose, propose_write, united
+from rules.split import leaf_name, many_rows, propose, propose_fold, propose_write, united
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -72,6 +72,15 @@ class TakingApart:
         path = self._settings.search_path
         try:
             found = propose_write(self._lexed, statement, database, path, self._may_write, protected, dated)
+            return None if found is None else self._written(found, database)
+        except (ParseError, AmbiguousNameError, EncodingError):
+            return None
+
+    def fold(self, statement: tuple[int, int], database: Protected) -> Write | None:
+        """What to compute first of a search; None where that is not what is missing."""
+        path = self._settings.search_path
+        try:
+            found = propose_fold(self._lexed, statement, database, path, lambda text: self._apply(text) is not None)
             return None if found is None else self._written(found, database)
         except (ParseError, AmbiguousNameError, EncodingError):
             return None

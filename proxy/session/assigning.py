@@ -28,11 +28,12 @@ _TEXT_FORM: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Values of type `source` (an OID) that are to be stored in a sealed column."""
+    """Values of type `source` (an OID) that are to be stored in a sealed column, or (`compared`) to be looked for in it."""
 
     column: Column
     source: int
     codec: ValueCodec
+    compared: bool = False
 
     @property
     def target(self) -> int:
@@ -46,7 +47,7 @@ class Assignment:
 
     def seal(self, value: bytes, output: OutputSettings) -> bytes:
         """A value in its text form, sealed. Raises BadValue."""
-        return self.codec.seal_param(self.column, value, _TEXT_FORM, self.target, output)
+        return self.codec.seal_param(self.column, value, _TEXT_FORM, self.target, output, exact=self.compared)
 
 
 def assignable(source: int, target: int) -> bool:

@@ -67,7 +67,7 @@ class Write:
     source gives exactly one row, and `apply` is what runs; else the same statement for any number of rows, the parameters from `first` on being
     arrays of the source's types (of text where they are sealed). `targets`: of each source column, the column that it is written to, where that
     is sealed. `returning`: computes what the client gets from the rows that `apply` returns, as its one leaf; None: they are what the client
-    gets. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
+    gets. A search by a computed value is such a statement, too: it writes nothing. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
     """
 
     source: Compute

@@ -247,11 +247,15 @@ class Writer(Computer):
         outcome = yield from self._calculations.run(writing.source, write.source, collector, text)
         if isinstance(outcome, Failed):
             return outcome
+        plan = write.apply.plans[0]
+        compared = {p.number for p in plan.params if p.exact} if plan is not None else set()
         columns = cells_of(outcome.rows, len(write.targets))
         for place, (target, oid) in enumerate(zip(write.targets, writing.sources, strict=True)):
             if target is None:
                 continue
-            assigned = yield from self._assigned(Assignment(target, oid, self._state.codec), columns[place])
+            assigned = yield from self._assigned(
+                Assignment(target, oid, self._state.codec, write.first + place in compared), columns[place]
+            )
             if isinstance(assigned, Failed):
                 return assigned
             columns[place] = assigned

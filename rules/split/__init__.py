@@ -5,8 +5,18 @@ relations put in for what the leaves give. `clauses` finds the parts of the text
 proposals; whoever asks judges every leaf like a statement of the client's.
 """
 
-from rules.split.compose import LeafText, Split, propose, propose_write, united
+from rules.split.compose import LeafText, Split, propose, propose_fold, propose_write, united
 from rules.split.parts import leaf_name
 from rules.split.writing import WriteText, many_rows
 
-__all__ = ["LeafText", "Split", "WriteText", "leaf_name", "many_rows", "propose", "propose_write", "united"]
+__all__ = [
+    "LeafText",
+    "Split",
+    "WriteText",
+    "leaf_name",
+    "many_rows",
+    "propose",
+    "propose_fold",
+    "propose_write",
+    "united",
+]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from rules.analyse import survey
 from rules.plan import Edit
+from rules.split.folding import fold
 from rules.split.leaves import Leaves
 from rules.split.parts import Built, leaf_name
 from rules.split.tail import sorted_tail
@@ -87,6 +88,22 @@ def propose_write(
     """
     text = _read(lexed, statement, database, search_path)
     return None if text is None else rewrite(text, database, protected, judge, dated)
+
+
+def propose_fold(
+    lexed: Lexed,
+    statement: tuple[int, int],
+    database: Protected,
+    search_path: tuple[str, ...] | None,
+    judge: Callable[[str], bool],
+) -> WriteText | None:
+    """The statement with the values that its conditions compute as parameters. Raises ParseError and AmbiguousNameError."""
+    text = _read(lexed, statement, database, search_path)
+    if text is None or any(t.relation is None for t in text.survey.tables):
+        return None
+    columns = {c.name for t in text.survey.tables if t.relation is not None for c in t.relation.columns}
+    columns |= {str(c.name) for b in text.survey.blocks for e in b.scope.entries for c in e.columns}
+    return fold(text, columns, judge)
 
 
 def _read(

@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from rules.lexer import Kind
 from rules.model import quote_ident
+from rules.protect import SEALED_DOMAIN
 from rules.split.clauses import Clauses, Span, closing_of, has_outside, split_at
 from rules.split.names import Used, used
 from rules.split.parts import JOINED, Built, leaf_name
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from rules.analyse.record import Block, TableUse
     from rules.analyse.scope import Entry
+    from rules.catalog import CatalogColumn
     from rules.split.text import Text
 
 _MAX_CONDITIONS: Final = 64
@@ -196,7 +198,7 @@ class Leaves:
         """Whether a column has a collation of its own, which its leaf's has not."""
         relation = None if entry.table is None else self.text.survey.tables[entry.table].relation
         found = None if relation is None else relation.column(column)
-        return found is not None and found.own_collation
+        return found is not None and _sorts_otherwise(found)
 
     def _plain_entries(self, entries: list[Entry]) -> bool:
         names = [e.name for e in entries]
@@ -322,7 +324,7 @@ class Leaves:
         everything = found.everything or found.row or use.renamed or self._any_star() or block is None
         if not everything:
             columns = [c for c in columns if c in found.columns]
-        if any(c.own_collation for c in use.relation.columns if c.name in columns):
+        if any(_sorts_otherwise(c) for c in use.relation.columns if c.name in columns):
             return False
         columns += key
         shown = quote_ident(use.shown)
@@ -472,6 +474,11 @@ def _depth(text: Text, at: int) -> int:
         if text.token(index).kind is Kind.PUNCT:
             depth += (text.value(index) in "([") - (text.value(index) in ")]")
     return depth
+
+
+def _sorts_otherwise(column: CatalogColumn) -> bool:
+    """Whether values of the column are sorted otherwise than the calculator sorts them. How sealed ones lie says nothing."""
+    return column.own_collation and column.declared_type != SEALED_DOMAIN
 
 
 def _qualified(entry: Entry | None, column: str) -> str:

@@ -75,7 +75,7 @@ class _Written:
         """Whether what is written to the column can be sealed as it is."""
         if span[0] == span[1] and self.text.token(span[0]).kind is Kind.STRING and column in self.dated:
             return False
-        return _is_constant(self.text, span)
+        return is_constant(self.text, span)
 
     def value(self, index: int) -> str:
         """A value that is computed; a bare constant has the type of its column."""
@@ -405,7 +405,7 @@ def _where_of(lexed: Lexed, first: int) -> int:
 # -- expressions
 
 
-def _is_constant(text: Text, span: Span) -> bool:
+def is_constant(text: Text, span: Span) -> bool:
     """A literal, a parameter, NULL or DEFAULT, perhaps with a sign or a cast: what can be sealed as it is."""
     at = span[0]
     if text.value(at) in {"-", "+"}:

@@ -92,3 +92,15 @@ def test_what_is_written_is_in_the_record(world: World) -> None:
     started = [r for r in records_in(world.audit) if r.get("action") == "update"][-1]
     pans = [t for t in started["columns"] if t["column"].endswith(".pan")]
     assert [(t["read"], t["written"]) for t in pans] == [(True, True)]
+
+
+@pytest.mark.parametrize("client", [psycopg.Cursor, psycopg.ClientCursor])
+def test_a_search_by_a_computed_value(world: World, client: type[psycopg.Cursor[tuple[object, ...]]]) -> None:
+    with psycopg.connect(world.dsn("teller"), cursor_factory=client) as connection:
+        card, pan = connection.execute("SELECT id, pan FROM cards ORDER BY id LIMIT 1").fetchall()[0]
+        for _ in range(2):
+            found = connection.execute("SELECT id, pan FROM cards WHERE pan = trim(%s)", (f" {pan} ",))
+            assert found.fetchall() == [(card, pan)]
+            assert found.statusmessage == "SELECT 1"
+    last = [r for r in records_in(world.audit) if r.get("action") == "select"][-1]
+    assert last["lookup"] or last["columns"]

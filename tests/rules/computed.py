@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import pq
 
-from tests.rules.twins import SEALED, Answer, MarkingSealer, answers, rows_of, seal
+from tests.rules.twins import SEALED, Answer, MarkingSealer, answers, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def written(
         rows = computed(sealed, empty, write.source, params)
         if rows.error is not None:
             return rows
-        cells = [[_stored(write.targets[i], row[i]) for row in rows.rows] for i in range(len(write.targets))]
+        cells = [[_stored(write, i, row[i]) for row in rows.rows] for i in range(len(write.targets))]
         values = [c[0] for c in cells] if write.many is None else [_array(c) for c in cells]
         types = [
             0 if t is not None or write.many is None else f.type
@@ -91,10 +91,12 @@ def written(
     return found
 
 
-def _stored(column: Column | None, value: bytes | None) -> str | None:
-    if value is None or column is None:
+def _stored(write: Write, place: int, value: bytes | None) -> str | None:
+    column, plan = write.targets[place], write.apply.plans[0]
+    if value is None or column is None or plan is None:
         return None if value is None else value.decode()
-    return seal(column, value.decode())
+    exact = any(p.exact for p in plan.params if p.number == write.first + place)
+    return MarkingSealer().seal_literal(column, value.decode(), exact=exact).decode()
 
 
 def _shown(apply: Admit, index: int, value: bytes | None) -> bytes | None:

@@ -136,3 +136,37 @@ def test_a_search_on_a_masked_column_is_refused_and_not_answered_from_masks(twin
     decision = gate.decide(sql.encode(), gate.principal("twin_agent"), twins.settings(), extended=False)
     assert isinstance(decision, Refuse)
     assert decision.refusal.reason is Reason.LOOKUP
+
+
+@pytest.mark.parametrize("case", list(cases(FIXTURES / "searching.sql")), ids=lambda c: c.sql[:60])
+def test_a_computed_value_is_searched_for_by_the_database(
+    twins: Twins, empty: psycopg.Connection[Any], case: Case
+) -> None:
+    gate = twins.gate
+    decision = gate.decide(
+        case.sql.encode(), gate.principal("twin_teller"), twins.settings(), extended=bool(case.params)
+    )
+    assert isinstance(decision, Write | Compute)
+    expected, stored = twins.run("plain", case.sql, case.params, "set search_path = public")
+    sealed = twins.connections["sealed"]
+    sealed.execute("begin")
+    try:
+        if isinstance(decision, Write):
+            got = written(sealed, empty, decision, case.params)
+        else:
+            got = computed(sealed, empty, decision, case.params)
+        dump = twins.dump(sealed, "sealed") if stored else {}
+    finally:
+        sealed.execute("rollback")
+    assert (got.error, got.tag) == (expected[0].error, expected[0].tag), got.message
+    assert got.rows == expected[0].rows
+    assert dump == stored
+
+
+def test_a_search_by_a_computed_value_fetches_no_row_that_is_not_found(twins: Twins) -> None:
+    gate = twins.gate
+    sql = b"select id from cards where pan = lower('4111')"
+    decision = gate.decide(sql, gate.principal("twin_teller"), twins.settings(), extended=False)
+    assert isinstance(decision, Write)
+    assert decision.apply.text == b"select id from cards where pan = $1"
+    assert [t is not None for t in decision.targets] == [True]

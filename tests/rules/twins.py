@@ -91,7 +91,7 @@ SEALED = re.compile(r"SEALED:(?P<domain>[^:~]*)(?:~[0-9]+)?:(?P<body>[0-9a-f]*)\
 # `{T}` stands for the type of a sealed column: the domain where values are sealed, T elsewhere.
 SCHEMA = """
 create schema pgveil;
-create domain pgveil.sealed as text check (value ~ '^SEALED:');
+create domain pgveil.sealed as text collate "C" check (value ~ '^SEALED:');
 create schema crm;
 create type addr as (street text, city text);
 create table customers (id int primary key, name text, phone varchar(30), id_number {varchar(18)}, notes text);
