@@ -485,6 +485,8 @@ class Gate:
                 plan = self._by_name(lexed, part, known, (first, last), words, asker, settings)
             else:
                 plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
+            if part.explained and plan is not None:
+                plan = replace(plan, explains=True)
             if unsettled and (named or plan is not None):
                 raise _RefusedError(_one_by_one("changes settings that its meaning depends on", first))
             if changed and part.kind in _CALLS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,7 @@ class Classified:
     """`first..last`: the tokens to analyse (of COPY_TABLE: the whole). `unsettles`: settings that texts depend on may be others afterwards.
 
     `named`: the session's name that the statement makes, uses or drops. `wrapped`: of EXECUTE what it stands in: "explain", "create" or nothing.
+    `explained`: EXPLAIN stands before it all, so that its rows are a plan's text.
     """
 
     kind: StatementKind
@@ -82,6 +83,7 @@ class Classified:
     unsettles: bool = False
     named: Named | None = None
     wrapped: str = ""
+    explained: bool = False
 
 
 def classify(lexed: Lexed, first: int, last: int) -> Classified:
@@ -90,7 +92,7 @@ def classify(lexed: Lexed, first: int, last: int) -> Classified:
     if word in _QUERIES:
         return Classified(StatementKind.QUERY, first, last)
     if word == "explain":
-        return _explain(lexed, first, last)
+        return replace(_explain(lexed, first, last), explained=True)
     if word == "copy":
         return _copy(lexed, first, last)
     if word == "create":

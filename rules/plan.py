@@ -102,7 +102,7 @@ class Plan:
     """What to do with one statement.
 
     `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
-    `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
+    `explains`: its rows are a plan's text, in which the server quotes the constants that it was given. `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
     `copy`: it is a COPY from or to the client, whose data says nothing of its columns.
     """
 
@@ -116,6 +116,7 @@ class Plan:
     writes: bool = False
     lookups: bool = False
     metered: int = 0
+    explains: bool = False
     later: Plan | None = None
     copy: CopyPlan | None = None
 

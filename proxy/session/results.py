@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProtocolError
 from proxy.session.gate import BadValue
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
-from proxy.session.replies import Trouble
+from proxy.session.replies import Trouble, scrubbed
 from proxy.session.rows import open_rows
 from proxy.session.witness import disagreement
 from proxy.wire import messages
@@ -41,7 +41,8 @@ class Results:
         if head.note is not None or head.collector is not None or run is None:
             return True
         shown = _shown(head)
-        return run.counts or (shown is not None and bool(shown.openings))
+        explains = run.plan is not None and run.plan.explains
+        return run.counts or explains or (shown is not None and bool(shown.openings))
 
     def stream(self, data: bytes) -> None:
         """Rows that nobody reads, or COPY data."""
@@ -70,10 +71,17 @@ class Results:
         shown = _shown(head)
         if head.collector is not None:
             self._collect(head, shown, batch)
+        elif run is not None and run.plan is not None and run.plan.explains:
+            self._explain(batch)
         elif shown is None or not shown.openings:
             state.to_client.append(batch.raw)
         else:
             self._open(head, shown, batch)
+
+    def _explain(self, batch: Batch) -> None:
+        """Lines of a plan, in which sealed constants are quoted."""
+        lines = open_rows(batch, 1, (0,), lambda _, cells: [None if c is None else scrubbed(c) for c in cells])
+        self._state.to_client.append(lines)
 
     def _copy(self, head: Expectation, batch: Batch) -> None:
         """Data of a COPY with sealed columns."""

@@ -45,3 +45,28 @@ def test_merge(world: World, extended: bool) -> None:
         found = app.execute("select id from cards where pan = %s", ("4000111122223333",)).fetchall()
         assert found == [(1,)]
         app.rollback()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "explain",
+    [
+        "explain (verbose, costs off)",
+        "explain (analyze, verbose, timing off, summary off, format json)",
+        "explain (format xml)",
+        "explain analyze",
+    ],
+)
+def test_no_value_is_in_a_plan(world: World, explain: str, extended: bool) -> None:
+    with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
+        teller.execute("prepare named (text) as select id from cards where pan = $1")
+        for statement in (
+            "select id from cards where pan in ('4000111122223333', '4000111122224444')",
+            "execute named('4000111122223333')",
+            "insert into cards select * from cards where pan = '4000111122223333'",
+        ):
+            plan = str(_rows(teller, f"{explain} {statement}", extended=extended))
+            assert "<sealed>" in plan or "&lt;sealed&gt;" in plan
+            assert "4000111122" not in plan
+            assert "'~" not in plan
+            assert "'^" not in plan
