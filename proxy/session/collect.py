@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TOO_MANY = "pgveil would have to fetch more than {} to compute this statement's result"
 NARROW_IT = "Add a condition that the database can evaluate by itself, so that fewer rows are fetched."
+_CELL: Final = 48  # what a value costs beyond its bytes: the head of a bytes object, and its place in a list
 _FULL: Final = Trouble(
     "53200",
     "the statements that pgveil computes hold too many rows at the moment",
@@ -49,12 +50,13 @@ class Collector:
     What it has of the budget is free again when nobody holds it any longer.
     """
 
-    __slots__ = ("_budget", "_limits", "_size", "columns", "complete", "finished", "more", "tag")
+    __slots__ = ("_budget", "_held", "_limits", "_size", "columns", "complete", "finished", "more", "tag")
 
     def __init__(self, limits: SessionLimits, budget: Budget) -> None:
         self._limits = limits
         self._budget = budget
         self._size = 0
+        self._held = 0
         self.columns: list[list[bytes | None]] = []
         self.complete = False
         self.finished = False
@@ -64,13 +66,15 @@ class Collector:
     def take(self, batch: Batch, columns: int, opener: OpenColumn) -> Trouble | None:
         """Keep a batch of rows of so many columns, opened; the trouble where that is too much. Raises as `locate` and `opener` do."""
         raw = batch.raw
-        if self._size + len(raw) > self._limits.collected_bytes:
+        self._size += len(raw)
+        if self._size > self._limits.collected_bytes:
             self._let_go()
             return too_much(f"{self._limits.collected_bytes} bytes")
-        if not self._budget.take(len(raw)):
+        held = len(raw) + _CELL * columns * (len(batch.starts) - 1)
+        if not self._budget.take(held):
             self._let_go()
             return _FULL
-        self._size += len(raw)
+        self._held += held
         if not self.columns:
             self.columns = [[] for _ in range(columns)]
         if columns:
@@ -92,11 +96,11 @@ class Collector:
 
     def _let_go(self) -> None:
         self.columns = []
-        self._budget.give(self._size)
-        self._size = 0
+        self._budget.give(self._held)
+        self._held = 0
 
     def __del__(self) -> None:
-        self._budget.give(self._size)
+        self._budget.give(self._held)
 
 
 def too_much(what: str) -> Trouble:

@@ -86,6 +86,23 @@ def test_errors_are_postgresqls(world: World) -> None:
             teller.execute("SELECT (left(id_number, 1) || 'x')::int FROM customers")
 
 
+def test_a_pipeline(world: World) -> None:
+    prefix = prefix_of(world)
+    with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
+        with teller.pipeline():
+            computed = [teller.execute(QUERY.format("%s"), (prefix + "%",)) for _ in range(3)]
+            plain = teller.execute("SELECT 1")
+        assert [c.fetchall() for c in computed] == [expected(world, prefix)] * 3
+        assert plain.fetchall() == [(1,)]
+        with pytest.raises(psycopg.errors.DivisionByZero), teller.pipeline():
+            first = teller.execute(QUERY.format("%s"), (prefix + "%",))
+            teller.execute(CASES)
+            after = teller.execute("SELECT 1")
+        assert first.fetchall() == expected(world, prefix)
+        assert after.statusmessage is None
+        assert teller.execute("SELECT 2").fetchone() == (2,)
+
+
 async def test_asyncpg(world: World) -> None:
     prefix = prefix_of(world)
     connection = await asyncpg.connect(world.dsn("teller"), ssl=False)
