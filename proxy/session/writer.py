@@ -27,6 +27,7 @@ from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.localtext import LeafTypes, parameters_in
+from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import TEXT_ARRAY_OID, TEXT_OID, Asked, PreparedWrite, audited, fetch_of, fetching
 from proxy.session.replies import bad_value_response
@@ -213,7 +214,7 @@ class Writer(Computer):
         source = writing.write.source
         state.under_way = run
         columns = yield from self._values(writing, collector, asked)
-        bound = columns if isinstance(columns, Failed) else self._bound(writing, columns, asked)
+        bound = columns if isinstance(columns, Failed) else self._admitted(writing, columns, asked)
         if isinstance(bound, Failed):
             self._fail(bound, source, run)
             return
@@ -285,6 +286,13 @@ class Writer(Computer):
             return [None if cell is None else assignment.seal(cell, state.tracker.output) for cell in cells]
         except BadValue as bad:
             return _bad(bad)
+
+    def _admitted(self, writing: PreparedWrite, columns: Columns, asked: Asked) -> messages.Bind | Failed:
+        """The parameters of the write, where the login may make the look-ups by computed values that it makes, one a row."""
+        state, write = self._state, writing.write
+        rows = 1 if write.many is None or not columns else len(columns[0])
+        beyond = over_limit(state.meter, state.principal, metered(write.apply.plans) * rows)
+        return self._bound(writing, columns, asked) if beyond is None else refused(beyond)
 
     def _bound(self, writing: PreparedWrite, columns: Columns, asked: Asked) -> messages.Bind | Failed:
         """The parameters of the write: the client's, sealed where they have to be, and the values."""

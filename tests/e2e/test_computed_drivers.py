@@ -94,7 +94,7 @@ def test_a_pipeline(world: World) -> None:
             plain = teller.execute("SELECT 1")
         assert [c.fetchall() for c in computed] == [expected(world, prefix)] * 3
         assert plain.fetchall() == [(1,)]
-        with pytest.raises(psycopg.errors.DivisionByZero), teller.pipeline():
+        with pytest.raises(psycopg.errors.DivisionByZero), teller.pipeline():  # noqa: PT012 - the error comes at its end
             first = teller.execute(QUERY.format("%s"), (prefix + "%",))
             teller.execute(CASES)
             after = teller.execute("SELECT 1")

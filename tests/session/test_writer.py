@@ -17,7 +17,7 @@ from rules.plan import Action, ResultColumn, SealParam
 from .calculators import Scripted
 from .conftest import CARD, COMPUTED, PLAIN, Bench, opened, plan
 from .conversation import Result, Server, Talk, error, error_of, kinds
-from .test_computer import calculator_error, single, whole
+from .test_computer import Counting, calculator_error, single, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,6 +187,21 @@ def test_what_goes_wrong_is_rolled_back_and_recorded(
     assert got[-1:] == scene.server.status == (b"E" if block else b"I")
     assert scene.ended() == [("error", state, None)]
     assert scene.wrote() == (wrong == "apply")
+    scene.alive()
+
+
+def test_look_ups_by_computed_values_are_counted(bench: Bench, cut: Callable[[bytes], list[bytes]]) -> None:
+    bench.meter = meter = Counting()
+    bench.judge.lookups = 3
+    decision = write()
+    plans = tuple(None if p is None else replace(p, metered=1) for p in decision.apply.plans)
+    decision = replace(decision, apply=replace(decision.apply, plans=plans))
+    scene = Scene(bench, cut, decision, DESCRIBED, VALUES, VALUES)
+    assert scene.query() == TAG + READY
+    got = scene.query()
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "53400")
+    assert [n for n in meter.spent if n] == [2, 2]
+    assert scene.ended() == [("ok", None, 0), ("error", "53400", None)]
     scene.alive()
 
 
