@@ -113,6 +113,7 @@ class State:
         "observer",
         "pipeline",
         "portals",
+        "renaming_sent",
         "statements",
         "to_client",
         "to_server",
@@ -170,6 +171,7 @@ class State:
         self.broken = False  # an error of ours ended the batch: the client's messages are dropped up to its sync
         self.hold_client = False  # the server must first be brought into the state that the client was told
         self.unknown_executes = 0  # executions in this batch that are not known to only read
+        self.renaming_sent = False  # something that changes them was sent and may not have been answered
         self.names_version = 0  # grows with each name that SQL makes or drops
         self.fatal_allowed = True  # false while the client has had a part of a message
         self._principal: Principal | None = None
@@ -190,7 +192,9 @@ class State:
 
     def names_pending(self) -> bool:
         """Whether something under way may change the names that SQL gives."""
-        return any(entry.renaming is not None for entry in self.pipeline.waiting())
+        if self.renaming_sent:
+            self.renaming_sent = any(entry.renaming is not None for entry in self.pipeline.waiting())
+        return self.renaming_sent
 
     def forget_unnamed(self) -> Callable[[], None] | None:
         """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""
@@ -208,6 +212,8 @@ class State:
     def send(self, data: bytes, expectation: Expectation) -> None:
         """A message to the server that will be answered."""
         self.to_server.append(data)
+        if expectation.renaming is not None:
+            self.renaming_sent = True
         self.pipeline.sent(expectation)
 
     def send_failing(self, route: Route) -> None:
