@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audit.event import StatementEnded
 from keys.types import OutputSettings
@@ -17,10 +20,11 @@ from proxy.session.gate import Admit, OffsetMap
 from proxy.session.limits import SessionLimits
 from proxy.session.replies import Trouble
 from proxy.wire import messages as m
+from rules.model import Verdict
 from rules.plan import Reason, SealParam
 
 from .calculators import Scripted, compute, computes
-from .conftest import CARD, COMPUTED, PLAIN, Bench, opened, plan
+from .conftest import CARD, COMPUTED, PHONE, PLAIN, Bench, opened, plan
 from .conversation import Result, Server, Talk, error, error_of, kinds
 
 if TYPE_CHECKING:
@@ -338,7 +342,7 @@ def test_without_a_calculator_it_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "settings"),
+    ("type_", "reported"),
     [
         (2205, ()),
         (790, ()),
@@ -347,11 +351,11 @@ def test_without_a_calculator_it_is_refused(bench: Bench) -> None:
     ],
 )
 def test_types_that_only_the_database_knows(
-    bench: Bench, cut: Callable[[bytes], list[bytes]], type_: int, settings: tuple[tuple[bytes, bytes], ...]
+    bench: Bench, cut: Callable[[bytes], list[bytes]], type_: int, reported: tuple[tuple[bytes, bytes], ...]
 ) -> None:
     scene = Scene(bench, cut, ANSWER)
     scene.calculator.unknown = {16400}
-    for name, value in settings:
+    for name, value in reported:
         scene.talk.hear(m.build_parameter_status(name, value))
     scene.talk.got()
     scene.server.results[LEAF].fields = (NAME._replace(type=type_), SEALED)
@@ -359,6 +363,26 @@ def test_types_that_only_the_database_knows(
     assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
     assert bench.observer.reasons == [Reason.COMPUTE]
     assert b"name" in (error_of(got).get("D") or b"") + (error_of(got).get("M") or b"")
+    scene.alive()
+
+
+def test_a_relation_that_is_not_known_yet_waits_for_the_catalog(
+    bench: Bench, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    bench.judge.verdicts = replace(
+        bench.judge.verdicts, verdicts={PHONE.name: Verdict.MASKED, CARD.name: Verdict.CLEAR}
+    )
+    scene = Scene(bench, cut, ANSWER)
+    scene.server.results[LEAF].fields = (NAME._replace(table=70001), SEALED)
+    bench.judge.strangers = frozenset({70001})
+    assert scene.query() == b""
+    assert scene.talk.session.catalog_stale
+    assert scene.calculator.asked == []
+    bench.judge.strangers = frozenset()
+    bench.judge.generation += 1
+    scene.talk.session.catalog_refreshed()
+    scene.talk.move()
+    assert scene.talk.got() == ANSWERED + READY
     scene.alive()
 
 
@@ -484,6 +508,30 @@ def test_a_prepared_statement(bench: Bench, cut: Callable[[bytes], list[bytes]])
     assert sent.result_formats == ()
     assert scene.ended() == [("ok", None, 2)] * 2
     scene.alive()
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_any_cut_gives_the_same(sizes: list[int]) -> None:
+    def pieces(data: bytes) -> list[bytes]:
+        found: list[bytes] = []
+        at = 0
+        for size in cycle(sizes):
+            if at >= len(data):
+                return found
+            found.append(data[at : at + size])
+            at += size
+        return found
+
+    results = []
+    for cut in (whole, pieces):
+        scene = Scene(Bench(), cut, ANSWER, DESCRIBED, ANSWER, calculator_error("22012"))
+        asking(scene)
+        got = scene.query() + scene.talk.say(prepare(), m.SYNC)
+        got += scene.talk.say(bind(), m.build_execute(b""), m.SYNC, bind(), m.build_execute(b""), m.SYNC)
+        results.append((got, scene.server.texts()))
+        scene.alive()
+    assert results[0] == results[1]
 
 
 def test_what_was_learnt_serves_all_sessions(bench: Bench) -> None:
