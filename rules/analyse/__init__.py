@@ -15,9 +15,9 @@ from sqlglot import exp
 
 from rules.analyse.facts import ColumnUse, Facts, Use
 from rules.analyse.keywords import RESERVED
-from rules.analyse.queries import Outputs, Queries
+from rules.analyse.queries import Queries
 from rules.analyse.record import AmbiguousNameError, Protected, Record, ViewLineage
-from rules.analyse.scope import Scope
+from rules.analyse.scope import Outputs, Scope
 from rules.analyse.tree import ParseError, Tree, parse
 from rules.analyse.writes import Writes
 from rules.lexer import Kind, literal_value

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from rules.analyse.facts import Stored
-from rules.analyse.queries import Outputs
-from rules.analyse.scope import Entry, Named, Scope
+from rules.analyse.scope import Entry, Named, Outputs, Scope
 
 if TYPE_CHECKING:
     from rules.analyse.writes import Writes
@@ -37,7 +36,7 @@ class Merges:
         ):
             self._writes.unknown("this form of MERGE is not analysed", _PLAIN_MERGE)
             return Outputs()
-        scope.star += self._queries.from_item(using, scope)
+        scope.star += self._queries.from_items.item(using, scope)
         target = self._writes.target(node.this, scope)
         both = self._level(scope, [target, *scope.entries])
         self._expressions.condition(node.args.get("on"), both)

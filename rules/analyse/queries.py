@@ -1,4 +1,4 @@
-"""Queries: SELECT, set operations, WITH, FROM items; the outputs of each and the flows in them (PostgreSQL manual, chapter 7)."""
+"""Queries: SELECT, set operations, WITH; the outputs of each and the flows in them (PostgreSQL manual, chapter 7)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,21 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from rules.analyse.expressions import Expressions
-from rules.analyse.facts import ColumnUse, Leak, Pair, Use
-from rules.analyse.record import Block, Reference, TableUse
-from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope, mixed
+from rules.analyse.facts import Leak, Use
+from rules.analyse.from_items import FromItems
+from rules.analyse.naming import is_reference, output_name, starred
+from rules.analyse.record import Block
+from rules.analyse.relations import Relations
+from rules.analyse.scope import NOTHING, Entry, Flow, Named, Outputs, Scope, derived, mixed
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rules.analyse.record import Record, ViewLineage
-    from rules.catalog import Relation
-    from rules.model import ColumnName
+    from rules.analyse.record import Record
 
-# Functions that have one name only, to PostgreSQL and to sqlglot.
-_NAMED_FUNCTIONS = (exp.Count, exp.Max, exp.Min, exp.Sum, exp.Avg, exp.Coalesce, exp.Upper, exp.Lower, exp.RowNumber)
-# What PostgreSQL has no name for.
-_NAMELESS = (exp.Literal, exp.Null, exp.Binary, exp.Unary, exp.In, exp.Between, exp.Tuple)
-_NO_NAME = "?column?"
 _MAX_NESTING = 64
-_JOIN_KINDS = frozenset({"", "INNER", "CROSS", "OUTER"})
 _PLAIN_QUERY = "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone."
-
-
-class Outputs(list[Named]):
-    """A query's output columns. `known` false: a `*` over something whose columns are not known is among them."""
-
-    known: bool = True
 
 
 class Queries:
@@ -43,6 +32,8 @@ class Queries:
         self.record = record
         self.expressions = Expressions(record)
         self.expressions.query = self._flows
+        self.relations = Relations(record, self.expressions)
+        self.from_items = FromItems(self, self.relations)
         self.modify: Callable[[exp.Expr, Scope | None], Outputs] = _no_writes
         self._depth = 0
 
@@ -67,12 +58,12 @@ class Queries:
             self._tail(node, inner, scope)
             return inner
         if isinstance(node, exp.Values):
-            return self._values(node, scope)
+            return self.values(node, scope)
         if isinstance(node, exp.Table):
             # TABLE name
-            scope.star += self.from_item(node, scope)
+            scope.star += self.from_items.item(node, scope)
             return self._star(scope)
-        self._unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
+        self.unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
         return Outputs()
 
     def _flows(self, node: exp.Expr, scope: Scope) -> list[Flow]:
@@ -105,7 +96,7 @@ class Queries:
                 continue
             flow = entry.find(node.name)
             if flow is None:
-                self._unknown(node, "SEARCH and CYCLE by a column that is not known", "Name the columns instead of *.")
+                self.unknown(node, "SEARCH and CYCLE by a column that is not known", "Name the columns instead of *.")
                 flow = NOTHING
             self.expressions.visit(node.this, node.expression)
             self.expressions.consume(flow, Use.COMPUTE, node)
@@ -128,7 +119,7 @@ class Queries:
             ahead = set(names[position + own :]) - set(names[:position])
             for table in cte.this.find_all(exp.Table):
                 if not table.db and table.name in ahead:
-                    self._unknown(
+                    self.unknown(
                         table,
                         "a recursive WITH query that names itself or a later one in this form is not analysed",
                         "Define each WITH query before those that read it, under a name that no table has.",
@@ -137,22 +128,22 @@ class Queries:
     def _cte(self, body: exp.Expr, name: str, alias: exp.TableAlias, scope: Scope, *, recursive: bool) -> Entry:
         if isinstance(body, exp.Insert | exp.Update | exp.Delete | exp.Merge):
             written = self.modify(body, scope)
-            return _derived(name, written, alias)
+            return derived(name, written, alias)
         if recursive and isinstance(body, exp.SetOperation):
             return self._recursive(body, name, alias, scope)
-        return _derived(name, self.outputs(body, scope), alias)
+        return derived(name, self.outputs(body, scope), alias)
 
     def _recursive(self, body: exp.SetOperation, name: str, alias: exp.TableAlias, scope: Scope) -> Entry:
         """The first arm gives the columns; the second, which reads them, may add nothing of another column's."""
         base = self.outputs(body.this, scope)
-        entry = _derived(name, base, alias)
+        entry = derived(name, base, alias)
         inner = Scope(scope)
         inner.ctes[name] = entry
         step = self.outputs(body.expression, inner)
         united = self._united(body, [base, step])
         for column, flow in zip(entry.columns, united, strict=False):
             if column.flow.column != flow.flow.column and (column.flow.touches or flow.flow.touches):
-                self._unknown(
+                self.unknown(
                     body,
                     "a recursive query whose arms carry different protected columns is not analysed",
                     "Let both arms select the same protected columns at the same places.",
@@ -194,15 +185,15 @@ class Queries:
             "sample",
         ):
             if node.args.get(key):
-                self._unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
+                self.unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
         return outputs
 
     def from_clause(self, node: exp.Expr, scope: Scope) -> None:
         """FROM and its joins become the scope's entries and its `*`."""
         clause = node.args.get("from_")
         if clause is not None:
-            scope.star += self.from_item(clause.this, scope)
-        self._joins(node.args.get("joins") or [], scope)
+            scope.star += self.from_items.item(clause.this, scope)
+        self.from_items.joins(node.args.get("joins") or [], scope)
 
     def stored_elsewhere(self, outputs: Outputs, node: exp.Expr) -> None:
         """SELECT INTO and CREATE TABLE AS: the values go where nothing protects them."""
@@ -224,12 +215,12 @@ class Queries:
                 for entry in scope.entries:
                     for column in entry.columns:
                         self.expressions.read(entry, column.flow, item)
-            elif (starred := _starred(item)) is not None:
-                self._qualified_star(starred, scope, outputs)
+            elif (row := starred(item)) is not None:
+                self._qualified_star(row, scope, outputs)
             else:
                 flow = self.expressions.choices.source(item, scope)
-                direct = _is_reference(item)
-                outputs.append(Named(_output_name(item), replace(flow, direct=flow.direct and direct)))
+                direct = is_reference(item)
+                outputs.append(Named(output_name(item), replace(flow, direct=flow.direct and direct)))
         return outputs
 
     def _star(self, scope: Scope) -> Outputs:
@@ -391,7 +382,8 @@ class Queries:
         """The flow of a column that two arms of a set operation give."""
         return self.expressions.choices.united([left, right], node)
 
-    def _values(self, node: exp.Values, scope: Scope) -> Outputs:
+    def values(self, node: exp.Values, scope: Scope) -> Outputs:
+        """The columns of a VALUES list."""
         rows = [r.expressions if isinstance(r, exp.Tuple) else [r] for r in node.expressions]
         choices = self.expressions.choices
         columns = [[choices.source(item, scope) for item in row] for row in rows]
@@ -401,272 +393,8 @@ class Queries:
             found.append(Named(f"column{position + 1}", flow))
         return found
 
-    # -- FROM items
-
-    def from_item(self, node: exp.Expr, scope: Scope) -> list[Named]:
-        """Add one FROM item to the scope, with what is joined to it; its columns as `*` shows them."""
-        star = self._parenthesised(node, scope) if _is_join(node) else self._single(node, scope)
-        joins = node.args.get("joins")
-        if not joins:
-            return star
-        before, scope.star = scope.star, star
-        self._joins(joins, scope)
-        star, scope.star = scope.star, before
-        return star
-
-    def _single(self, node: exp.Expr, scope: Scope) -> list[Named]:
-        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-            entry = self.relation(node, scope)
-        elif isinstance(node, exp.Table):
-            entry = self._function(node, scope)
-        elif isinstance(node, exp.Subquery):
-            entry = self._derived_table(node, scope)
-        elif isinstance(node, exp.Lateral):
-            entry = self._lateral(node, scope)
-        elif isinstance(node, exp.Values):
-            alias = node.args.get("alias")
-            entry = _derived(alias.name if alias else None, self._values(node, scope), alias)
-            if alias:
-                self.expressions.visit(alias.this, *alias.columns)
-        elif isinstance(node, exp.Unnest):
-            entry = self._function(node, scope)
-        else:
-            self._unknown(
-                node,
-                "this form of FROM item is not analysed",
-                "Write it as a table, a subquery or a function with an alias that names its columns: f(...) AS t(a, b).",
-            )
-            entry = Entry(None, [], opaque=True)
-        scope.entries.append(entry)
-        self.record.seen(entry)
-        scope.star_known &= not entry.opaque
-        return list(entry.columns)
-
-    def _parenthesised(self, node: exp.Expr, scope: Scope) -> list[Named]:
-        """`(a JOIN b ...)`: without an alias its entries are the level's own; with one they are hidden behind it."""
-        alias = node.args.get("alias")
-        if not alias:
-            return self.from_item(node.this, scope)
-        self.expressions.visit(alias.this, *alias.columns)
-        start = len(self.record.references)
-        inner = Scope(scope)
-        columns = _renamed(self.from_item(node.this, inner), alias)
-        inside = range(start, len(self.record.references))
-        entry = Entry(alias.name, columns, opaque=not inner.star_known, inside=inside)
-        scope.entries.append(entry)
-        self.record.seen(entry)
-        scope.star_known &= inner.star_known
-        return list(columns)
-
-    def _derived_table(self, node: exp.Subquery, scope: Scope) -> Entry:
-        alias = node.args.get("alias")
-        if alias:
-            self.expressions.visit(alias.this, *alias.columns)
-        # A plain derived table does not see its siblings; the level around the whole query it does.
-        return self._subquery(node.this, alias, scope.without_siblings())
-
-    def _subquery(self, query: exp.Expr, alias: exp.TableAlias | None, scope: Scope) -> Entry:
-        start = len(self.record.references)
-        entry = _derived(alias.name if alias else None, self.outputs(query, scope), alias)
-        entry.inside = range(start, len(self.record.references))
-        return entry
-
-    def _lateral(self, node: exp.Lateral, scope: Scope) -> Entry:
-        alias = node.args.get("alias")
-        if alias:
-            self.expressions.visit(alias.this, *alias.columns)
-        inner = node.this
-        if isinstance(inner, exp.Subquery):
-            return self._subquery(inner.this, alias, scope)
-        self.expressions.consume(self.expressions.value(inner, scope), Use.COMPUTE, inner)
-        return Entry(alias.name if alias else None, [], opaque=True)
-
-    def _function(self, node: exp.Expr, scope: Scope) -> Entry:
-        """A function in FROM: what goes in is worked on; what comes out has columns that we don't know."""
-        alias = node.args.get("alias")
-        if alias:
-            self.expressions.visit(alias.this, *(i for c in alias.columns for i in c.find_all(exp.Identifier)))
-        skip = {id(alias)} | {id(j) for j in node.args.get("joins") or []}
-        touched = NOTHING
-        for child in node.iter_expressions():
-            if id(child) in skip:
-                continue
-            for part in [child, *(child.args.get("rows_from") or [])]:
-                flow = self.expressions.value(part, scope)
-                self.expressions.consume(flow, Use.COMPUTE, part)
-                touched = mixed(touched, flow)
-        name = alias.name if alias else _function_name(node)
-        columns = [Named(c.name, touched) for c in alias.columns] if alias else []
-        return Entry(name, columns, opaque=True)
-
-    def relation(self, node: exp.Table, scope: Scope, *, target: bool = False) -> Entry:
-        """A table, view or CTE by name."""
-        identifiers = [
-            node.args[key] for key in ("catalog", "db", "this") if isinstance(node.args.get(key), exp.Identifier)
-        ]
-        alias = node.args.get("alias")
-        self.expressions.visit(*identifiers)
-        if alias:
-            self.expressions.visit(alias.this, *alias.columns)
-        name, schema = node.name, node.db or None
-        shown = alias.name if alias and alias.name else name
-        if schema is None and not target:
-            cte = scope.cte(name)
-            if cte is not None:
-                self.record.cte_references += [
-                    t for i in identifiers if (t := self.record.tree.token_of(i)) is not None
-                ]
-                return Entry(shown, _renamed(cte.columns, alias), opaque=cte.opaque)
-        relation = self.record.database.resolve(schema, name, self.record.search_path)
-        use = self._table_use(relation, node, identifiers, shown)
-        lineage = None if relation is None else self.record.database.lineage_of(relation)
-        if relation is None:
-            entry = Entry(shown, _renamed([], alias), opaque=True)
-        elif lineage is not None:
-            entry = self._view(shown, relation, lineage, alias, node)
-        else:
-            entry = self._table(shown, relation, node, identifiers, target=target)
-        entry.table = use
-        return entry
-
-    def _table_use(
-        self, relation: Relation | None, node: exp.Table, identifiers: list[exp.Identifier], shown: str
-    ) -> int | None:
-        """Note where a relation is named."""
-        first, last = self.record.tree.token_of(identifiers[0]), self.record.tree.token_of(identifiers[-1])
-        if first is None or last is None:
-            return None
-        alias = node.args.get("alias")
-        sampled = node.args.get("sample") or any(isinstance(c, exp.TableSample) for c in node.iter_expressions())
-        plain, renamed = not (sampled or node.args.get("only")), bool(alias and alias.columns)
-        self.record.tables.append(TableUse(relation, first, last, shown, alias is not None, plain, renamed))
-        return len(self.record.tables) - 1
-
-    def _view(
-        self, shown: str, relation: Relation, lineage: ViewLineage, alias: exp.TableAlias | None, node: exp.Table
-    ) -> Entry:
-        self.record.views |= lineage.inside
-        token = self.record.tree.token_of(node.this)
-        assert token is not None
-        # As if the definition stood here.
-        self.record.uses += [ColumnUse(u.column, u.use, token, None) for u in lineage.uses]
-        self.record.pairs += [Pair(p.left, p.right, token) for p in lineage.pairs]
-        self.record.united += [Pair(p.left, p.right, token) for p in lineage.united]
-        if not lineage.known:
-            self.record.obstacle(
-                f'the view "{relation.name}" reads protected columns in a form that is not analysed',
-                "Query the tables that it reads.",
-                self.record.tree.token_of(node.this),
-                lineage.inside,
-            )
-        columns = [
-            Named(c.name, Flow(o.column, o.touches, direct=True))
-            for c, o in zip(relation.columns, lineage.columns, strict=False)
-        ] or [Named(c.name, NOTHING) for c in relation.columns]
-        return Entry(shown, _renamed(columns, alias), relation.name)
-
-    def _table(
-        self, shown: str, relation: Relation, node: exp.Table, identifiers: list[exp.Identifier], *, target: bool
-    ) -> Entry:
-        protected = self.record.database.columns_of(relation)
-        alias = node.args.get("alias")
-        reference: int | None = None
-        if protected and not target:
-            first, last = self.record.tree.token_of(identifiers[0]), self.record.tree.token_of(identifiers[-1])
-            assert first is not None
-            assert last is not None
-            made = Reference(relation.name, first, last, alias is not None, self.record.database.replaceable(relation))
-            if node.args.get("sample") or any(isinstance(c, exp.TableSample) for c in node.iter_expressions()):
-                made.obstacle = "a masking view can't be sampled"
-            if node.args.get("only") and relation.children:
-                made.obstacle = "a masking view includes the rows of child tables"
-            if not made.replaceable:
-                made.obstacle = "masking views are made for the table that the rules name, not for its partitions"
-            reference = len(self.record.references)
-            self.record.references.append(made)
-        columns = [
-            Named(c.name, _own(protected[c.name], reference) if c.name in protected else NOTHING)
-            for c in relation.columns
-        ]
-        return Entry(shown, _renamed(columns, alias), relation.name, reference, target=target)
-
-    # -- joins
-
-    def _joins(self, joins: Sequence[exp.Join], scope: Scope) -> None:
-        group_start = 0
-        for join in joins:
-            if str(join.args.get("kind") or "") not in _JOIN_KINDS or str(join.args.get("method") or "") not in {
-                "",
-                "NATURAL",
-            }:
-                self._unknown(join, "this form of join is not analysed", "Write JOIN ... ON or JOIN ... USING.")
-            comma = not any(join.args.get(k) for k in ("kind", "side", "method", "on", "using"))
-            left_entries = scope.entries[:] if not comma else []
-            if comma:
-                group_start = len(scope.star)
-            left = scope.star[group_start:]
-            right = self.from_item(join.this, scope)
-            using = list(join.args.get("using") or [])
-            names = [i.name for i in using]
-            self.expressions.visit(*using)
-            if join.args.get("method") == "NATURAL":
-                names = self._natural(left, right, scope, left_entries)
-            if names:
-                merged = self._merge(names, left, right, scope, str(join.side))
-                scope.star = scope.star[:group_start] + merged
-                self._using_alias(using, merged[: len(names)], scope)
-            else:
-                scope.star += right
-            self.expressions.condition(join.args.get("on"), scope)
-
-    def _using_alias(self, using: Sequence[exp.Identifier], merged: list[Named], scope: Scope) -> None:
-        """USING (...) AS alias: the merged columns under a name of their own."""
-        first = self.record.tree.token_of(using[0]) if using else None
-        token = None if first is None else self.record.tree.normal.join_aliases.get(first)
-        if token is not None:
-            entry = Entry(self.record.tree.lexed.tokens[token].value, merged)
-            self.record.visited.add(token)
-            scope.entries.append(entry)
-            self.record.seen(entry)
-
-    def _natural(self, left: list[Named], right: list[Named], scope: Scope, entries: Sequence[Entry]) -> list[str]:
-        if any(e.opaque for e in [*entries, scope.entries[-1]]) and any(c.flow.touches for c in [*left, *right]):
-            self._unknown(
-                None,
-                "a NATURAL JOIN with something whose columns are not known",
-                "Write JOIN ... USING with the columns.",
-            )
-        have = {c.name for c in right}
-        return [c.name for c in left if c.name is not None and c.name in have]
-
-    def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope, side: str) -> list[Named]:
-        """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
-        merged: list[Named] = []
-        for name in names:
-            first = next((c.flow for c in left if c.name == name), NOTHING)
-            second = next((c.flow for c in right if c.name == name), NOTHING)
-            for flow in (first, second):
-                if flow.reference is not None:
-                    self.record.references[flow.reference].columns |= flow.touches
-            if first.column is not None and second.column is not None:
-                self.record.pairs.append(Pair(first.column, second.column, self.record.tree.first))
-                self.record.use(first, Use.EQUAL_COLUMN, self.record.tree.first)
-                self.record.use(second, Use.EQUAL_COLUMN, self.record.tree.first)
-                shown = second if side == "RIGHT" else first
-                flow = Flow(
-                    shown.column, first.touches | second.touches, shown.reference, side != "FULL" and shown.direct
-                )
-            else:
-                self.record.use(first, Use.COMPUTE, self.record.tree.first)
-                self.record.use(second, Use.COMPUTE, self.record.tree.first)
-                flow = mixed(first, second)
-            scope.merged[name] = flow
-            merged.append(Named(name, flow))
-        common = set(names)
-        rest = [c for c in left if c.name not in common] + [c for c in right if c.name not in common]
-        return merged + rest
-
-    def _unknown(self, node: exp.Expr | None, message: str, hint: str) -> None:
+    def unknown(self, node: exp.Expr | None, message: str, hint: str) -> None:
+        """Note a form that is not analysed."""
         anchor = self.expressions.anchor(node) if node is not None else None
         self.record.obstacle(message, hint, anchor, frozenset())
 
@@ -682,82 +410,6 @@ def _outside_aggregates(value: object) -> list[exp.Column]:
         elif not isinstance(each, exp.AggFunc | exp.Query):
             pending += list(each.iter_expressions())
     return found
-
-
-def _own(column: ColumnName, reference: int | None) -> Flow:
-    return Flow(column, frozenset({column}), reference, direct=True)
-
-
-def _renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
-    names = [c.name for c in alias.columns] if alias else []
-    kept = [Named(names[i] if i < len(names) else c.name, c.flow) for i, c in enumerate(columns)]
-    return kept + [Named(n, NOTHING) for n in names[len(columns) :]]
-
-
-def _derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
-    columns = [Named(o.name, replace(o.flow, null=False, constants=())) for o in outputs]
-    return Entry(name, _renamed(columns, alias), opaque=not outputs.known)
-
-
-def _is_join(node: exp.Expr) -> bool:
-    """Whether a FROM item is a join in parentheses, and no query."""
-    if not isinstance(node, exp.Subquery):
-        return False
-    inner = node.this
-    while isinstance(inner, exp.Subquery) and not inner.args.get("joins"):
-        inner = inner.this
-    return not isinstance(inner, exp.Query) or isinstance(inner, exp.Subquery | exp.Table)
-
-
-def _starred(item: exp.Expr) -> exp.Column | exp.Dot | None:
-    """What stands before the `.*` of an item of a select list; None for any other item."""
-    while isinstance(item, exp.Paren):
-        item = item.this
-    if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-        return item
-    return item if isinstance(item, exp.Dot) and isinstance(item.expression, exp.Star) else None
-
-
-def _is_reference(node: exp.Expr) -> bool:
-    while isinstance(node, exp.Alias | exp.Paren):
-        node = node.this
-    if isinstance(node, exp.Dot):
-        return True
-    return isinstance(node, exp.Column)
-
-
-def _output_name(node: exp.Expr) -> str | None:
-    """The name that PostgreSQL gives an output column, as far as it is a name (FigureColname)."""
-    if isinstance(node, exp.Alias):
-        return str(node.alias)
-    while isinstance(node, exp.Paren):
-        node = node.this
-    if isinstance(node, exp.Column):
-        return node.name
-    if isinstance(node, exp.Dot):
-        return str(node.expression.name)
-    if isinstance(node, exp.Cast):
-        # A constant gets the name of its type.
-        name = _output_name(node.this)
-        return None if name == _NO_NAME else name
-    if isinstance(node, exp.Collate | exp.Bracket):
-        return _output_name(node.this)
-    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select) and len(node.this.expressions) == 1:
-        return _output_name(node.this.expressions[0])
-    if isinstance(node, exp.Window | exp.Filter):
-        return _output_name(node.this)
-    if isinstance(node, exp.Anonymous):
-        return str(node.this).lower()
-    if isinstance(node, _NAMED_FUNCTIONS):
-        return str(node.sql_name()).lower()
-    return _NO_NAME if isinstance(node, _NAMELESS) and not isinstance(node, exp.Func) else None
-
-
-def _function_name(node: exp.Expr) -> str | None:
-    inner = node.this
-    if isinstance(inner, exp.Anonymous):
-        return str(inner.this).lower()
-    return str(inner.sql_name()).lower() if isinstance(inner, exp.Func) else None
 
 
 def _no_writes(_node: exp.Expr, _scope: Scope | None) -> Outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -145,3 +145,20 @@ class Scope:
     def unnamed(self) -> Flow:
         """The flow of a bare name that no column bears, as far as columns whose names can't be told could be meant."""
         return mixed(*(column.flow for level in self.levels() for entry in level.entries for column in entry.unnamed))
+
+
+class Outputs(list[Named]):
+    """A query's output columns. `known` false: a `*` over something whose columns are not known is among them."""
+
+    known: bool = True
+
+
+def renamed(columns: list[Named], alias: exp.TableAlias | None) -> list[Named]:
+    names = [c.name for c in alias.columns] if alias else []
+    kept = [Named(names[i] if i < len(names) else c.name, c.flow) for i, c in enumerate(columns)]
+    return kept + [Named(n, NOTHING) for n in names[len(columns) :]]
+
+
+def derived(name: str | None, outputs: Outputs, alias: exp.TableAlias | None) -> Entry:
+    columns = [Named(o.name, replace(o.flow, null=False, constants=())) for o in outputs]
+    return Entry(name, renamed(columns, alias), opaque=not outputs.known)

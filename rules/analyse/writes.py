@@ -9,13 +9,13 @@ from sqlglot import exp
 from rules.analyse.constants import extent_of
 from rules.analyse.facts import Leak, Pair, Stored, Use
 from rules.analyse.merges import Merges
-from rules.analyse.queries import Outputs, Queries
-from rules.analyse.scope import NOTHING, Entry, Flow, Named, Scope
+from rules.analyse.scope import NOTHING, Entry, Flow, Named, Outputs, Scope
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rules.analyse.queries import Queries
     from rules.model import ColumnName
 
 _DEFAULTS = frozenset({"default"})
@@ -76,7 +76,7 @@ class Writes:
 
     def target(self, table: exp.Table, scope: Scope) -> Entry:
         """The relation that is written."""
-        entry = self.queries.relation(table, scope, target=True)
+        entry = self.queries.relations.relation(table, scope, target=True)
         if entry.relation is not None:
             self.record.targets.append(entry.relation)
         self.record.seen(entry)
@@ -142,7 +142,7 @@ class Writes:
         target = self.target(node.this, scope)
         scope.entries.append(target)
         for item in node.args.get("using") or []:
-            scope.star += self.queries.from_item(item, scope)
+            scope.star += self.queries.from_items.item(item, scope)
         self.expressions.condition(node.args.get("where"), scope)
         # A deleted row's values are gone: an operation on each of its protected columns.
         for name in sorted(self.protected(target)):
