@@ -65,6 +65,7 @@ __all__ = [
 
 TEXT, BINARY = 0, 1  # format codes (PostgreSQL documentation, section 55.7)
 _BYTES_TYPES = frozenset({25, 1043, 17, 114})  # whose binary form is the canonical one
+_TEXT_OIDS = frozenset({25, 1043})  # one binary form; a compared varchar is described as text
 _WORDED_TYPES = frozenset({25, 1043, 1042, 114, 3802})  # whose binary form is in the client's encoding
 _ARRAY_ELEMENTS = {b.array_oid: b.oid for b in BASES} | {1003: 19}
 
@@ -200,7 +201,7 @@ def decode_array(
     if format == BINARY:
         sent, value = load_array(data)
         wanted = declared or element.oid
-        if wanted and sent != wanted:
+        if wanted and sent != wanted and not {sent, wanted} <= _TEXT_OIDS:
             raise WireValueError("42804", "binary data has another array element type than expected")
         return value.map(decode_element)
     sizes, texts = parse_array(client_text(data, settings))

@@ -331,6 +331,14 @@ def test_arrays_element_by_element() -> None:
     assert sqlstate("varchar(2)[]", b"{abc}") == "22001"
 
 
+def test_texts_of_either_kind_are_taken_for_each_other_in_binary_arrays() -> None:
+    text = parse_type("text[]")
+    sent = encode_array(text, decode_array(text, b"{a,NULL}", 0), 1)
+    assert decode_array(parse_type("varchar(3)[]"), sent, 1).elements == (b"a", None)
+    with pytest.raises(WireValueError):
+        decode_array(parse_type("uuid[]"), sent, 1)
+
+
 def test_deep_json_is_refused_not_crashed_on() -> None:
     for spec in ("json", "jsonb"):
         assert sqlstate(spec, b"[" * 100_000) == "54001"

@@ -33,12 +33,15 @@ WRITING = re.compile(
 # What outlives a transaction that is rolled back: then the next block gets new connections.
 LASTING = re.compile(r"(?i)\b(set|prepare|hold|temp|temporary|listen|load|discard|reset|advisory)\b|set_config|nextval")
 CIPHERTEXT = re.compile(rb"[~^][A-Za-z0-9+/_-]{40,}")
+UNGROUPED = "42803"
 CONSTRAINTS = frozenset({"23505", "23503", "23P01"})
 REFUSING = frozenset({"42501", "0A000"})
 WORDS_OF_ALL = ("sqlstate", "message", "detail")  # what an error of pgveil's own must share with PostgreSQL's
 WORDS_OF_SERVER = ("severity", "hint", "position", "schema", "table", "column", "type", "constraint")
 FEW = 3
 FIRST_OWN = 1 << 32
+FIRST_USER = 16384
+TEXT, TEXT_ARRAY, VARCHAR, VARCHAR_ARRAY, RECORD = 25, 1009, 1043, 1015, 2249
 SEALED = "<sealed>"
 
 
@@ -67,7 +70,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one statement for one role. `reason`: why it was refused, as docs/errors.md names it; "fence" is the server's own
-    permission check behind pgveil, "constraint" a constraint over real values that a masked role ran into. `message`: the refusal's words. `canaries`: protected values that a masked role received.
+    permission check behind pgveil, "constraint" a constraint over real values that a masked role ran into, "view" that a masking view has no primary key. `message`: the refusal's words. `canaries`: protected values that a masked role received.
     """
 
     role: str
@@ -245,12 +248,14 @@ class Run:
         received = bytes(self.tap.sent.get(self.login, b"")[start:])
         canaries = self.canaries.seen(received, own) if self.canaries else ()
         refused = _refusal(expected, got, limited=self.limited)
-        held = _constraint(expected, got) if self.limited else None
-        if refused is not None or held is not None:
-            reason = "constraint" if refused is None else "fence"
-            if refused is not None and "routine" not in refused:
-                reason = self.refusals.since(self.login, mark)
-            refused = refused or held or {}
+        reason = "fence"
+        if refused is not None and "routine" not in refused:
+            reason = self.refusals.since(self.login, mark)
+        elif refused is None and self.limited:
+            reason, refused = "constraint", _constraint(expected, got)
+            if refused is None:
+                reason, refused = "view", _keyless(expected, got)
+        if refused is not None:
             return Outcome(
                 self.role, mode, step.sql, Verdict.REFUSED, reason, refused.get("message", ""), canaries=canaries
             )
@@ -346,6 +351,12 @@ def _refusal(expected: Sequence[Answer], got: Sequence[Answer], *, limited: bool
     return None
 
 
+def _keyless(expected: Sequence[Answer], got: Sequence[Answer]) -> dict[str, str] | None:
+    """The error's fields, where columns depended on a primary key, which a masking view doesn't have."""
+    pairs = zip(expected, got, strict=False)
+    return next((b.error for a, b in pairs if not a.error and b.sqlstate == UNGROUPED), None)
+
+
 def _constraint(expected: Sequence[Answer], got: Sequence[Answer]) -> dict[str, str] | None:
     """The error's fields where a constraint held against the real values, which masks could not: they are not unique."""
     return next(
@@ -385,7 +396,7 @@ def _one(a: Answer, b: Answer, *, ordered: bool, limited: bool, copied: int) -> 
     if (a.fields is None) != (b.fields is None) or a.copied != b.copied:
         return [f"{b.tag or b.fields} instead of {a.tag or a.fields}"]
     found = _shapes(a, b, limited=limited, copied=copied)
-    if a.params != b.params:
+    if _as_text(a.params) != _as_text(b.params):
         found.append(f"parameter types {b.params} instead of {a.params}")
     if a.fields is not None and [f.name for f in a.fields] == ["QUERY PLAN"]:
         # Costs and names differ; that no value is in a plan is for the canaries.
@@ -410,11 +421,22 @@ def _shapes(a: Answer, b: Answer, *, limited: bool, copied: int) -> list[str]:
         found += [
             f"{name} of {x.name}: {getattr(y, name)} instead of {getattr(x, name)}"
             for name in ("type", "size", "typmod", "format")
-            if getattr(x, name) != getattr(y, name) and not (name == "type" and min(x.type, y.type) >= copied)
+            if getattr(x, name) != getattr(y, name)
+            and not (name == "type" and (min(x.type, y.type) >= copied or _is_row(x, y)))
         ]
         if not limited and not _same_source(x, y, copied):
             found.append(f"table of {x.name}: {(y.table, y.attnum)} instead of {(x.table, x.attnum)}")
     return found
+
+
+def _is_row(x: Described, y: Described) -> bool:
+    """A whole row that pgveil computed is a record, not of the table's row type: its text and its binary form are the same."""
+    return y.type == RECORD and x.type >= FIRST_USER
+
+
+def _as_text(params: tuple[int, ...] | None) -> list[int]:
+    """Parameter types, varchar as text: which of the two the server infers depends on how many stand in a list."""
+    return [{VARCHAR: TEXT, VARCHAR_ARRAY: TEXT_ARRAY}.get(p, p) for p in params or ()]
 
 
 def _same_source(x: Described, y: Described, copied: int) -> bool:

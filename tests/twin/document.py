@@ -36,6 +36,7 @@ protected value had been replaced by its mask. What can't be had so is **refused
 - **When a wrong constant is noticed.** A constant or parameter for a sealed column is read when the statement is prepared or bound, where PostgreSQL
   may do so only when it runs.
 - **Where a computed column is from.** PostgreSQL says of a result column which table's column it is. Of columns that pgveil computed it says nothing.
+- **Whole rows** of protected tables that pgveil computed are described as `record`, not as the table's row type.
 - **Plans.** `EXPLAIN` shows the plan of what the database does, with other names and costs.
 - **Constraints of a role that sees masks.** Unique and foreign keys hold real values, masks or not: what another row already has can't be
   written.
@@ -55,6 +56,11 @@ _MASKED: Final = {
     "cross_domain": "moving sealed values that it sees masked",
     "sealed_into_plain": "storing masks where values belong",
     "constraint": "what breaks a constraint over real values (PostgreSQL's own error)",
+    "view": "columns that would be grouped by the table's primary key alone, which a masking view does not have: name them all in GROUP BY",
+    "fence": "what PostgreSQL's privileges behind pgveil keep from it",
+    "copy": "what COPY can't protect",
+    "plain_into_sealed": "values for sealed columns that only the database could compute",
+    "randomized": "comparing randomized values",
     "unfenced": "defining objects around protected tables",
     "ordering": "locking by a sealed order",
     "compute": "what pgveil can't compute for anyone",
@@ -124,7 +130,7 @@ def _masked(feature: Feature, waiting: dict[tuple[str, str], str]) -> list[str]:
             whys = {_expected(e, MASKED).why for e in each} - {""}
             why = f" ({'; '.join(sorted(whys))})" if whys else ""
             more = f", and {count - 1} more" if count > 1 else ""
-            link = "" if reason == "constraint" else f" [{reason}](errors.md#{reason})"
+            link = "" if reason in {"constraint", "view", "fence"} else f" [{reason}](errors.md#{reason})"
             parts += [f"- {_MASKED[reason]}{why}: `{_cut(example)}`{more}.{link}"]
         parts.append("")
     if late:
