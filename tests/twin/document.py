@@ -61,6 +61,7 @@ _MASKED: Final = {
     "copy": "what COPY can't protect",
     "plain_into_sealed": "values for sealed columns that only the database could compute",
     "randomized": "comparing randomized values",
+    "oracle": "writing what a unique or foreign key over real values would answer",
     "unfenced": "defining objects around protected tables",
     "ordering": "locking by a sealed order",
     "compute": "what pgveil can't compute for anyone",
