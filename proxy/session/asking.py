@@ -165,7 +165,7 @@ def refused(refusal: Refusal) -> Failed:
 
 def troubled(trouble: Trouble) -> Failed:
     """The calculator's or a limit's trouble, which the audit log is told of where pgveil is the reason."""
-    reason = {"54000": Reason.LIMIT, "42501": Reason.WITNESS}.get(trouble.sqlstate)
+    reason = {"53200": Reason.LIMIT, "54000": Reason.LIMIT, "42501": Reason.WITNESS}.get(trouble.sqlstate)
     refusal = (
         None if reason is None else Refusal(reason, trouble.sqlstate, trouble.message, trouble.detail, trouble.hint)
     )

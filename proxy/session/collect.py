@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TOO_MANY = "pgveil would have to fetch more than {} to compute this statement's result"
 NARROW_IT = "Add a condition that the database can evaluate by itself, so that fewer rows are fetched."
 _CELL: Final = 48  # what a value costs beyond its bytes: the head of a bytes object, and its place in a list
-_FULL: Final = Trouble(
+FULL: Final = Trouble(
     "53200",
     "the statements that pgveil computes hold too many rows at the moment",
     hint="Try again, or raise calculator.held in pgveil's configuration.",
@@ -73,7 +73,7 @@ class Collector:
         held = len(raw) + _CELL * columns * (len(batch.starts) - 1)
         if not self._budget.take(held):
             self._let_go()
-            return _FULL
+            return FULL
         self._held += held
         if not self.columns:
             self.columns = [[] for _ in range(columns)]

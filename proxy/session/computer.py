@@ -14,10 +14,9 @@ that PostgreSQL would have left it in. The steps are the frontend's: nothing mor
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
-from proxy.session.asking import Calculations, Failed, refused
+from proxy.session.asking import Calculations, Failed, refused, troubled
 from proxy.session.computing import Compute
 from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
 from proxy.session.judging import PLAN_CHANGED
@@ -242,7 +241,10 @@ class Computer:
             if isinstance(outcome, Failed):
                 self._fail(outcome, computed.compute, run)
                 return
-            asked.rows = deque(outcome.rows)
+            full = asked.keep(outcome.rows, limit, state.budget)
+            if full is not None:
+                self._fail(troubled(full), computed.compute, run)
+                return
         self._release(asked, run, limit)
 
     def _release(self, asked: Asked, run: Run, limit: int) -> None:

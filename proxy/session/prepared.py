@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from proxy.session.collect import FULL
 from proxy.session.gate import OffsetMap
 from proxy.wire.messages import (
     NO_DATA,
@@ -18,11 +19,13 @@ from proxy.wire.messages import (
 from rules.plan import Action, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
+    from proxy.session.collect import Budget
     from proxy.session.computing import Answer, Compute, Write
     from proxy.session.gate import Admit
     from proxy.session.localtext import LocalText
+    from proxy.session.replies import Trouble
     from proxy.session.statements import Portal
 
 
@@ -103,7 +106,8 @@ class PreparedWrite:
 class Asked:
     """What the client bound, and what is left of the answer. `rows`: None until the portal has run; then those not sent yet.
 
-    `tag`: of the write that returned them. `applied`: the server's portal of a write, which has the rows.
+    `tag`: of the write that returned them. `applied`: the server's portal of a write, which has the rows. `held`: bytes of the rows, where they
+    have to wait for a later Execute; `budget` has them back when they are sent, or the portal is gone.
     """
 
     values: tuple[bytes | None, ...] = field(repr=False)
@@ -112,10 +116,22 @@ class Asked:
     rows: deque[bytes] | None = field(default=None, repr=False)
     tag: bytes = b""
     applied: Portal | None = None
+    budget: Budget | None = None
+    held: int = 0
 
     def for_calculator(self, computed: frozenset[int]) -> tuple[bytes | None, ...]:
         """The values that the local text refers to, null for the others."""
         return tuple(v if number in computed else None for number, v in enumerate(self.values, 1))
+
+    def keep(self, rows: Sequence[bytes], limit: int, budget: Budget) -> Trouble | None:
+        """The answer's rows, of which an Execute takes `limit` (0: all); the trouble where there is no room for the rest."""
+        if 0 < limit < len(rows):
+            size = sum(map(len, rows))
+            if not budget.take(size):
+                return FULL
+            self.budget, self.held = budget, size
+        self.rows = deque(rows)
+        return None
 
     def take(self, limit: int) -> list[bytes]:
         """The next rows, at most `limit` (0: all)."""
@@ -123,7 +139,17 @@ class Asked:
         if rows is None:
             return []
         count = min(limit, len(rows)) if limit > 0 else len(rows)
-        return [rows.popleft() for _ in range(count)]
+        taken = [rows.popleft() for _ in range(count)]
+        if self.budget is not None:
+            size = sum(map(len, taken))
+            self.budget.give(size)
+            self.held -= size
+        return taken
+
+    def __del__(self) -> None:
+        """What nobody will take."""
+        if self.budget is not None:
+            self.budget.give(self.held)
 
 
 TEXT_OID: Final = 25

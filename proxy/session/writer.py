@@ -14,7 +14,6 @@ of the write is durable before anything that was fetched is looked at. All of it
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -398,7 +397,11 @@ class Writer(Computer):
             return
         if limit is None:
             state.to_client.append(outcome.description)
-        asked.rows, asked.tag = deque(outcome.rows), collector.tag
+        asked.tag = collector.tag
+        full = asked.keep(outcome.rows, limit or 0, state.budget)
+        if full is not None:
+            self._fail(troubled(full), write.source, run)
+            return
         self._released(asked, run, limit or 0)
 
     def _released(self, asked: Asked, run: Run, limit: int) -> None:

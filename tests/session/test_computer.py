@@ -583,6 +583,23 @@ def test_a_portal_in_parts(bench: Bench, cut: Callable[[bytes], list[bytes]]) ->
     assert kinds(scene.talk.say(m.build_query(b"ROLLBACK"))) == "CZ"
 
 
+def test_there_is_no_room_for_what_a_portal_keeps(bench: Bench) -> None:
+    scene = Scene(bench, whole, DESCRIBED, ANSWER)
+    asking(scene)
+    scene.talk.say(prepare(), m.SYNC)
+    scene.calculator.prompt = False
+    scene.talk.say(bind(portal=b"c"), m.build_execute(b"c", 1), m.SYNC)
+    others = (1 << 30) - bench.budget.held
+    assert bench.budget.take(others)
+    scene.calculator.next()
+    scene.talk.move()
+    got = scene.talk.got()
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "53200")
+    assert bench.observer.reasons == [Reason.LIMIT]
+    bench.budget.give(others)
+    scene.alive()
+
+
 def test_what_a_portal_kept_goes_with_it(bench: Bench) -> None:
     scene = Scene(bench, whole, DESCRIBED, ANSWER)
     asking(scene)
@@ -593,10 +610,12 @@ def test_what_a_portal_kept_goes_with_it(bench: Bench) -> None:
     assert portal.asked_for is not None
     assert len(portal.asked_for.rows or ()) == 1
     gone = weakref.ref(portal.asked_for.rows)
+    assert bench.budget.held > 0
     del portal
     scene.talk.say(m.build_query(b"COMMIT"))
     gc.collect()
     assert gone() is None
+    assert bench.budget.held == 0
 
 
 def test_an_error_of_the_calculators_at_parse(bench: Bench, cut: Callable[[bytes], list[bytes]]) -> None:
