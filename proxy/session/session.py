@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from proxy.session.values import ValueCodec
     from proxy.wire.messages import CancelRequest
 
+_AHEAD: Final = 64 << 10  # bytes of the client that are read while it waits for the calculator
 _ALONE: Final = 512 << 20  # bytes of fetched rows, for a session that shares them with none
 
 __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
@@ -108,8 +109,16 @@ class Session:
 
     @property
     def wants_client(self) -> bool:
-        """False while nothing more should be read from the client."""
-        return self._state.closing is None and not self._frontend.waiting
+        """False while nothing more should be read from the client.
+
+        While something is computed for it a little is, as that is how its leaving is noticed.
+        """
+        state = self._state
+        if state.closing is not None:
+            return False
+        if not self._frontend.waiting:
+            return True
+        return state.computation is not None and self._frontend.buffered < _AHEAD
 
     @property
     def wants_server(self) -> bool:

@@ -273,12 +273,14 @@ def test_while_it_computes_nothing_is_read_and_nothing_is_lost(
     scene = Scene(bench, cut, ANSWER)
     scene.calculator.prompt = False
     assert scene.talk.say(m.build_query(SQL.encode()), m.build_query(b"SELECT 1")) == b""
-    assert not scene.talk.session.wants_client
+    assert scene.talk.session.wants_client, "or its leaving would not be noticed"
     assert scene.talk.session.wants_server
     assert bench.budget.held > 0
+    assert scene.talk.say(m.build_query(b"SELECT 1" + b" " * 70_000)) == b""
+    assert not scene.talk.session.wants_client
     scene.calculator.next()
     scene.talk.move()
-    assert scene.talk.got() == ANSWERED + READY + m.build_command_complete(b"SELECT 0") + READY
+    assert scene.talk.got() == ANSWERED + READY + (m.build_command_complete(b"SELECT 0") + READY) * 2
     scene.alive()
 
 
