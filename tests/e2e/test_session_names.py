@@ -266,3 +266,23 @@ def test_each_fetch_is_recorded(world: World) -> None:
         record = world.record(statement="fetch 0 from recorded")
         assert before == 0
         assert [c["column"] for c in record["columns"]] == ["public.cards.pan"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_cursor_with_parameters(world: World, binary: bool) -> None:
+    (number, pan), (other, second) = _pans(world, 2)
+    with psycopg.connect(world.dsn("teller")) as teller, teller.cursor("searching", withhold=True) as cursor:
+        cursor.execute("select id, pan from cards where pan = any(%s) order by id", ([pan, second],), binary=binary)
+        assert cursor.fetchall() == [(number, pan), (other, second)]
+        teller.commit()
+        cursor.scroll(0, "absolute")
+        assert cursor.fetchone() == (number, pan)
+
+
+def test_where_current_of(world: World) -> None:
+    with psycopg.connect(world.dsn("app")) as app:
+        app.execute("declare here cursor for select id, pan from cards where id = 1 for update")
+        ((number, _),) = app.execute("fetch here").fetchall()
+        changed = "update cards set pan = '4000999988887777' where current of here returning id, pan"
+        assert app.execute(changed).fetchall() == [(number, "4000999988887777")]
+        app.rollback()
