@@ -595,7 +595,7 @@ class _Decision:
         for output in self.facts.outputs:
             sealed = self._column(output.column) if output.column is not None and self._sealed(output.column) else None
             verdict = self._verdict(sealed.name) if sealed is not None else Verdict.CLEAR
-            found.append(ResultColumn(sealed, verdict, output.direct, output.touches, output.modified))
+            found.append(ResultColumn(sealed, verdict, output.direct, output.touches, output.modified, output.as_text))
         return tuple(found)
 
     def _touched(self) -> tuple[Touched, ...]:

@@ -76,7 +76,7 @@ class ResultColumn:
 
     `open`: the sealed column whose values it carries, to be opened and then, by `verdict`, masked. None: forwarded as it comes.
     `direct`: it is a bare column reference, so RowDescription must name `origin` (or a view of it) as its source; else it must name
-    nothing, or something unprotected. `modified`: it is shown under the column's type with its modifier, else without. `touches`: every protected column whose value is in it (for the second witness).
+    nothing, or something unprotected. `modified`: it is shown under the column's type with its modifier, else without. `as_text`: a varchar is shown as text. `touches`: every protected column whose value is in it (for the second witness).
     """
 
     open: Column | None = None
@@ -84,6 +84,7 @@ class ResultColumn:
     direct: bool = False
     touches: frozenset[ColumnName] = frozenset()
     modified: bool = True
+    as_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

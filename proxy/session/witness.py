@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rules.plan import Plan, ResultColumn
 
 TEXT_OID: Final = 25
+VARCHAR_OID: Final = 1043
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,9 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
         if field.type != TEXT_OID:
             return disagreement(result.open.name)
         seen = logical(result.open)
-        shown.append(field._replace(type=seen.oid, size=seen.typlen, typmod=seen.typmod if result.modified else -1))
+        as_text = result.as_text and seen.oid == VARCHAR_OID
+        modifier = seen.typmod if result.modified and not as_text else -1
+        shown.append(field._replace(type=TEXT_OID if as_text else seen.oid, size=seen.typlen, typmod=modifier))
         openings.append(Opening(index, result.open, result.verdict))
     message = build_row_description(tuple(shown)) if openings else raw
     return Shown(message, tuple(f.format for f in fields), tuple(openings))

@@ -88,7 +88,8 @@ class Choices:
         for constant in constants:
             self._walk.constant(first, constant, array=False, compared=False, flows=True)
         own_type = len(columns) == len(flows) and all(f.modified for f in columns)
-        return Flow(first.column, mixed(*flows).touches, first.reference, modified=own_type)
+        as_text = any(f.as_text for f in columns)
+        return Flow(first.column, mixed(*flows).touches, first.reference, modified=own_type, as_text=as_text)
 
     def _case(self, node: exp.Case, scope: Scope) -> Flow:
         subject = None if node.this is None else self._walk.value(node.this, scope)
@@ -111,11 +112,12 @@ class Choices:
             return mixed(other)
         flow = self._walk.value(node.this, scope)
         self._walk.compare(flow, node.this, node.expression, scope)
-        return Flow(flow.column, flow.touches, flow.reference, modified=flow.modified)
+        # It is compared as text, and given as what was compared.
+        return Flow(flow.column, flow.touches, flow.reference, modified=flow.modified, as_text=True)
 
 
 def _bare(flow: Flow) -> Flow:
     """The flow of what a function gives: its type is without a modifier."""
     if flow.column is None:
         return mixed(flow)
-    return Flow(flow.column, flow.touches, flow.reference, modified=False)
+    return Flow(flow.column, flow.touches, flow.reference, modified=False, as_text=flow.as_text)

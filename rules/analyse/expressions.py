@@ -44,7 +44,7 @@ class Expressions:
         if isinstance(node, exp.Query):
             flows = self.query(node, scope)
             one = flows[0] if len(flows) == 1 else mixed(*flows)
-            return Flow(one.column, one.touches, one.reference, modified=one.modified)
+            return Flow(one.column, one.touches, one.reference, modified=one.modified, as_text=one.as_text)
         if isinstance(node, exp.Null):
             return Flow(null=True)
         if isinstance(node, exp.Literal):

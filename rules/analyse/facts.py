@@ -133,12 +133,13 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output column: the protected column whose value it is unchanged, and every one that has a part in it. `modified` as of Flow."""
+    """One output column: the protected column whose value it is unchanged, and every one that has a part in it. `modified`, `as_text` as of Flow."""
 
     column: ColumnName | None
     direct: bool
     touches: frozenset[ColumnName]
     modified: bool = True
+    as_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,9 @@ class Record:
             views=frozenset(self.views),
             outputs=None
             if outputs is None
-            else tuple(Output(o.flow.column, o.flow.direct, o.flow.touches, o.flow.modified) for o in outputs),
+            else tuple(
+                Output(o.flow.column, o.flow.direct, o.flow.touches, o.flow.modified, o.flow.as_text) for o in outputs
+            ),
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
             sites=tuple(self.sites),

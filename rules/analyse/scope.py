@@ -21,7 +21,7 @@ class Flow:
 
     `reference`: the relation reference that `column` was read from, where that is one of the statement's own. `direct`: the server names
     the table's column as the origin of such a value in RowDescription (it does through subqueries and CTEs, not through set operations).
-    `modified`: the value has the column's type with its modifier. `constants`: it is one of these constants, in an output or a candidate.
+    `modified`: the value has the column's type with its modifier. `as_text`: a varchar column's value has become text. `constants`: it is one of these constants, in an output or a candidate.
     """
 
     column: ColumnName | None = None
@@ -30,6 +30,7 @@ class Flow:
     direct: bool = False
     null: bool = False
     modified: bool = True
+    as_text: bool = False
     constants: tuple[exp.Expr, ...] = field(default=(), compare=False)
 
 

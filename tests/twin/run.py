@@ -87,7 +87,8 @@ def _one_server(server: Postgres, chosen: argparse.Namespace) -> bool:
         if chosen.pending:
             write_pending(deviations)
         known = read_pending()
-        tally.unexpected += [f"{d.line}{'' if d.place in known else ' (new)'} -- {d.detail}" for d in deviations]
+        for each in deviations:
+            (tally.pending if each.place in known else tally.unexpected).append(f"{each.line} -- {each.detail}")
         print(tally.report(f"{name}: the golden corpus"))
         good &= tally.ok
     for source, run in sources().items() if chosen.feature is None else ():

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """What became of many statements. `unexpected`: outcomes that are not what their source said they should be."""
+    """What became of many statements. `unexpected`: outcomes that are not what their source said they should be;
+    `pending`: refusals among those that are known.
+    """
 
     run: Counter[str] = field(default_factory=Counter)
     identical: Counter[str] = field(default_factory=Counter)
@@ -22,6 +24,7 @@ class Tally:
     different: list[tuple[str, Outcome]] = field(default_factory=list)
     canaries: list[tuple[str, Outcome]] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Lines of the source's own for the report."""
 
@@ -66,6 +69,7 @@ class Tally:
         lines += [f"  DIFFERENT {label} {describe(o)}" for label, o in self.different]
         lines += [f"  CANARY {label} {describe(o)}" for label, o in self.canaries]
         lines += [f"  UNEXPECTED {line}" for line in self.unexpected]
+        lines += [f"  pending {line}" for line in self.pending]
         return "\n".join(lines)
 
 
