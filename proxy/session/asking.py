@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.session.collect import too_much
 from proxy.session.computing import Answer, Question
 from proxy.session.localtext import (
+    FIRST_OWN,
     NOT_ALLOWED,
     UNDEFINED_OBJECT,
     LeafTypes,
@@ -87,6 +88,9 @@ class Calculations:
             declared_type(n, declared) or (0 if n in computed else inferred(n, leaves))
             for n in range(1, parameters + 1)
         )
+        own = [n for n, oid in enumerate(types, 1) if n in computed and oid >= FIRST_OWN]
+        if own:
+            return refused(unknown_type(f"Parameter ${own[0]}"))
         return Prepared(local, types, (), fetched, computed, tuple(len(c.names) for c in columns))
 
     def spelled(
@@ -103,7 +107,7 @@ class Calculations:
                 known.spell(type_, name.decode())
         spelled = [[(n, known.spelling(t) or "") for n, t in zip(of.names, of.types, strict=True)] for of in columns]
         unknown = [name for of in spelled for name, spelling in of if not spelling]
-        return refused(unknown_type(unknown[0])) if unknown else spelled
+        return refused(unknown_type(f"Column {unknown[0]}")) if unknown else spelled
 
     def question(self, prepared: Prepared) -> Question:
         tracker = self._state.tracker

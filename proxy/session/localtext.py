@@ -30,6 +30,8 @@ ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query 
 # Types whose text means something in their own database or locale only: regproc and its kin, record, aclitem, money.
 _LOCAL_TYPES: Final = frozenset((24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 2249, 2287, 1033, 790))
 _LOCAL_ARRAYS: Final = frozenset((1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770, 4090, 4097, 4192, 1034, 791))
+# From here on OIDs are those of a database's own making (PostgreSQL, src/include/access/transam.h).
+FIRST_OWN: Final = 16384
 # timestamptz, its array, ranges and multiranges: styles other than ISO may print the zone as an abbreviation, which means several.
 _ZONED: Final = frozenset((1184, 1185, 3910, 3911, 4534, 6153))
 _FLOATS: Final = frozenset((700, 701, 1021, 1022))
@@ -70,7 +72,7 @@ def unsuitable(columns: LeafTypes, output: OutputSettings) -> Refusal | None:
     """Why the calculator can't be given the leaf's columns in the text form that the session's settings make of them."""
     for name, (oid, _) in zip(columns.names, columns.types, strict=True):
         if oid in _LOCAL_TYPES or oid in _LOCAL_ARRAYS:
-            return unknown_type(name)
+            return unknown_type(f"Column {name}")
         if oid in _ZONED and not output.date_style.startswith("ISO"):
             return _setting(name, "DateStyle", "SET datestyle TO 'ISO'")
         if oid in _FLOATS and output.extra_float_digits < 1:
@@ -78,14 +80,14 @@ def unsuitable(columns: LeafTypes, output: OutputSettings) -> Refusal | None:
     return None
 
 
-def unknown_type(name: str) -> Refusal:
-    """The refusal of a column whose type only its own database knows."""
+def unknown_type(what: str) -> Refusal:
+    """The refusal of a column or parameter whose type only its own database knows."""
     return Refusal(
         Reason.COMPUTE,
         "0A000",
         "pgveil cannot compute on a type that only this database knows",
-        f"Column {name} is of such a type, and the statement needs it beside opened values.",
-        "Cast the column to a built-in type, such as text, in a subquery.",
+        f"{what} is of such a type, and the statement needs it beside opened values.",
+        "Cast it to a built-in type, such as text; a column in a subquery.",
     )
 
 

@@ -696,6 +696,15 @@ def test_types_that_the_client_declares(bench: Bench) -> None:
     assert scene.server.parses[-1].types == (20, 25, 25)
 
 
+def test_a_parameter_of_a_type_that_only_the_database_knows(bench: Bench) -> None:
+    scene = Scene(bench, whole)
+    asking(scene)
+    got = scene.talk.say(m.build_parse(b"s", ASKED.encode(), (16400,)), m.SYNC)
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
+    assert b"Parameter $1" in (error_of(got).get("D") or b"")
+    scene.alive()
+
+
 def test_a_parameter_that_only_the_fetch_knows(bench: Bench) -> None:
     """As where a query is only sorted afterwards: its conditions are not in the calculator's text."""
     sql = "SELECT upper(name), length(card) FROM customers LIMIT $3"
