@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rules.analyse.facts import Use
@@ -22,7 +22,8 @@ UNSUPPORTED = "0A000"  # feature_not_supported
 
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
-_TEXTS = frozenset({"text", "varchar", "character varying", "char", "character", "bpchar"})
+_VARYING = frozenset({"text", "varchar", "character varying"})
+_TEXTS = _VARYING | {"char", "character", "bpchar"}
 
 
 # Kinds of sources (Stored.source) that are nobody's guess.
@@ -263,6 +264,10 @@ class _Decision:
         column = self._column(use.column)
         if column.protection is not Protection.SEALED or use.use is Use.NULL_TEST:
             return
+        if use.use is Use.TEXT:
+            if self._is_text(column, _VARYING):
+                return
+            use = replace(use, use=Use.COMPUTE)
         if self._limited(use.column):
             if (
                 use.use is Use.EQUAL_CONSTANT
@@ -372,10 +377,9 @@ class _Decision:
                 )
             )
 
-    def _is_text(self, column: Column) -> bool:
+    def _is_text(self, column: Column, kinds: frozenset[str]) -> bool:
         assert column.type is not None
-        kind = _without_modifier(self.judgement.canonical_type(column.type))
-        return kind in _TEXTS
+        return _without_modifier(self.judgement.canonical_type(column.type)) in kinds
 
     def _joinable(self, pair: Pair) -> bool:
         left, right = self._column(pair.left), self._column(pair.right)
@@ -510,7 +514,7 @@ class _Decision:
             column = self._column(constant.column)
             if constant.flows:
                 self._flowing(constant, column)
-            if constant.text and not self._is_text(column):
+            if constant.text and not self._is_text(column, _TEXTS):
                 raise RefusedError(
                     Refusal(
                         Reason.PLAIN_INTO_SEALED,

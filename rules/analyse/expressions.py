@@ -125,14 +125,22 @@ class Expressions:
         """Any other operator, function or form: it works on whatever is in it."""
         if isinstance(node, exp.Cast):
             self._row_type(node)
-            if self.record.of_view and not isinstance(node, exp.TryCast) and node.to.sql("postgres").lower() == "text":
-                return self.value(node.this, scope)
+            if not isinstance(node, exp.TryCast) and node.to.sql("postgres").lower() == "text":
+                return self._as_text(node, scope)
         if isinstance(node, exp.Parameter | exp.Placeholder | exp.SessionParameter):
             # Our own parameters are constants in the tree; what sqlglot takes for one is an operator before a name.
             self.record.obstacle(
                 "an operator in this form is not analysed", "Write a function instead: abs(x) for @ x.", None
             )
         return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+
+    def _as_text(self, node: exp.Cast, scope: Scope) -> Flow:
+        """A cast to text."""
+        flow = self.value(node.this, scope)
+        if self.record.of_view or flow.column is None:
+            return flow if self.record.of_view else mixed(flow)
+        self.consume(flow, Use.TEXT, node)
+        return replace(flow, direct=False, modified=False, as_text=True)
 
     def _all_used(self, nodes: Iterable[exp.Expr], use: Use, scope: Scope) -> Flow:
         return mixed(*[self._used(node, use, scope) for node in nodes])

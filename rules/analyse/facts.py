@@ -17,6 +17,7 @@ class Use(StrEnum):
     NULL_TEST = "null_test"  # IS [NOT] NULL, count(column): tells only whether there is a value
     EQUAL_CONSTANT = "equal_constant"  # =, <>, IN, ANY, IS DISTINCT FROM against literals and parameters
     EQUAL_COLUMN = "equal_column"  # the same against another protected column (see Facts.pairs)
+    TEXT = "text"  # cast to text, which changes nothing of a text
     GROUP = "group"  # GROUP BY, DISTINCT, UNION, count(DISTINCT): tells which values are equal
     ORDER = "order"  # ORDER BY, <, BETWEEN, min, max
     COMPUTE = "compute"  # anything else: the database would work on the value

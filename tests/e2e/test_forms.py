@@ -70,3 +70,15 @@ def test_no_value_is_in_a_plan(world: World, explain: str, extended: bool) -> No
             assert "4000111122" not in plan
             assert "'~" not in plan
             assert "'^" not in plan
+
+
+@BOTH
+def test_types_are_those_of_plain_data(world: World, extended: bool) -> None:
+    sql = "select pan, pan::text, coalesce(pan, 'none'), case when id > 0 then pan else pan end from cards where id = 1"
+    with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
+        cursor = psycopg.Cursor(teller) if extended else psycopg.ClientCursor(teller)
+        (row,) = cursor.execute(sql, prepare=extended).fetchall()
+        assert len(set(row)) == 1
+        assert cursor.pgresult is not None
+        shown = [(cursor.pgresult.ftype(i), cursor.pgresult.fmod(i)) for i in range(4)]
+        assert shown == [(1043, 23), (25, -1), (1043, -1), (1043, 23)]
