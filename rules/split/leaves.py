@@ -107,7 +107,10 @@ class Leaves:
         text = self.text
         if _depth(text, clauses.first) > 0 or clauses.items is None:
             return False
-        rows = {e.name for e in block.scope.entries} - {c.name for e in block.scope.entries for c in e.columns}
+        # The rows of subqueries are records anyway, and a function's name stands for its one value.
+        rows = {e.name for e in block.scope.entries if e.table is not None} - {
+            c.name for e in block.scope.entries for c in e.columns
+        }
         items = split_at(text.lexed, clauses.items, ",")
         return any(a == b and text.is_name(a) and text.value(a) in rows for a, b in items)
 

@@ -40,8 +40,7 @@ WORDS_OF_ALL = ("sqlstate", "message", "detail")  # what an error of pgveil's ow
 WORDS_OF_SERVER = ("severity", "hint", "position", "schema", "table", "column", "type", "constraint")
 FEW = 3
 FIRST_OWN = 1 << 32
-FIRST_USER = 16384
-TEXT, TEXT_ARRAY, VARCHAR, VARCHAR_ARRAY, RECORD = 25, 1009, 1043, 1015, 2249
+TEXT, TEXT_ARRAY, VARCHAR, VARCHAR_ARRAY = 25, 1009, 1043, 1015
 SEALED = "<sealed>"
 
 
@@ -421,17 +420,11 @@ def _shapes(a: Answer, b: Answer, *, limited: bool, copied: int) -> list[str]:
         found += [
             f"{name} of {x.name}: {getattr(y, name)} instead of {getattr(x, name)}"
             for name in ("type", "size", "typmod", "format")
-            if getattr(x, name) != getattr(y, name)
-            and not (name == "type" and (min(x.type, y.type) >= copied or _is_row(x, y)))
+            if getattr(x, name) != getattr(y, name) and not (name == "type" and min(x.type, y.type) >= copied)
         ]
         if not limited and not _same_source(x, y, copied):
             found.append(f"table of {x.name}: {(y.table, y.attnum)} instead of {(x.table, x.attnum)}")
     return found
-
-
-def _is_row(x: Described, y: Described) -> bool:
-    """A whole row that pgveil computed is a record, not of the table's row type: its text and its binary form are the same."""
-    return y.type == RECORD and x.type >= FIRST_USER
 
 
 def _as_text(params: tuple[int, ...] | None) -> list[int]:

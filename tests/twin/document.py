@@ -24,7 +24,7 @@ What an application may write, and what it gets. This page is made from the gold
 **A role that sees everything** (`clear`) gets what the plain database gives: the same rows as bytes, the same columns, types and command tags,
 the same order where the statement asks for one, the same errors. **A role that sees masks** gets what a database would give in which every
 protected value had been replaced by its mask. What can't be had so is **refused**, with an error that says why and what works instead
-([errors.md](errors.md)). Nothing is answered wrongly. `make twin` counts.
+([errors.md](errors.md)). What is not so yet is told with each feature. `make twin` counts.
 
 {counts}
 
@@ -36,7 +36,6 @@ protected value had been replaced by its mask. What can't be had so is **refused
 - **When a wrong constant is noticed.** A constant or parameter for a sealed column is read when the statement is prepared or bound, where PostgreSQL
   may do so only when it runs.
 - **Where a computed column is from.** PostgreSQL says of a result column which table's column it is. Of columns that pgveil computed it says nothing.
-- **Whole rows** of protected tables that pgveil computed are described as `record`, not as the table's row type.
 - **Plans.** `EXPLAIN` shows the plan of what the database does, with other names and costs.
 - **Constraints of a role that sees masks.** Unique and foreign keys hold real values, masks or not: what another row already has can't be
   written.
