@@ -56,7 +56,7 @@ class FromItems:
         elif isinstance(node, exp.Unnest):
             entry = self._function(node, scope)
         else:
-            self._queries.unknown(
+            self._queries.not_analysed(
                 node,
                 "this form of FROM item is not analysed",
                 "Write it as a table, a subquery or a function with an alias that names its columns: f(...) AS t(a, b).",
@@ -134,7 +134,9 @@ class FromItems:
                 "",
                 "NATURAL",
             }:
-                self._queries.unknown(join, "this form of join is not analysed", "Write JOIN ... ON or JOIN ... USING.")
+                self._queries.not_analysed(
+                    join, "this form of join is not analysed", "Write JOIN ... ON or JOIN ... USING."
+                )
             comma = not any(join.args.get(k) for k in ("kind", "side", "method", "on", "using"))
             left_entries = scope.entries[:] if not comma else []
             if comma:
@@ -166,7 +168,7 @@ class FromItems:
 
     def _natural(self, left: list[Named], right: list[Named], scope: Scope, entries: Sequence[Entry]) -> list[str]:
         if any(e.opaque for e in [*entries, scope.entries[-1]]) and any(c.flow.touches for c in [*left, *right]):
-            self._queries.unknown(
+            self._queries.not_analysed(
                 None,
                 "a NATURAL JOIN with something whose columns are not known",
                 "Write JOIN ... USING with the columns.",

@@ -63,7 +63,7 @@ class Queries:
             # TABLE name
             scope.star += self.from_items.item(node, scope)
             return self._star(scope)
-        self.unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
+        self.not_analysed(node, "this form of query is not analysed", _PLAIN_QUERY)
         return Outputs()
 
     def _flows(self, node: exp.Expr, scope: Scope) -> list[Flow]:
@@ -96,7 +96,9 @@ class Queries:
                 continue
             flow = entry.find(node.name)
             if flow is None:
-                self.unknown(node, "SEARCH and CYCLE by a column that is not known", "Name the columns instead of *.")
+                self.not_analysed(
+                    node, "SEARCH and CYCLE by a column that is not known", "Name the columns instead of *."
+                )
                 flow = NOTHING
             self.expressions.visit(node.this, node.expression)
             self.expressions.consume(flow, Use.COMPUTE, node)
@@ -119,7 +121,7 @@ class Queries:
             ahead = set(names[position + own :]) - set(names[:position])
             for table in cte.this.find_all(exp.Table):
                 if not table.db and table.name in ahead:
-                    self.unknown(
+                    self.not_analysed(
                         table,
                         "a recursive WITH query that names itself or a later one in this form is not analysed",
                         "Define each WITH query before those that read it, under a name that no table has.",
@@ -143,12 +145,12 @@ class Queries:
         united = self._united(body, [base, step])
         for column, flow in zip(entry.columns, united, strict=False):
             if column.flow.column != flow.flow.column and (column.flow.touches or flow.flow.touches):
-                self.unknown(
-                    body,
-                    "a recursive query whose arms carry different protected columns is not analysed",
-                    "Let both arms select the same protected columns at the same places.",
-                )
-            column.flow = replace(flow.flow, constants=())
+                # The second arm has read the column for something else than it is.
+                self.expressions.consume(column.flow, Use.COMPUTE, body)
+                self.expressions.consume(flow.flow, Use.COMPUTE, body)
+                column.flow = mixed(column.flow, flow.flow)
+            else:
+                column.flow = replace(flow.flow, constants=())
         return entry
 
     # -- SELECT
@@ -185,7 +187,7 @@ class Queries:
             "sample",
         ):
             if node.args.get(key):
-                self.unknown(node, "this form of query is not analysed", _PLAIN_QUERY)
+                self.not_analysed(node, "this form of query is not analysed", _PLAIN_QUERY)
         return outputs
 
     def from_clause(self, node: exp.Expr, scope: Scope) -> None:
@@ -393,7 +395,7 @@ class Queries:
             found.append(Named(f"column{position + 1}", flow))
         return found
 
-    def unknown(self, node: exp.Expr | None, message: str, hint: str) -> None:
+    def not_analysed(self, node: exp.Expr | None, message: str, hint: str) -> None:
         """Note a form that is not analysed."""
         anchor = self.expressions.anchor(node) if node is not None else None
         self.record.obstacle(message, hint, anchor, frozenset())

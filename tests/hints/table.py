@@ -529,7 +529,6 @@ NOT_BY_REWRITING = {
     "Statements that touch nothing protected go on. Tell the operator of pgveil.": _OPERATOR,
     "Write the table's name or alias before the column.": "the server finds an ambiguous name itself, and first",
     "Write COPY table (columns) FROM STDIN or TO STDOUT, or COPY (SELECT ...) TO STDOUT.": "the server finds a wrong COPY itself, and first",
-    "Let both arms select the same protected columns at the same places.": "arms of two sealed columns are found as such before",
     "Write it as INSERT, UPDATE and DELETE, one after the other.": "not PostgreSQL: the server says so first",
     # What PostgreSQL's grammar does not have, and the parser does: refused in case.
     "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone.": "not PostgreSQL: the server says so first",
