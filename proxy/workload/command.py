@@ -55,6 +55,10 @@ _Form = Annotated[
 _Path = Annotated[
     str | None, typer.Option("--search-path", help="For the workload, instead of each login's own.", metavar="LIST")
 ]
+_Calculator = Annotated[
+    bool,
+    typer.Option("--calculator/--no-calculator", help="Judge the workload as with pgveil's calculator, or without."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
@@ -66,6 +70,7 @@ def check(
     workload: _Workload = None,
     form: _Form = None,
     search_path: _Path = None,
+    calculator: _Calculator = True,
     json_: _Json = False,
 ) -> None:
     """Check a rules file; with a database, that both agree and that nothing sensitive is left out; and show who sees what.
@@ -85,7 +90,7 @@ def check(
     if not workload.is_file():
         raise ConfigError(f"{workload} is not a file")
     loaded = _rules(rules)
-    account = _account(_Task(loaded, database, login, workload, form, search_path))
+    account = _account(_Task(loaded, database, login, workload, form, search_path, calculator))
     if json_:
         _print_json(account)
     else:
@@ -104,6 +109,7 @@ class _Task:
     workload: Path
     form: Format | None
     search_path: str | None
+    calculator: bool
 
 
 def _rules(path: Path) -> Rules:
@@ -166,7 +172,7 @@ async def _judge(task: _Task, connection: asyncpg.Connection[Any], catalog: Cata
     everyone = (task.login,) if task.login is not None else await _one_of_each_role(task.rules, connection, catalog)
     for login in everyone:
         await meet(login)
-    bench = Bench(task.rules, catalog, askers, everyone, alone=task.login is not None)
+    bench = Bench(task.rules, catalog, askers, everyone, alone=task.login is not None, computes=task.calculator)
     with task.workload.open("rb") as file, _Progress(task.workload) as progress:
         lines = Lines(file)
         for number, item in enumerate(reader(task.form or detect(file))(lines)):

@@ -64,9 +64,14 @@ class Bench:
         everyone: tuple[str, ...],
         *,
         alone: bool = False,
+        computes: bool = False,
     ) -> None:
-        """`askers` by login; `everyone`: those that a statement is judged for of which nobody says who sent it, or with `alone` any."""
-        self._gate = Gate(rules, as_applied(rules, catalog), ValueCodec(ThrowawayKeys(), random=secrets.token_bytes))
+        """`askers` by login; `everyone`: those that a statement is judged for of which nobody says who sent it, or with `alone` any.
+
+        `computes`: there will be a calculator.
+        """
+        codec = ValueCodec(ThrowawayKeys(), random=secrets.token_bytes)
+        self._gate = Gate(rules, as_applied(rules, catalog), codec, computes=computes)
         self._place = Place(catalog.database, rules.version, self._gate.names)
         self._askers = askers
         self._everyone = everyone

@@ -127,7 +127,9 @@ def observed(pg: Postgres, tmp_path: Path) -> Iterator[Observed]:
     KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
     port, metrics_port = free_port(), free_port()
     config = write_config(tmp_path, pg, name, port, metrics_port)
-    config.write_text(config.read_text() + f"mode: observe\nobserve: {{seconds: {INTERVAL}}}\n")
+    config.write_text(
+        config.read_text() + f"mode: observe\nobserve: {{seconds: {INTERVAL}}}\ncalculator: {{enabled: false}}\n"
+    )
     log = tmp_path / "pgveil.log"
     process = start_pgveil(config, log)
     wait_ready(metrics_port, process, log)

@@ -137,6 +137,14 @@ def test_for_one_login(place: Place, tmp_path: Path) -> None:
     assert (code, [(f["login"], f["outcome"]) for f in found["findings"]]) == (0, [("wl_agent", "changed")])
 
 
+def test_what_the_calculator_can_do_is_not_refused(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "work.sql"
+    path.write_text("select card from clients order by card")
+    assert check(place, path, "--as", "wl_teller", "--no-calculator")[0] == 1
+    code, found = check(place, path, "--as", "wl_teller")
+    assert (code, found["findings"][0]["effects"]) == (0, ["opens public.clients.card", "computes on opened values"])
+
+
 def test_statistics(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "statements.csv"
     path.write_text(
@@ -175,7 +183,7 @@ def test_the_server_s_own_log(pg: Postgres, tmp_path: Path) -> None:
     assert found["bad"] == 0
     assert CANARY in path.read_text()
     assert CANARY not in json.dumps(found)
-    printed = run("check", rules, "--database", place.dsn, "--workload", path)
+    printed = run("check", rules, "--database", place.dsn, "--workload", path, "--no-calculator")
     assert printed.exit_code == 1
     assert CANARY not in printed.output
     assert "would be refused: ordering (docs/errors.md#ordering)" in printed.stdout
