@@ -51,11 +51,11 @@ class Writes:
         schema = node.this
         table = schema.this if isinstance(schema, exp.Schema) else schema
         if not isinstance(table, exp.Table):
-            self.unknown("this form of INSERT is not analysed", _PLAIN_INSERT)
+            self.not_analysed("this form of INSERT is not analysed", _PLAIN_INSERT)
             return Outputs()
         for key in ("where", "partition", "settings", "overwrite", "exists", "by_name", "hint"):
             if node.args.get(key):
-                self.unknown("this form of INSERT is not analysed", _PLAIN_INSERT)
+                self.not_analysed("this form of INSERT is not analysed", _PLAIN_INSERT)
         alias = node.args.get("alias")
         if isinstance(alias, exp.TableAlias | exp.Identifier):
             self.expressions.visit(alias, getattr(alias, "this", None))
@@ -101,7 +101,7 @@ class Writes:
             return
         outputs = self.queries.outputs(source, scope)
         if not outputs.known and self.protected(target):
-            self.unknown(
+            self.not_analysed(
                 "an INSERT whose query has columns that are not known", "Name the columns of the query instead of *."
             )
         for position, output in enumerate(outputs):
@@ -152,13 +152,15 @@ class Writes:
     def _other_relations(self, node: exp.Update, scope: Scope) -> None:
         self.queries.from_clause(node, scope)
         if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
-            self.unknown("this form of UPDATE is not analysed", "Write UPDATE table SET column = value FROM ... WHERE.")
+            self.not_analysed(
+                "this form of UPDATE is not analysed", "Write UPDATE table SET column = value FROM ... WHERE."
+            )
 
     def assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
         """What stands behind SET."""
         for item in items:
             if not isinstance(item, exp.EQ):
-                self.unknown("this form of SET is not analysed", _EACH_COLUMN)
+                self.not_analysed("this form of SET is not analysed", _EACH_COLUMN)
                 self.expressions.condition(item, scope)
                 continue
             left, right = item.this, item.expression
@@ -178,7 +180,9 @@ class Writes:
         for column in left.find_all(exp.Column):
             flow = target.find(column.name)
             if flow is not None and flow.touches:
-                self.unknown("an assignment to a part of a protected column", "Assign the whole column.", flow.touches)
+                self.not_analysed(
+                    "an assignment to a part of a protected column", "Assign the whole column.", flow.touches
+                )
         self.expressions.condition(left, scope)
         self.expressions.condition(right, scope)
 
@@ -193,7 +197,7 @@ class Writes:
             for name, output in zip(names, outputs, strict=False):
                 self._store(target, name, output.flow, right)
             if len(outputs) != len(names) or not outputs.known:
-                self.unknown("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
+                self.not_analysed("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             return
         values = (
             right.expressions
@@ -203,7 +207,7 @@ class Writes:
         if isinstance(right, exp.Anonymous | exp.Struct):
             values = right.expressions
         if len(values) != len(names):
-            self.unknown("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
+            self.not_analysed("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             self.expressions.condition(right, scope)
             return
         for name, value in zip(names, values, strict=True):
@@ -295,7 +299,7 @@ class Writes:
         """The protected columns of the relation that is written."""
         return frozenset(c.flow.column for c in target.columns if c.flow.column is not None)
 
-    def unknown(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+    def not_analysed(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
         """Note a form that is not analysed, and what to write instead."""
         self.record.obstacle(message, hint, None, columns)
 

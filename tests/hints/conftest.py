@@ -43,6 +43,9 @@ tables:
   public.payments:
     columns:
       pan: {level: core, mode: deterministic, type: varchar(19), domain: pan, mask: bank_card}
+  public.tokens:
+    columns:
+      token: {level: core, mode: deterministic, type: varchar(19), mask: bank_card}
   public.visits:
     columns:
       guest: {level: important, mask: name}
@@ -85,6 +88,7 @@ INSERT INTO "客户" VALUES (1, 'Ann Lee');
 CREATE VIEW v_phones AS SELECT id, phone FROM customers;
 CREATE VIEW v_sorted AS SELECT phone, COLLATION FOR (name) AS sorted FROM customers ORDER BY phone LIMIT 1;
 CREATE FUNCTION find_phone(int) RETURNS text LANGUAGE sql AS 'select phone from customers where id = $1';
+CREATE TABLE tokens (id int, token varchar(19) UNIQUE);
 CREATE TABLE calls (id int);
 CREATE TABLE called (phone text);
 CREATE RULE remember AS ON INSERT TO calls DO ALSO INSERT INTO called SELECT phone FROM customers WHERE id = new.id;
