@@ -34,7 +34,7 @@ class Merges:
             or using is None
             or any(v for k, v in node.args.items() if k not in _KNOWN)
         ):
-            self._writes.not_analysed("this form of MERGE is not analysed", _PLAIN_MERGE)
+            self._writes.unknown_form("this form of MERGE is not analysed", _PLAIN_MERGE)
             return Outputs()
         scope.star += self._queries.from_items.item(using, scope)
         target = self._writes.target(node.this, scope)
@@ -61,7 +61,7 @@ class Merges:
             for name in sorted(self._writes.protected(target)):
                 self._record.stored.append(Stored(name, "destroyed", self._record.tree.first))
         elif not (isinstance(action, exp.Var) and action.name.lower() == _NOTHING):
-            self._writes.not_analysed(
+            self._writes.unknown_form(
                 "this form of MERGE is not analysed", _PLAIN_MERGE, self._writes.protected(target)
             )
 
@@ -69,7 +69,7 @@ class Merges:
         columns, values = action.this, action.expression
         named = _items(columns)
         if columns is not None and not all(isinstance(c, exp.Column) for c in named):
-            self._writes.not_analysed(
+            self._writes.unknown_form(
                 "this form of MERGE is not analysed", _PLAIN_MERGE, self._writes.protected(target)
             )
             return

@@ -51,11 +51,11 @@ class Writes:
         schema = node.this
         table = schema.this if isinstance(schema, exp.Schema) else schema
         if not isinstance(table, exp.Table):
-            self.not_analysed("this form of INSERT is not analysed", _PLAIN_INSERT)
+            self.unknown_form("this form of INSERT is not analysed", _PLAIN_INSERT)
             return Outputs()
         for key in ("where", "partition", "settings", "overwrite", "exists", "by_name", "hint"):
             if node.args.get(key):
-                self.not_analysed("this form of INSERT is not analysed", _PLAIN_INSERT)
+                self.unknown_form("this form of INSERT is not analysed", _PLAIN_INSERT)
         alias = node.args.get("alias")
         if isinstance(alias, exp.TableAlias | exp.Identifier):
             self.expressions.visit(alias, getattr(alias, "this", None))
@@ -101,7 +101,7 @@ class Writes:
             return
         outputs = self.queries.outputs(source, scope)
         if not outputs.known and self.protected(target):
-            self.not_analysed(
+            self.unknown_form(
                 "an INSERT whose query has columns that are not known", "Name the columns of the query instead of *."
             )
         for position, output in enumerate(outputs):
@@ -152,7 +152,7 @@ class Writes:
     def _other_relations(self, node: exp.Update, scope: Scope) -> None:
         self.queries.from_clause(node, scope)
         if node.this.args.get("joins") or node.args.get("order") or node.args.get("limit"):
-            self.not_analysed(
+            self.unknown_form(
                 "this form of UPDATE is not analysed", "Write UPDATE table SET column = value FROM ... WHERE."
             )
 
@@ -160,7 +160,7 @@ class Writes:
         """What stands behind SET."""
         for item in items:
             if not isinstance(item, exp.EQ):
-                self.not_analysed("this form of SET is not analysed", _EACH_COLUMN)
+                self.unknown_form("this form of SET is not analysed", _EACH_COLUMN)
                 self.expressions.condition(item, scope)
                 continue
             left, right = item.this, item.expression
@@ -180,7 +180,7 @@ class Writes:
         for column in left.find_all(exp.Column):
             flow = target.find(column.name)
             if flow is not None and flow.touches:
-                self.not_analysed(
+                self.unknown_form(
                     "an assignment to a part of a protected column", "Assign the whole column.", flow.touches
                 )
         self.expressions.condition(left, scope)
@@ -197,7 +197,7 @@ class Writes:
             for name, output in zip(names, outputs, strict=False):
                 self._store(target, name, output.flow, right)
             if len(outputs) != len(names) or not outputs.known:
-                self.not_analysed("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
+                self.unknown_form("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             return
         values = (
             right.expressions
@@ -207,7 +207,7 @@ class Writes:
         if isinstance(right, exp.Anonymous | exp.Struct):
             values = right.expressions
         if len(values) != len(names):
-            self.not_analysed("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
+            self.unknown_form("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             self.expressions.condition(right, scope)
             return
         for name, value in zip(names, values, strict=True):
@@ -299,7 +299,7 @@ class Writes:
         """The protected columns of the relation that is written."""
         return frozenset(c.flow.column for c in target.columns if c.flow.column is not None)
 
-    def not_analysed(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
+    def unknown_form(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
         """Note a form that is not analysed, and what to write instead."""
         self.record.obstacle(message, hint, None, columns)
 
