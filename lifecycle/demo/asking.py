@@ -154,7 +154,8 @@ async def refusals(story: Story) -> None:
     hinted = await story.seats[ANALYST].ask(f"SELECT id FROM cards WHERE customer_id = {hero}")
     other = await story.seats[TELLER].ask(plain)
     teller.claim(
-        bool(hinted.rows and other.rows), "Both work as the hints say: without the column, and with the column as it is."
+        bool(hinted.rows and other.rows),
+        "Both work as the hints say: without the column, and with the column as it is.",
     )
     teller.say(
         "Developers need not wait for the refusal. `pgveil explain` says beforehand what becomes of a statement:"
