@@ -133,9 +133,7 @@ class Connection:
     async def _log_in(self, role: str) -> None:
         pairs = ((b"user", role.encode()), (b"database", self.database.encode()), (b"client_encoding", b"UTF8"))
         self._writer.write(messages.Startup(messages.PROTOCOL_3_0, pairs).build())
-        error = (await self._collect()).error
-        if error is not None:
-            raise DatabaseMissing if messages.parse_error(error[5:]).sqlstate == _NO_DATABASE else EngineLost
+        await self._collect()
         for name, text in ((_BEGIN, b"BEGIN READ ONLY"), (_ROLLBACK, b"ROLLBACK")):
             self._writer.write(messages.build_parse(name, text))
         self._writer.write(messages.SYNC)
@@ -272,7 +270,7 @@ class Connection:
             said.idle = messages.parse_ready(event.body) == b"I"
             return True
         if kind == Back.ERROR:
-            said.error = said.error or event.raw
+            said.error = said.error or _not_fatal(event.raw)
         elif kind in _DESCRIBES:
             said.description = event.raw if kind == Back.ROW_DESCRIPTION else b""
         elif kind == Back.PARAMETER_DESCRIPTION:
@@ -300,6 +298,14 @@ class Connection:
             if not data:
                 raise EngineLost
             self._framer.feed(data)
+
+
+def _not_fatal(error: bytes) -> bytes:
+    """An ErrorResponse after which the connection goes on; no ReadyForQuery follows the others. Raises EngineLost, DatabaseMissing."""
+    fields = messages.parse_error(error[5:])
+    if fields.fatal:
+        raise DatabaseMissing if fields.sqlstate == _NO_DATABASE else EngineLost
+    return error
 
 
 def _run_named(name: bytes) -> bytes:

@@ -52,7 +52,11 @@ class Locale:
         return "pgveil_" + hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:24]
 
     def __str__(self) -> str:
-        words = [self.collate] if self.provider == LIBC else [f"{self.name} of provider {_PROVIDERS[self.provider]}"]
+        words = (
+            [self.collate]
+            if self.provider == LIBC
+            else [f"{self.name} of provider {_PROVIDERS.get(self.provider, self.provider)}"]
+        )
         if self.provider == LIBC and self.ctype != self.collate:
             words.append(f"character types {self.ctype}")
         if self.version is not None:

@@ -113,6 +113,7 @@ class Pool:
         self._using = 0
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grace = _GRACE
         self._steward = Steward(self._path, self._bounds)
         self._log = structlog.get_logger("calculator")
 
@@ -139,6 +140,8 @@ class Pool:
         """One question on one connection. Raises EngineLost, OSError."""
         if not is_query(question.text):
             return troubles.not_a_query()
+        if _size(question) > self._limits.size:
+            return troubles.question_too_large(self._limits.size)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await self._places.acquire()
@@ -198,7 +201,7 @@ class Pool:
         """Ask, and keep the connection where it is as good as before. Raises EngineLost, OSError, ProtocolError."""
         good = False
         try:
-            async with asyncio.timeout(self._limits.seconds + _GRACE):
+            async with asyncio.timeout(self._limits.seconds + self._grace):
                 outcome = await (connection.run(question) if execute else connection.describe(question))
             good = True
         except TimeoutError:
@@ -245,6 +248,11 @@ def _kind(outcome: Outcome) -> Computed:
     if isinstance(outcome, Answer):
         return Computed.OK
     return Computed.TROUBLE if isinstance(outcome, Trouble) else Computed.ERROR
+
+
+def _size(question: Question) -> int:
+    arrays = sum(len(v) for values in (question.values, *question.arrays) for v in values if v is not None)
+    return len(question.text) + arrays
 
 
 async def _full() -> Outcome:
