@@ -15,6 +15,7 @@ from proxy.session.localtext import (
     LocalText,
     client_error,
     compose,
+    is_foreign,
     leaf_types,
     not_allowed,
     not_known,
@@ -156,7 +157,7 @@ class Calculations:
             return troubled(outcome)
         if outcome.sqlstate == NOT_ALLOWED:
             return refused(not_allowed())
-        if outcome.sqlstate == UNDEFINED_OBJECT:
+        if outcome.sqlstate == UNDEFINED_OBJECT or is_foreign(outcome):
             return refused(not_known())
         if local is None:
             return troubled(Trouble("58000", "the calculator did not answer as expected"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from proxy.calculator.safety import foreign_functions, known_functions
 from proxy.errors import error_response
 from proxy.session.gate import OffsetMap
 from proxy.wire.messages import Back, ErrorFields, build_error
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 NOT_ALLOWED: Final = "42501"
 UNDEFINED_OBJECT: Final = "42704"
+UNDEFINED_FUNCTION: Final = "42883"
+_CALLED: Final = re.compile(rb"(?:aggregate |function )+([^(\s]+)\(")
 ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query that is only sorted afterwards
 
 # Types whose text means something in their own database or locale only: regproc and its kin, record, aclitem, money.
@@ -184,12 +188,24 @@ def not_allowed() -> Refusal:
     )
 
 
+def is_foreign(error: CalculatorError) -> bool:
+    """Whether the calculator misses a function that is none of PostgreSQL's: it may be the database's own."""
+    if error.sqlstate != UNDEFINED_FUNCTION:
+        return False
+    message = next((text for code, text in error.pairs if code == ord("M")), b"")
+    called = _CALLED.match(message)
+    if called is None:
+        return False
+    name = called[1].decode("utf-8", "replace").rpartition(".")[2].strip('"')
+    return name not in known_functions() and name not in foreign_functions()
+
+
 def not_known() -> Refusal:
-    """The refusal of a type or collation that the calculator has not: it may be the database's own."""
+    """The refusal of a type, collation or function that the calculator has not: it may be the database's own."""
     return Refusal(
         Reason.COMPUTE,
         "0A000",
-        "pgveil cannot compute with a type or collation that is not PostgreSQL's own",
+        "pgveil cannot compute with a type, collation or function that is not PostgreSQL's own",
         "The statement names one, and works on opened values, which the database can't.",
         "Select the columns as they are, and convert or sort them in the application.",
     )
