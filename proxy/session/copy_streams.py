@@ -101,6 +101,8 @@ class CopyOut:
         codec = self._codec
         raw, starts = batch.raw, batch.starts
         found = [codec.feed(raw[starts[i] + _HEADER : starts[i + 1]]) for i in range(len(starts) - 1)]
+        if codec.error is not None:
+            raise codec.error
         rows = [row for each in found for row in each if row.data]
         for index, column, verdict in self._openings:
             if any(len(row.fields) != self._count for row in rows):
@@ -114,7 +116,7 @@ class CopyOut:
 
     def end(self) -> None:
         """The server has ended the data. Raises CopyDataError where a part of a row is missing."""
-        if self._codec.finish() or self._codec.buffered:
+        if self._codec.buffered or self._codec.finish() or self._codec.error is not None:
             raise CopyDataError("the server ended COPY data within a row")
 
 
@@ -164,15 +166,14 @@ class CopyIn:
 
     def _passed(self, data: bytes | None) -> bytes:
         parts: list[bytes] = []
-        try:
-            for row in self._codec.finish() if data is None else self._codec.feed(data):
-                if row.data:
-                    self._seal(row)
-                parts.append(self._codec.join(row))
-                if self.fault is not None:
-                    break
-        except CopyDataError as error:
-            self.fault = self._malformed(error)
+        for row in self._codec.finish() if data is None else self._codec.feed(data):
+            if row.data:
+                self._seal(row)
+            parts.append(self._codec.join(row))
+            if self.fault is not None:
+                break
+        if self.fault is None and self._codec.error is not None:
+            self.fault = self._malformed(self._codec.error)
         return b"".join(parts)
 
     def _seal(self, row: Row) -> None:

@@ -29,7 +29,7 @@ class _At(Enum):
 class BinaryCodec:
     """One binary stream with `columns` fields a row."""
 
-    __slots__ = ("_at", "_buffer", "_columns", "_extension", "_fields", "_held", "_limit", "_line")
+    __slots__ = ("_at", "_buffer", "_columns", "_extension", "_fields", "_held", "_limit", "_line", "error")
 
     def __init__(self, columns: int, *, limit: int) -> None:
         self._columns = columns
@@ -40,6 +40,7 @@ class BinaryCodec:
         self._held = 0  # bytes of `_fields`
         self._extension = 0
         self._line = 0
+        self.error: CopyDataError | None = None
 
     @property
     def buffered(self) -> int:
@@ -53,23 +54,32 @@ class BinaryCodec:
 
     def feed(self, data: bytes) -> list[Row]:
         """See CopyCodec."""
+        rows: list[Row] = []
+        if self.error is None:
+            try:
+                self._read(data, rows)
+            except CopyDataError as error:
+                self.error = error
+                self._buffer.clear()
+                self._fields, self._held = [], 0
+        return rows
+
+    def _read(self, data: bytes, rows: list[Row]) -> None:
         buffer = self._buffer
         buffer += data
-        rows: list[Row] = []
         place = 0
         while (taken := self._take(place, rows)) is not None:
             place = taken
         del buffer[:place]
         if self.buffered > self._limit:
             raise too_long(self._limit, self._line)
-        return rows
 
     def finish(self) -> list[Row]:
         """See CopyCodec."""
-        if self._at is _At.HEADER:
-            raise self._bad_header()
-        if self._at is _At.FIELD:
-            raise CopyDataError("unexpected EOF in COPY data", self._line, len(self._fields))
+        if self.error is None and self._at is _At.HEADER:
+            self.error = self._bad_header()
+        elif self.error is None and self._at is _At.FIELD:
+            self.error = CopyDataError("unexpected EOF in COPY data", self._line, len(self._fields))
         return []
 
     def _take(self, place: int, rows: list[Row]) -> int | None:

@@ -52,6 +52,7 @@ class Lines:
         "_quote",
         "_quoted",
         "_special",
+        "error",
     )
 
     def __init__(self, form: CopyFormat, limit: int) -> None:
@@ -68,6 +69,7 @@ class Lines:
         self._eol = _Eol.UNKNOWN
         self._number = 1
         self._ended = False
+        self.error: CopyDataError | None = None
 
     @property
     def buffered(self) -> int:
@@ -80,49 +82,63 @@ class Lines:
         return self._number
 
     def feed(self, data: bytes) -> list[Line]:
-        """The lines that are complete with these bytes. Raises CopyDataError."""
-        if self._ended:
-            return []
-        buffer = self._buffer
-        before = len(buffer)
-        buffer += data
-        lines = self._plain(before)
-        if lines is None:
-            lines = []
-            self._scan(lines, final=False)
-        if len(buffer) > self._limit:
-            raise too_long(self._limit, self._number)
+        """The lines that are complete with these bytes; `error` is set where they are the last, as the stream is wrong behind them."""
+        lines: list[Line] = []
+        if not self._ended:
+            try:
+                self._feed(data, lines)
+            except CopyDataError as error:
+                self._stop(error)
         return lines
 
     def finish(self) -> list[Line]:
-        """The last line, if it has no end. Raises CopyDataError."""
+        """The last line, if it has no end, or what else comes out now that nothing follows. `error` as for `feed`."""
         lines: list[Line] = []
-        if self._ended:
-            return lines
+        if not self._ended:
+            try:
+                self._finish(lines)
+            except CopyDataError as error:
+                self._stop(error)
+        return lines
+
+    def _stop(self, error: CopyDataError) -> None:
+        self.error = error
+        self._ended = True
+        self._buffer.clear()
+
+    def _feed(self, data: bytes, lines: list[Line]) -> None:
+        buffer = self._buffer
+        before = len(buffer)
+        buffer += data
+        if not self._plain(before, lines):
+            self._scan(lines, final=False)
+        if len(buffer) > self._limit:
+            raise too_long(self._limit, self._number)
+
+    def _finish(self, lines: list[Line]) -> None:
         self._scan(lines, final=True)
         if self._quoted:
             raise CopyDataError("unterminated CSV quoted field", self._number)
         if self._buffer and not self._ended:
             lines.append(Line(bytes(self._buffer), b"", self._number))
             self._buffer.clear()
-        return lines
 
-    def _plain(self, before: int) -> list[Line] | None:
-        """Every whole line here, where each newline ends one; None where a closer look is needed."""
+    def _plain(self, before: int, lines: list[Line]) -> bool:
+        """Every whole line here, where each newline ends one; False where a closer look is needed."""
         if self._quoted or self._eol not in (_Eol.UNKNOWN, _Eol.NL):
-            return None
+            return False
         buffer = self._buffer
         last = buffer.rfind(b"\n", before)
         if last < 0:
-            return None
+            return False
         whole = bytes(buffer[: last + 1])
         if b"\r" in whole or (self._markers and _MARKER in whole):
-            return None
+            return False
         if self._csv:
             if self._quote in whole:
-                return None
+                return False
         elif b"\\\n" in whole or b"\\\\" in whole:
-            return None
+            return False
         self._eol = _Eol.NL
         del buffer[: last + 1]
         self._at = 0
@@ -130,7 +146,8 @@ class Lines:
         texts.pop()
         first = self._number
         self._number += len(texts)
-        return [Line(text, b"\n", number) for number, text in enumerate(texts, first)]
+        lines += [Line(text, b"\n", number) for number, text in enumerate(texts, first)]
+        return True
 
     def _scan(self, lines: list[Line], *, final: bool) -> None:
         """Look at every character that could mean something, from where the last look ended."""

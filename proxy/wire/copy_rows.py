@@ -56,11 +56,15 @@ class CopyCodec(Protocol):
     def buffered(self) -> int:
         """Bytes held of a row that is not all here."""
 
+    @property
+    def error(self) -> CopyDataError | None:
+        """What is wrong with the stream behind the last row that it gave; it gives no more then."""
+
     def feed(self, data: bytes) -> list[Row]:
-        """The rows that are complete with these bytes. Raises CopyDataError."""
+        """The rows that are complete with these bytes."""
 
     def finish(self) -> list[Row]:
-        """The stream has ended: the rows that it completes. Raises CopyDataError."""
+        """The stream has ended: the rows that this completes."""
 
     def is_default(self, row: Row, index: int) -> bool:
         """Whether a field is the marker that stands for the column's default."""

@@ -12,6 +12,7 @@ from rules.copy_format import CopyForm
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.wire.copy_rows import CopyDataError
     from rules.copy_format import CopyFormat
 
 _LETTERS: Final = {b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t", b"\v": b"\\v"}
@@ -41,6 +42,11 @@ class _LineCodec:
     def line(self) -> int:
         """The line that is being read."""
         return self._lines.number
+
+    @property
+    def error(self) -> CopyDataError | None:
+        """See CopyCodec."""
+        return self._lines.error
 
     def feed(self, data: bytes) -> list[Row]:
         """See CopyCodec."""
