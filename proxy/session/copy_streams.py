@@ -123,7 +123,18 @@ class CopyOut:
 class CopyIn:
     """COPY FROM: rows of the client with the fields of sealed columns sealed."""
 
-    __slots__ = ("_binary", "_codec", "_copy", "_sealed", "_settings", "_values", "fault", "phase", "values_sealed")
+    __slots__ = (
+        "_binary",
+        "_codec",
+        "_copy",
+        "_end",
+        "_sealed",
+        "_settings",
+        "_values",
+        "fault",
+        "phase",
+        "values_sealed",
+    )
 
     def __init__(self, copy: CopyPlan, values: ValueCodec, output: OutputSettings) -> None:
         self._copy = copy
@@ -132,6 +143,7 @@ class CopyIn:
         self._codec = _codec(copy, [c.name for c in copy.columns], incoming=True)
         self._values = values
         self._settings = _settings(copy, output)
+        self._end = b""  # of the last row
         self.phase = Phase.WAITING
         self.fault: Fault | None = None
         self.values_sealed = 0
@@ -170,10 +182,13 @@ class CopyIn:
             if row.data:
                 self._seal(row)
             parts.append(self._codec.join(row))
+            self._end = row.end
             if self.fault is not None:
                 break
         if self.fault is None and self._codec.error is not None:
             self.fault = self._malformed(self._codec.error)
+        if self.fault is not None and self._end == b"\r":
+            parts.append(b"-")  # only now the server knows that no newline belongs to the line's end
         return b"".join(parts)
 
     def _seal(self, row: Row) -> None:

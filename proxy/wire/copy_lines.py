@@ -77,6 +77,11 @@ class Lines:
         return len(self._buffer)
 
     @property
+    def unclosed(self) -> bool:
+        """Whether the stream has ended inside quotes."""
+        return self._quoted
+
+    @property
     def number(self) -> int:
         """The line that is being read."""
         return self._number
@@ -117,8 +122,6 @@ class Lines:
 
     def _finish(self, lines: list[Line]) -> None:
         self._scan(lines, final=True)
-        if self._quoted:
-            raise CopyDataError("unterminated CSV quoted field", self._number)
         if self._buffer and not self._ended:
             lines.append(Line(bytes(self._buffer), b"", self._number))
             self._buffer.clear()

@@ -6,13 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from proxy.wire.copy_lines import Line, Lines
-from proxy.wire.copy_rows import Row
+from proxy.wire.copy_rows import CopyDataError, Row
 from rules.copy_format import CopyForm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.wire.copy_rows import CopyDataError
     from rules.copy_format import CopyFormat
 
 _LETTERS: Final = {b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t", b"\v": b"\\v"}
@@ -24,7 +23,7 @@ _BYTE: Final = 0xFF
 class _LineCodec:
     """What text and csv share. `incoming`: the stream is the client's; else the server's own, which ends lines with a newline and has no marker."""
 
-    __slots__ = ("_default", "_delimiter", "_header", "_lines", "_null")
+    __slots__ = ("_default", "_delimiter", "_error", "_header", "_lines", "_null")
 
     def __init__(self, form: CopyFormat, lines: Lines) -> None:
         self._lines = lines
@@ -32,6 +31,7 @@ class _LineCodec:
         self._null = form.null
         self._default = form.default
         self._header = form.header
+        self._error: CopyDataError | None = None
 
     @property
     def buffered(self) -> int:
@@ -46,7 +46,7 @@ class _LineCodec:
     @property
     def error(self) -> CopyDataError | None:
         """See CopyCodec."""
-        return self._lines.error
+        return self._error or self._lines.error
 
     def feed(self, data: bytes) -> list[Row]:
         """See CopyCodec."""
@@ -54,7 +54,12 @@ class _LineCodec:
 
     def finish(self) -> list[Row]:
         """See CopyCodec."""
-        return self._rows(self._lines.finish())
+        lines = self._lines.finish()
+        rows = self._rows(lines[:-1])
+        if self._lines.unclosed and lines and not self._header:  # a header is not taken apart
+            self._error = CopyDataError("unterminated CSV quoted field", lines[-1].number)
+            return rows
+        return rows + self._rows(lines[-1:])
 
     def _rows(self, lines: list[Line]) -> list[Row]:
         rows = []

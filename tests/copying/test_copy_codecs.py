@@ -67,7 +67,8 @@ def test_any_cut_of_any_bytes_gives_the_same(form: CopyFormat, data: bytes, cuts
     codec = make()
     written = b"".join(codec.join(row) for row in rows)
     assert data.startswith(written)
-    assert error or any(not row.data for row in rows) or written == data
+    ended = any(not row.data or b"." in row.end for row in rows)
+    assert error or ended or written == data
 
 
 @given(st.sampled_from(FORMATS), st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=6), st.booleans())

@@ -1,0 +1,116 @@
+"""Made-up streams: what the server makes of them on plain data is what comes of them through a session, however they are cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .conftest import Copied, copy_in, copy_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMS = (
+    "format text",
+    "format text, delimiter '|', null ''",
+    "format csv",
+    "format csv, null 'n', quote '''', delimiter ';'",
+    "format csv, escape '\\', header, force_null (card), force_not_null (note)",
+    "format csv, quote '~', null 'n'",
+)
+STREAMS = st.lists(
+    st.sampled_from(
+        [
+            "\\",
+            "\\.",
+            "\\N",
+            "n",
+            "x",
+            "\t",
+            "|",
+            ",",
+            ";",
+            "'",
+            '"',
+            '""',
+            "~",
+            "\r",
+            "\n",
+            "\n",
+            "\r\n",
+            "é",
+            "\\x41",
+            "\\101",
+            "\\\n",
+            "a\tb\tc\n",
+            "a,b,c\n",
+        ]
+    ),
+    max_size=14,
+).map("".join)
+TEXTS = st.none() | st.text(st.sampled_from("\\.,;|'\"~\t\r\nnNx é\x01"), max_size=6)
+
+
+Pair = tuple[psycopg.Connection[Any], psycopg.Connection[Any]]
+
+
+@pytest.fixture(scope="module")
+def pair(every: Copied) -> Iterator[Pair]:
+    """Two connections for all examples, one straight to the server."""
+    with every.plainly() as direct, every.connect() as through:
+        direct.execute("truncate plain, sealed")
+        yield direct, through
+
+
+def outcome(connection: psycopg.Connection[Any], table: str, form: str, data: bytes, size: int) -> tuple[Any, ...]:
+    """How COPY FROM ends and what it leaves."""
+    with connection.transaction(force_rollback=True):
+        try:
+            with connection.transaction():
+                ending: tuple[Any, ...] = (
+                    copy_in(connection, f"copy {table} (plain, note, card) from stdin ({form})", data, size),
+                )
+        except psycopg.Error as error:
+            words = error.diag.message_primary or ""
+            if error.sqlstate == "22001":  # the value is too long: the message is the type's
+                words = words.split(" for type")[0]
+            return (
+                error.sqlstate,
+                words,
+                (error.diag.context or "").replace("COPY sealed", "COPY plain").split(": ")[0],
+            )
+        rows = connection.execute(f"select plain, note, card from {table}").fetchall()
+    return (*ending, rows)
+
+
+@given(form=st.sampled_from(FORMS), stream=STREAMS, size=st.sampled_from([1, 3, 1000]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_stream_ends_as_on_plain_data(pair: Pair, form: str, stream: str, size: int) -> None:
+    direct, through = pair
+    data = stream.encode()
+    expected = outcome(direct, "plain", form, data, 1000)
+    assert outcome(through, "sealed", form, data, size) == expected
+
+
+@given(
+    form=st.sampled_from([*FORMS[:4], "format csv, force_quote *", "format binary", FORMS[5]]),
+    rows=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=5),
+    single=st.booleans(),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_values_come_out_as_on_plain_data(
+    pair: Pair, form: str, rows: list[tuple[str | None, ...]], single: bool
+) -> None:
+    direct, through = pair
+    columns = "note" if single else "plain, note, card"
+    got = []
+    for connection, table in ((direct, "plain"), (through, "sealed")):
+        with connection.transaction(force_rollback=True):
+            for row in rows:
+                connection.execute(f"insert into {table} (plain, note, card) values (%s, %s, %s)", row)
+            got.append(copy_out(connection, f"copy {table} ({columns}) to stdout ({form})"))
+    assert got[0] == got[1]
