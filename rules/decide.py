@@ -543,7 +543,7 @@ class _Decision:
                 continue
             if constant.first != constant.last:
                 uncast.append(Edit(constant.first, constant.last, f"${number}"))
-            made = SealParam(number, column, constant.array, exact=constant.compared)
+            made = SealParam(number, column, constant.array, exact=constant.compared, listed=constant.listed)
             sealed_tokens[number].append(constant.token)
             if number in params and not _same_sealing(params[number], made):
                 self._shared_parameter(number, constant)

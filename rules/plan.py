@@ -62,12 +62,16 @@ class SealLiteral:
 
 @dataclass(frozen=True, slots=True)
 class SealParam:
-    """Seal parameter `$number` for `column`; with `array` each element of it. `exact` as for SealLiteral."""
+    """Seal parameter `$number` for `column`; with `array` each element of it. `exact` as for SealLiteral.
+
+    `listed`: it is one of several behind IN, and so of the column's own type, not of the operator's.
+    """
 
     number: int
     column: Column
     array: bool = False
     exact: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

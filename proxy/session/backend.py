@@ -274,7 +274,7 @@ class Backend:
             if place < len(types):
                 declared = statement.types[place] if place < len(statement.types) else 0
                 types[place] = declared or self._state.codec.parameter_oid(
-                    param.column, array=param.array, exact=param.exact
+                    param.column, array=param.array, exact=param.exact and not param.listed
                 )
         return messages.build_parameter_description(tuple(types))
 

@@ -231,7 +231,11 @@ class Expressions:
             if isinstance(left, exp.Tuple):
                 return self._row_in_query(left, query, scope)
             return self._equal_to_query(self.value(left, scope), left, query, scope)
+        before = len(self.record.constants)
         flows = [self.equality(left, item, scope) for item in node.expressions]
+        if sum(item.find(exp.Column) is None for item in node.expressions) > 1:
+            # All take the type of the left side then, as they become one array (parse_expr.c).
+            self.record.constants[before:] = [replace(c, listed=True) for c in self.record.constants[before:]]
         extra = [child for key in ("unnest", "field") if isinstance(child := node.args.get(key), exp.Expr)]
         if extra:
             flows.append(self._used(left, Use.COMPUTE, scope))

@@ -39,7 +39,7 @@ class Constant:
 
     `token` is the literal's or the parameter's own; casts around it are inside `first..last` and named in `casts`, innermost first.
     `compared`: with the column's values, rather than stored among them. `flows`: it stands for a value of the column's in an output or elsewhere. `number`: written
-    as one, without quotes. `text`: PostgreSQL has taken it for a text before it reaches the column.
+    as one, without quotes. `text`: PostgreSQL has taken it for a text before it reaches the column. `listed`: it stands in a list of several behind IN.
     """
 
     column: ColumnName
@@ -53,6 +53,7 @@ class Constant:
     flows: bool = False
     number: bool = False
     text: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rules.analyse.record import Block, TableUse
-    from rules.analyse.scope import Entry
+    from rules.analyse.scope import Entry, Scope
     from rules.catalog import CatalogColumn
     from rules.split.text import Text
 
 _MAX_CONDITIONS: Final = 64
+# What the columns of a joined leaf's rows are called: nothing that the client's text could name.
+_CELL: Final = "pgveil_c"
+_VALUE: Final = "pgveil_v"
 _PARAMETER: Final = re.compile(r"\$([0-9]+)")
 # What depends on the moment, the session or the connection, and is the same for a whole statement: the server says what it is.
 _MOMENTS: Final = frozenset(
@@ -128,11 +131,26 @@ class Leaves:
         names = [name or f"c{i}" for i, name in enumerate(block.outputs)]
         if None in block.outputs and not self._nameless(clauses.first - 1, closing):
             return False
-        if not names or not text.tables_in(unit) or text.names_cte(unit) or not self.judge(text.source(unit)):
+        if not names or not text.tables_in(unit) or text.names_cte(unit) or self._correlated(unit):
+            return False
+        if not self.judge(text.source(unit)):
             return False
         name = self._leaf(tuple(names), text.source(unit))
         self._replace(unit, f"SELECT * FROM {name}")
         return True
+
+    def _correlated(self, unit: Span) -> bool:
+        """Whether a name inside may mean a column of a SELECT around it."""
+        inside = [b for c, b in self.text.blocks if unit[0] <= c.first <= unit[1]]
+        around = {id(b.scope) for c, b in self.text.blocks if not unit[0] <= c.first <= unit[1]}
+        for block in inside:
+            for column in _own_columns(block.node):
+                for level in block.scope.levels():
+                    if _knows(level, column):
+                        if id(level) in around:
+                            return True
+                        break
+        return False
 
     def _nameless(self, opening: int, closing: int) -> bool:
         """Whether nobody can name the columns of the subquery in these parentheses."""
@@ -170,8 +188,8 @@ class Leaves:
             fetch += " " + text.source(text.locking)
         if not self.judge(fetch):
             return False
-        columns = [f"pgveil_c{i}" for i in range(len(wanted) or not values)]
-        columns += [f"pgveil_v{i}" for i in range(len(values))]
+        columns = [f"{_CELL}{i}" for i in range(len(wanted) or not values)]
+        columns += [f"{_VALUE}{i}" for i in range(len(values))]
         if lock:
             self.lock = None
         leaf = self._leaf(tuple(columns), fetch)
@@ -185,7 +203,7 @@ class Leaves:
         for entry in entries:
             self._dependents(clauses, entry, [c for owner, c in wanted if owner is entry])
         for i, value in enumerate(values):
-            self._replace(value, f'(SELECT "{row}"."pgveil_v{i}" AS {quote_ident(names[value])})')
+            self._replace(value, f'(SELECT "{row}"."{_VALUE}{i}" AS {quote_ident(names[value])})')
         every = ", ".join(f"{quote_ident(str(e.name))}.*" for e in entries)
         for star in self._stars(clauses):
             self._replace((star, star), every)
@@ -253,7 +271,7 @@ class Leaves:
             if found.row or (found.everything and merged):
                 return None
             names = self._chosen(entry, found, everything=bool(stars))
-            common = names & set(merged)
+            common = names & {name for name in merged if self._means_merged(block, name)}
             if common & found.qualified:
                 return None
             seen |= common
@@ -262,6 +280,16 @@ class Leaves:
             wanted += [(entry, str(c.name)) for c in entry.columns if c.name in names - common]
             wanted += [(entry, name) for name in sorted((found.columns & _ROW_KEY) - columns)]
         return wanted + [(None, name) for name in sorted(seen)]
+
+    def _means_merged(self, block: Block, name: str) -> bool:
+        """Whether a bare name somewhere means the column that USING or NATURAL made in this SELECT."""
+        for _, other in self.text.blocks:
+            for column in _own_columns(other.node):
+                if column.table or column.name != name:
+                    continue
+                if next((level for level in other.scope.levels() if level.own(name)), None) is block.scope:
+                    return True
+        return False
 
     @staticmethod
     def _chosen(entry: Entry, found: Used, *, everything: bool) -> set[str]:
@@ -497,10 +525,27 @@ def _laterals(entries: list[Entry], wanted: list[tuple[Entry | None, str]], row:
     """
     for entry in [*entries, None]:
         columns = [(i, column) for i, (owner, column) in enumerate(wanted) if owner is entry]
-        shown = ", ".join(f'"{row}"."pgveil_c{i}" AS {quote_ident(column)}' for i, column in columns)
+        shown = ", ".join(f'"{row}"."{_CELL}{i}" AS {quote_ident(column)}' for i, column in columns)
         name = f"{row}_common" if entry is None else str(entry.name)
         if columns or name in named:
             yield f", LATERAL (SELECT {shown}) AS {quote_ident(name)}"
+
+
+def _own_columns(node: exp.Select) -> Iterable[exp.Column]:
+    """The column references of a SELECT that are in none of its subqueries."""
+    pending: list[exp.Expr] = list(node.iter_expressions())
+    while pending:
+        each = pending.pop()
+        if isinstance(each, exp.Column):
+            yield each
+        elif not isinstance(each, exp.Query):
+            pending += each.iter_expressions()
+
+
+def _knows(level: Scope, column: exp.Column) -> bool:
+    """Whether a reference means something of this query level."""
+    name = column.table or column.name
+    return any(e.name == name for e in level.entries) or (not column.table and level.own(column.name))
 
 
 def _aggregates(node: exp.Select) -> bool:

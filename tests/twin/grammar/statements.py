@@ -218,7 +218,8 @@ class Composer(Expressions):
         )
 
     def aggregate(self, level: Level, kind: Kind) -> str:
-        """An aggregate of a kind."""
+        """An aggregate of a kind, of this level's own columns: one of a level around would belong there."""
+        level = Level(items=level.items, merged=level.merged)
         inner = self.kind_of(level, PLAIN)
         of = self.leaf(level, inner)
         text = self.leaf(level, Kind.TEXT)
@@ -483,10 +484,11 @@ class Composer(Expressions):
         source = ""
         condition = self.condition(level, 1)
         if self.chance(4):
-            other = self.pick([t for t in TABLES if t != table])
-            item = Item("o", list(TABLES[other]))
+            # By the other's key, so that no row is updated by either of two.
+            other = self.pick([t for t in KEYS if t != table])
+            item = Item("o", [c for c in TABLES[other] if c.name == KEYS[other]])
             source = f" from {other} as o"
-            condition = f"{self.on(level, level.items, item, full=True)} and {condition}"
+            condition = f"{self.on(level, level.items, item, full=True)} and ({condition})"
         sets = []
         for name in chosen:
             value = self.given(kinds[name]) if not self.chance(3) else self.assigned(level, name, kinds[name])
