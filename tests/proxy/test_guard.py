@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.config import parse_config
 from proxy.databases import CatalogUnavailable
 from proxy.guard import Guard
+from proxy.metrics import NullMetrics
 
 if TYPE_CHECKING:
     import pytest
@@ -67,7 +70,7 @@ class _Client:
 
 def _guard(monkeypatch: pytest.MonkeyPatch, databases: _Databases, session: _Session) -> Guard:
     monkeypatch.setattr("proxy.guard.POLL_SECONDS", 0.01)
-    guard = Guard(Config(), 1, NoMetrics())
+    guard = Guard(parse_config("", Path("pgveil.yaml")), 1, NullMetrics())
     monkeypatch.setattr(guard, "_databases", databases, raising=False)
     monkeypatch.setattr(guard, "_clients", {1: _Client(session)})
     session.on_stale = lambda: guard._stale("shop")
