@@ -45,7 +45,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.run
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m soak -rP --timeout 3600 $(PYTEST_ARGS)
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
