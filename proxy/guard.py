@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from audit.errors import AuditError, AuditUnavailable
+from audit.errors import AuditError, AuditLocked, AuditUnavailable
 from audit.event import (
     CatalogLoaded,
     KeyUsed,
@@ -38,7 +38,7 @@ from keys.ring import KeyRing, RingError
 from proxy.calculator.service import CalculatorService
 from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, PgveilError
 from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
 from proxy.metric_files import ENVIRONMENT
 from proxy.observe.gate import ObservingGate
@@ -392,6 +392,9 @@ class Guard:
                 clock=lambda: datetime.now(UTC),
                 observe_fsync=self._synced,
             )
+        except AuditLocked as error:
+            # Workers of a killed supervisor drain before they give it up. Whoever waits tries again.
+            raise PgveilError(f"the audit log can't be used: {error}") from error
         except AuditError as error:
             raise ConfigError(f"the audit log can't be used: {error}") from error
 

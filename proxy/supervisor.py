@@ -35,8 +35,11 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 10.0
 # Beyond draining and closing, before SIGKILL.
 _GRACE: Final = 10.0
-# Exit codes of a worker that starting again can't help: the configuration has to change.
+# Exit codes of a worker that starting again can't help: the configuration has to change. That is so until one has run in its place:
+# later somebody is in the middle of a change, or a disk is full, and the siblings still serve.
 _HOPELESS: Final = frozenset((2,))
+# Exit codes of a worker that has not run: these, and what it waits for is not there (`proxy.cli`).
+_NOT_STARTED: Final = _HOPELESS | {3}
 
 
 class WorkerWatcher(Protocol):
@@ -185,15 +188,17 @@ class Supervisor:
     async def _keep(self, number: int, shared: Shared) -> None:
         """One worker's place, whoever fills it."""
         pause = _FIRST_PAUSE
+        proven = False
         while not self._stopping.is_set():
             began = self._monotonic()
             code = await self._one(number, shared)
             if self._stopping.is_set():
                 return
-            if code in _HOPELESS:
+            if code in _HOPELESS and not proven:
                 self._hopeless = True
                 self.stop()
                 return
+            proven = proven or code not in _NOT_STARTED
             pause = _FIRST_PAUSE if self._monotonic() - began > _OLD else min(pause * 2, _LONGEST_PAUSE)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)

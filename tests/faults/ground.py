@@ -55,21 +55,22 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def slay(pid: int) -> bool:
-    """SIGKILL. False: it was gone already."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def until(holds: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
     """Wait for something to become true; a generous limit, and no judgement of how long it took."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.05)
+
+
+def slay(pid: int) -> bool:
+    """SIGKILL, and the end that follows. False: it was gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    until(lambda: not alive(pid), "a killed process ends")
+    return True
 
 
 def crash(server: Postgres) -> None:
@@ -79,7 +80,6 @@ def crash(server: Postgres) -> None:
     server.stop(signal.SIGKILL)
     for pid in family:
         slay(pid)
-    until(lambda: not any(alive(pid) for pid in family), "the server's processes end")
 
 
 @dataclass
