@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifecycle.demo.bank import generate, rules_yaml
 from lifecycle.demo.postgres import Postgres, free_port
-from tests.e2e.world import READY_SECONDS, prepare, records_in, start_pgveil, wait_ready
+from tests.e2e.world import READY_SECONDS, prepare, records_in, wait_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,25 @@ CREATE TABLE plain (n int8 PRIMARY KEY, note text);
 INSERT INTO plain SELECT n, 'note ' || n FROM generate_series(1, 100) n;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ledger, plain TO app;
 GRANT SELECT ON ledger, plain TO teller;
+"""
+
+
+# `pgveil run` with services of the tests' own.
+_SUPERVISE = """
+import asyncio, sys, time
+from pathlib import Path
+from proxy import logs
+from proxy.config import load_config
+path, factory = Path(sys.argv[1]), sys.argv[2]
+settings = load_config(path)
+logs.configure(level="info")
+from proxy.monitoring import Monitoring
+from proxy.supervisor import Supervisor, worker_command
+page = Monitoring(settings.metrics, workers=settings.workers, version="test", now=time.time)
+try:
+    asyncio.run(Supervisor(settings, worker_command(path, factory), watcher=page, monotonic=time.monotonic).run())
+finally:
+    page.close()
 """
 
 
@@ -84,7 +104,7 @@ def crash(server: Postgres) -> None:
 
 @dataclass
 class Ground:
-    """Everything that stands. `extra` is more of the configuration, YAML sections; `limit` runs in pgveil before it starts."""
+    """Everything that stands."""
 
     pg: Postgres
     home: Path
@@ -122,26 +142,36 @@ class Ground:
             f"calculator: {{enabled: off}}\n{more}"
         )
 
-    def start(self, limit: Callable[[], None] | None = None) -> None:
-        """`pgveil run`, until it is ready."""
-        self.launch(limit)
+    def start(self, *, factory: str | None = None, limit: Callable[[], None] | None = None) -> None:
+        """`pgveil run`, until it is ready. `factory`: of the workers' services; `limit` runs in the process before pgveil does."""
+        self.launch(factory=factory, limit=limit)
         assert self.process is not None
         wait_ready(self.metrics_port, self.process, self.log)
 
-    def launch(self, limit: Callable[[], None] | None = None) -> None:
-        """`pgveil run`, without waiting."""
-        if limit is None:
-            self.process = start_pgveil(self.config, self.log)
-            return
+    def launch(self, *, factory: str | None = None, limit: Callable[[], None] | None = None) -> None:
+        """The same, without waiting."""
+        command = ["-m", "proxy", "run", "--config", str(self.config)]
+        if factory is not None:
+            command = ["-c", _SUPERVISE, str(self.config), factory]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "run", "--config", str(self.config)],
+                [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
                 preexec_fn=limit,  # noqa: PLW1509 - no threads that matter hold locks here
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
+
+    def beside(self, home: Path) -> Ground:
+        """Another pgveil before the same database, not started: with the same rules and keys, and an audit log of its own."""
+        home.mkdir(exist_ok=True)
+        shutil.copy(self.home / "rules.yaml", home)
+        shutil.copytree(self.home / "keys", home / "keys")
+        other = Ground(self.pg, home, self.database)
+        other.configure()
+        return other
 
     def stop(self) -> None:
         """SIGTERM, and the end that follows."""
