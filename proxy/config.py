@@ -23,6 +23,7 @@ from proxy.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SESSION_ATTRS: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _MAX_FILE: Final = limits.MIB
 _UNITS: Final = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB}
@@ -172,8 +173,15 @@ class Server:
 
     hosts: tuple[Address, ...] = _setting(
         _addresses,
-        "Where the server is. Of several, the first that answers is taken. A path is the directory of a Unix socket.",
+        "Where the server is. Of several, the first that answers is taken; they are replicas of each other. A path is the directory of a "
+        "Unix socket.",
         (Address("localhost", 5432),),
+    )
+    target_session_attrs: str = _setting(
+        _one_of(*SESSION_ATTRS),
+        "As libpq's: which of the hosts will do. Where there are several hosts or a kind is asked for, each worker keeps a connection of "
+        "the catalog's login to each host and asks every second (docs/faults.md).",
+        "any",
     )
     sslmode: str = _setting(
         _one_of(*SSLMODES), "As libpq's: what is encrypted, and what is verified. Unix sockets ignore it.", "prefer"
@@ -217,7 +225,11 @@ class Limits:
 class CatalogLogin:
     """The login with which pgveil itself reads the database's catalog."""
 
-    dsn: str | None = _setting(_text, "Connection URL of that login.", secret=True)
+    dsn: str | None = _setting(
+        _text,
+        "Connection URL of that login. Without a host, or where `server.hosts` names several and it does not, it goes where clients are led.",
+        secret=True,
+    )
     dsn_file: Path | None = _setting(_path, "File that holds the URL, where it has a password. Give one of the two.")
 
 

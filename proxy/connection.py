@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # The server's refusal that another attempt of the sslmode ladder may get around: no entry for this kind of connection in pg_hba.conf.
 _NO_ENTRY = "28000"
+# The server starts, stops or recovers: another host may do (libpq, 34.1.1.3).
+_NOT_NOW = "57P03"
 
 
 class _TlsFailed(Exception):  # noqa: N818
@@ -207,7 +209,8 @@ class Connection:
         """Reach the server and let it judge the client. ErrorFields: it has refused so, and the client has been told."""
         unreachable = ServerUnreachable("the PostgreSQL server could not be reached")
         silent: Address | None = None
-        for route in self._around.upstream.routes():
+        not_now: Authentication | None = None
+        async for route in self._around.upstream.routes():
             if route.address == silent:
                 continue
             try:
@@ -219,14 +222,26 @@ class Connection:
                     silent = route.address
                 continue
             self._around.services.metrics.server_reached(self._around.now())
-            authentication = await self._talk(login, self._server)
-            if authentication.rejected is None:
+            try:
+                authentication = await self._talk(login, self._server)
+            except HostUnreachable as error:
+                unreachable, silent, not_now = error, route.address, None
+                continue
+            rejected = authentication.rejected
+            if rejected is None:
                 return authentication
+            if authentication.untouched and rejected.sqlstate == _NOT_NOW:
+                self._server.close()
+                silent, not_now = route.address, authentication
+                continue
             if self._another_way(route, authentication):
                 self._server.close()
                 continue
             self._client.write(authentication.to_client)
-            return authentication.rejected
+            return rejected
+        if not_now is not None and not_now.rejected is not None:
+            self._client.write(not_now.to_client)
+            return not_now.rejected
         raise unreachable
 
     async def _talk(self, login: Login, server: Leg) -> Authentication:
@@ -235,6 +250,10 @@ class Connection:
         dialogue = _Dialogue(self._client, server, authentication)
         try:
             await dialogue.over
+        except ServerLost:
+            if not authentication.untouched:
+                raise
+            raise HostUnreachable("the PostgreSQL server closed the connection at once") from None
         finally:
             dialogue.leave()
         return authentication

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.calculator.locale import Locale
-    from proxy.config import CatalogLogin
+    from proxy.config import Address, CatalogLogin
+    from proxy.hosts import Hosts
     from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
     from proxy.splicing import LiteralSealer
@@ -68,6 +69,7 @@ class _Database:
     catalog: Catalog | None = None
     fingerprint: str = ""
     connection: asyncpg.Connection[Any] | None = None
+    at: Address | None = None  # where that goes; None: where the URL says
     locale: Locale | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -76,7 +78,8 @@ class Databases:
     """The gates of all databases that clients of this worker use.
 
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `answered(whether)` after every attempt
-    to ask the server. `make` makes the gates, from rules, catalog, sealer and observer.
+    to ask the server. `make` makes the gates, from rules, catalog, sealer and observer. `hosts`: who knows where clients are led; the
+    catalog is read there.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Databases:
         changed: Callable[[str, Catalog], None],
         answered: Callable[[bool], None],
         make: Callable[..., Gate | ObservingGate] = Gate,
+        hosts: Hosts | None = None,
     ) -> None:
+        self._hosts = hosts
         self._dsn = dsn
         self._rules = rules
         self._sealer = sealer
@@ -158,7 +163,9 @@ class Databases:
             try:
                 await self._read(database)
                 self._answered(True)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except CatalogUnavailable:
+                raise
+            except (OSError, ServerUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
                 self._answered(False)
                 if database.connection is not None:
                     database.connection.terminate()
@@ -169,17 +176,7 @@ class Databases:
                 ) from error
 
     async def _read(self, database: _Database) -> None:
-        connection = database.connection
-        if connection is None or connection.is_closed():
-            connection = database.connection = await asyncpg.connect(
-                self._dsn,
-                database=database.name,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=_QUERY_SECONDS,
-                # A view's text can't be had while somebody alters the view; who waits for us may hold that very lock.
-                server_settings={"application_name": "pgveil catalog", "lock_timeout": f"{_LOCK_SECONDS}s"},
-            )
-            database.locale = await read_locale(connection)
+        connection = await self._connection(database)
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
             await self._look_for(connection, database.gate)
             return
@@ -203,6 +200,28 @@ class Databases:
             )
             self._changed(database.name, catalog)
         await self._look_for(connection, database.gate)
+
+    async def _connection(self, database: _Database) -> asyncpg.Connection[Any]:
+        """The connection that watches a database: of the host that clients are led to, now."""
+        at = None if self._hosts is None else await self._hosts.own_address()
+        connection = database.connection
+        if connection is not None and (connection.is_closed() or at != database.at):
+            connection.terminate()
+            connection = None
+        if connection is None:
+            connection = database.connection = await asyncpg.connect(
+                self._dsn,
+                host=None if at is None else at.host,
+                port=None if at is None else at.port,
+                database=database.name,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_QUERY_SECONDS,
+                # A view's text can't be had while somebody alters the view; who waits for us may hold that very lock.
+                server_settings={"application_name": "pgveil catalog", "lock_timeout": f"{_LOCK_SECONDS}s"},
+            )
+            database.at = at
+            database.locale = await read_locale(connection)
+        return connection
 
     @staticmethod
     async def _look_for(connection: asyncpg.Connection[Any], gate: Gate | ObservingGate) -> None:

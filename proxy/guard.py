@@ -38,9 +38,11 @@ from keys.ring import KeyRing, RingError
 from proxy.calculator.service import CalculatorService
 from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
-from proxy.errors import ConfigError, PgveilError
+from proxy.errors import ConfigError, PgveilError, ServerUnreachable
+from proxy.hosts import Hosts
 from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
 from proxy.metric_files import ENVIRONMENT
+from proxy.metrics import Turned
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
 from proxy.session.collect import Budget
@@ -140,10 +142,11 @@ class _Client:
 class GuardedSession(Session):
     """A Session that says so when the login is through, and when the catalog must be read again."""
 
-    __slots__ = ("announced", "on_stale", "on_start")
+    __slots__ = ("announced", "fits", "on_stale", "on_start")
 
     on_stale: Callable[[], None]
     on_start: Callable[[], None]
+    fits: Callable[[bool | None, bool | None], None]
     announced: bool
 
     def server_received(self, data: bytes) -> None:
@@ -152,6 +155,12 @@ class GuardedSession(Session):
         if not self.announced and self.started:
             self.announced = True
             self.on_start()
+            try:
+                self.fits(*self.standing)
+            except ServerUnreachable:
+                # Whole messages, up to the ReadyForQuery that the client is not to see.
+                self.to_client.clear()
+                raise
 
     def _run(self, *sides: Backend | Frontend) -> None:
         super()._run(*sides)
@@ -164,6 +173,7 @@ class Guard:
 
     def __init__(self, config: Config, number: int, metrics: MetricSink) -> None:
         self.metrics = metrics
+        self.hosts = Hosts(config.server, metrics)
         self._config = config
         self._writer = f"w{number:02d}"
         self._waiting: set[_Recorder] = set()
@@ -208,6 +218,7 @@ class Guard:
         )
         self._rules = rules
         await self._calculator.start()
+        self.hosts.start(dsn_of(self._config.catalog))
         self._databases = Databases(
             dsn_of(self._config.catalog),
             rules,
@@ -216,6 +227,7 @@ class Guard:
             changed=self._catalog_changed,
             answered=self._server_answered,
             make=self._gates(),
+            hosts=self.hosts,
         )
         self._databases.expect(_database_of(dsn_of(self._config.catalog)))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
@@ -280,10 +292,21 @@ class Guard:
             meter=self._meter,
         )
         session.announced = False
+        session.fits = self._fits
         session.on_stale = lambda: self._stale(context.database)
         session.on_start = lambda: self._logged_in(context, identity, principal)
         self._clients[context.number] = _Client(context, connection, session, recorder, time.monotonic())
         return session
+
+    def _fits(self, standby: bool | None, read_only: bool | None) -> None:
+        """A session has begun on a host that says so of itself. Raises ServerUnreachable where it is of another kind than asked for."""
+        if not self.hosts.fits(standby=standby, read_only=read_only):
+            self.hosts.doubt()
+            self.metrics.connection_refused(Turned.SERVER)
+            raise ServerUnreachable(
+                f"the PostgreSQL server that was reached is not {self._config.server.target_session_attrs}",
+                hint="A failover is under way, or this login's default_transaction_read_only says otherwise. Try again.",
+            )
 
     def _logged_in(self, context: SessionContext, identity: Identity, principal: Principal) -> None:
         self._audit.note(
@@ -360,6 +383,7 @@ class Guard:
             except (asyncio.CancelledError, CatalogUnavailable):
                 continue
         await self._calculator.stop()
+        await self.hosts.stop()
         await self._databases.close()
         try:
             await self._keeper.stop()

@@ -17,6 +17,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from rules.plan import Action, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prometheus_client import CollectorRegistry
 
 # From 10 us (a cache hit on a short statement) to 10 s (a server query that an operator should look at), about three a decade.
@@ -53,6 +55,15 @@ class Turned(StrEnum):
     TIMEOUT = "timeout"  # the handshake took too long
     DRAINING = "draining"  # the worker is shutting down
     NOT_READY = "not_ready"  # no catalog yet, or the audit log cannot be written
+
+
+class HostKind(StrEnum):
+    """What a host is, as `proxy.hosts` finds out."""
+
+    PRIMARY = "primary"
+    READ_ONLY = "read_only"  # no standby, but its sessions begin read only
+    STANDBY = "standby"
+    UNREACHABLE = "unreachable"  # or not asked yet
 
 
 class Computed(StrEnum):
@@ -113,6 +124,12 @@ class MetricSink:
     def server_reached(self, now: float) -> None:
         """The server answered; `now` is Unix time in seconds."""
 
+    def hosts(self, kinds: Mapping[HostKind, int]) -> None:
+        """How many of the server's hosts are of each kind now."""
+
+    def failed_over(self) -> None:
+        """New clients are led to another host than before."""
+
     def connection_opened(self) -> None:
         """A client connection was taken."""
 
@@ -157,8 +174,10 @@ class Metrics(MetricSink):
         "_connections_refused",
         "_connections_total",
         "_errors",
+        "_failovers",
         "_from_client",
         "_from_server",
+        "_hosts",
         "_logins_failed",
         "_objects",
         "_observed",
@@ -175,6 +194,7 @@ class Metrics(MetricSink):
         self._statements(registry)
         self._planning(registry)
         self._audit(registry)
+        self._behind(registry)
         self._traffic(registry)
 
     def _statements(self, registry: CollectorRegistry) -> None:
@@ -277,6 +297,21 @@ class Metrics(MetricSink):
             multiprocess_mode="livemax",
         ).set
 
+    def _behind(self, registry: CollectorRegistry) -> None:
+        hosts = Gauge(
+            "pgveil_server_hosts",
+            "Hosts of the server by what they are; asked where there are several, or where a kind is asked for.",
+            ["kind"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._hosts = {kind: hosts.labels(kind).set for kind in HostKind}
+        self._failovers = Counter(
+            "pgveil_failovers_total",
+            "Times that a worker began to lead new clients to another host of the server.",
+            registry=registry,
+        ).inc
+
     def _traffic(self, registry: CollectorRegistry) -> None:
         self._connections = Gauge(
             "pgveil_connections", "Client connections open now.", registry=registry, multiprocess_mode="livesum"
@@ -373,6 +408,15 @@ class Metrics(MetricSink):
     def server_reached(self, now: float) -> None:
         """See MetricSink."""
         self._reached(now)
+
+    def hosts(self, kinds: Mapping[HostKind, int]) -> None:
+        """See MetricSink."""
+        for kind, count in kinds.items():
+            self._hosts[kind](count)
+
+    def failed_over(self) -> None:
+        """See MetricSink."""
+        self._failovers()
 
     def connection_opened(self) -> None:
         """See MetricSink."""

@@ -56,7 +56,7 @@ class Worker:
         self._around = Surroundings(
             config=config,
             services=services,
-            upstream=Upstream(config.server, server_side(config.server), self._new_leg),
+            upstream=Upstream(config.server, server_side(config.server), self._new_leg, services.hosts),
             tls=self._tls,
             cancels=Bucket(config.limits.cancels_per_second, monotonic),
             admit=self._admit,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.config import Config
+    from proxy.hosts import Hosts
     from proxy.metrics import MetricSink
     from proxy.session.link import SessionContext, SessionLike
     from proxy.wire.messages import CancelRequest
@@ -22,6 +23,10 @@ class Services(Protocol):
     @property
     def metrics(self) -> MetricSink:
         """Who counts."""
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """Who knows which of the server's hosts are to be tried; None: each of them, in order."""
 
     async def start(self) -> None:
         """Raises ConfigError for what the operator must repair, PgveilError or OSError for what may pass."""
@@ -55,6 +60,7 @@ class Unprotected:
 
     def __init__(self) -> None:
         self.metrics: MetricSink = NullMetrics()
+        self.hosts: Hosts | None = None
 
     async def start(self) -> None:
         """Nothing to prepare."""

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HostUnreachable, ProtocolError, ServerUnreachable
+from proxy.hosts import NoSuchHost
 from proxy.relay import Leg, LegClosed
 from proxy.tls import Encryption, ladder
 from proxy.wire.messages import SSL_REQUEST_PACKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from proxy.config import Address, Server
+    from proxy.hosts import Hosts
     from proxy.wire.messages import CancelRequest
 
 # The server closes a cancel request's connection when it has sent the signal, which is a matter of milliseconds.
@@ -35,17 +37,34 @@ class Route:
 class Upstream:
     """Makes connections to the server. One a worker."""
 
-    def __init__(self, settings: Server, context: ssl.SSLContext, new_leg: Callable[[], Leg]) -> None:
+    def __init__(
+        self, settings: Server, context: ssl.SSLContext, new_leg: Callable[[], Leg], hosts: Hosts | None = None
+    ) -> None:
+        self._hosts = hosts
         self._settings = settings
         self._context = context
         self._new_leg = new_leg
 
-    def routes(self) -> Iterator[Route]:
-        """Every attempt, in order."""
-        for address in self._settings.hosts:
-            attempts = ladder(self._settings.sslmode, unix=address.unix_path is not None)
-            for number, encryption in enumerate(attempts, 1):
-                yield Route(address, encryption, number == len(attempts))
+    async def routes(self) -> AsyncIterator[Route]:
+        """Every attempt, in order. Where none of the hosts that were thought right would do, they are asked once more. Raises NoSuchHost."""
+        tried: set[Address] = set()
+        addresses = self._settings.hosts if self._hosts is None else await self._hosts.order()
+        while addresses:
+            for address in addresses:
+                for route in self._routes_to(address):
+                    yield route
+            tried.update(addresses)
+            if self._hosts is None:
+                return
+            try:
+                addresses = tuple(a for a in await self._hosts.order(again=True) if a not in tried)
+            except NoSuchHost:
+                return
+
+    def _routes_to(self, address: Address) -> Iterator[Route]:
+        attempts = ladder(self._settings.sslmode, unix=address.unix_path is not None)
+        for number, encryption in enumerate(attempts, 1):
+            yield Route(address, encryption, number == len(attempts))
 
     async def open(self, route: Route) -> Leg:
         """A connection that is ready for the startup packet.
@@ -108,9 +127,7 @@ class Upstream:
                 group.create_task(self._cancel_at(address, request))
 
     async def _cancel_at(self, address: Address, request: CancelRequest) -> None:
-        for route in self.routes():
-            if route.address != address:
-                continue
+        for route in self._routes_to(address):
             with contextlib.suppress(ServerUnreachable, ProtocolError, TimeoutError, LegClosed):
                 try:
                     leg = await self.open(route)

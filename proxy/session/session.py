@@ -142,6 +142,11 @@ class Session:
         return head is None or head.kind is not Kind.STARTUP
 
     @property
+    def standing(self) -> tuple[bool | None, bool | None]:
+        """What the server has reported of itself: in_hot_standby and default_transaction_read_only; None: nothing."""
+        return self._state.tracker.standby, self._state.tracker.read_only
+
+    @property
     def ended_with(self) -> str | None:
         """The SQLSTATE of the FATAL error with which the server ended the connection, if it has."""
         return self._backend.ended_with

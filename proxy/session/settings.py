@@ -42,7 +42,7 @@ class SettingsTracker:
     `doubt`: even the reported ones may be out of date; no text may be judged before the next quiet ReadyForQuery or a probe.
     """
 
-    __slots__ = ("_reported", "_touched", "doubt", "lost", "output", "settings", "temporary_at")
+    __slots__ = ("_reported", "_touched", "doubt", "lost", "output", "read_only", "settings", "standby", "temporary_at")
 
     def __init__(self) -> None:
         self.settings = Settings()
@@ -52,6 +52,8 @@ class SettingsTracker:
         self.temporary_at: int | None = (
             None  # the judge's generation at the last probe, if it named temporary relations
         )
+        self.standby: bool | None = None  # what the server says of itself, as far as it has
+        self.read_only: bool | None = None
         self._touched = False
         self._reported: dict[bytes, bytes] = {}
 
@@ -80,6 +82,10 @@ class SettingsTracker:
             self.output = replace(self.output, timezone=text)
         elif name == b"IntervalStyle":
             self.output = replace(self.output, interval_style=text)
+        elif name == b"in_hot_standby":
+            self.standby = text == "on"
+        elif name == b"default_transaction_read_only":
+            self.read_only = text == "on"
         elif name in _MEANING:
             if self._reported.get(name) != value:
                 self._forget()

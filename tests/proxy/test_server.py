@@ -91,6 +91,33 @@ async def test_the_first_host_that_answers_is_taken(pg: Postgres, worker_for: Ma
         await connection.execute("SELECT 1")
 
 
+STARTING = m.build_error(
+    m.ErrorFields(((ord("S"), b"FATAL"), (ord("C"), b"57P03"), (ord("M"), b"starting up"))), m.Back.ERROR
+)
+
+
+@pytest.mark.parametrize("last_words", [b"", STARTING])
+async def test_a_host_that_is_not_ready_is_passed_over(pg: Postgres, worker_for: MakeWorker, last_words: bytes) -> None:
+    """One that closes the connection at once, and one that starts up. Where there is no other, its words are the client's."""
+
+    async def unready(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(last_words)
+        writer.close()
+
+    server = await asyncio.start_server(unready, "127.0.0.1", 0)
+    first = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+    worker = await worker_for(server=Server(hosts=(first, Address(pg.host, pg.port)), sslmode="disable"))
+    async with await psycopg.AsyncConnection.connect(pg.dsn(port=worker.port)) as connection:
+        await connection.execute("SELECT 1")
+    alone = await worker_for(server=Server(hosts=(first,), sslmode="disable"))
+    with pytest.raises(
+        psycopg.OperationalError, match="starting up" if last_words else "closed the connection at once"
+    ):
+        await psycopg.AsyncConnection.connect(pg.dsn(port=alone.port))
+    server.close()
+
+
 async def test_a_server_that_does_not_answer(worker_for: MakeWorker) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
