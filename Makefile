@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 KEEP ?=
 PYTEST_ARGS ?=
 TWIN_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
-.PHONY: help demo test lint check twin bench soak fmt clean
+.PHONY: help demo test lint check twin bench soak fuzz fmt clean
 
 help:
 	@echo "make demo         a bank behind pgveil, as a story (KEEP=1 leaves it running)"
@@ -15,6 +17,7 @@ help:
 	@echo "make twin         statements on twins: plain, masked, and sealed behind pgveil"
 	@echo "make bench        ratios to direct PostgreSQL and PgBouncer; writes bench/results/"
 	@echo "make soak         the long tests"
+	@echo "make fuzz         every parser of outside bytes under a fuzzer (FUZZ_SECONDS=60 each; FUZZ_TARGETS for some of them)"
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +28,10 @@ $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	@touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/pgveil demo $(if $(KEEP),--keep)
@@ -47,9 +54,12 @@ bench: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak -rP --timeout 3600 $(PYTEST_ARGS)
 
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .demo
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .demo .fuzz

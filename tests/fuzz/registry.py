@@ -1,0 +1,25 @@
+"""Every target, by name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.fuzz.target import Target
+
+# Module by target, in the order in which they run. The modules are imported by name, so that the fuzzer can instrument what they import.
+MODULES: Final = {
+    "framing": "wire",
+    "messages": "wire",
+    "login": "wire",
+    "lexer": "sql",
+    "gate": "sql",
+}
+
+
+def target(name: str) -> Target:
+    """The target of that name."""
+    module = import_module(f"tests.fuzz.{MODULES[name]}")
+    found: Target = next(t for t in module.TARGETS if t.name == name)
+    return found
