@@ -15,7 +15,8 @@ from proxy.session.localtext import (
     LocalText,
     client_error,
     compose,
-    is_foreign,
+    foreign_function,
+    function_question,
     leaf_types,
     not_allowed,
     not_known,
@@ -46,11 +47,16 @@ _CANCELLED: Final = Trouble("57014", "canceling statement due to user request")
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a computed statement ends with an error that is not the server's. `refusal`: where pgveil would not or could not do it."""
+    """Why a computed statement ends with an error that is not the server's. `refusal`: where pgveil would not or could not do it.
+
+    `question`: a text to have the server analyse first; where it says 42883, the error is `missing`.
+    """
 
     sqlstate: str
     response: bytes
     refusal: Refusal | None = None
+    question: bytes | None = None
+    missing: bytes | None = None
 
 
 class Calculations:
@@ -157,10 +163,15 @@ class Calculations:
             return troubled(outcome)
         if outcome.sqlstate == NOT_ALLOWED:
             return refused(not_allowed())
-        if outcome.sqlstate == UNDEFINED_OBJECT or is_foreign(outcome):
+        if outcome.sqlstate == UNDEFINED_OBJECT:
             return refused(not_known())
         if local is None:
             return troubled(Trouble("58000", "the calculator did not answer as expected"))
+        called = foreign_function(outcome)
+        if called is not None:
+            # The database may have one that the catalog does not know: since a moment ago, or in this very transaction.
+            question, missing = function_question(called), client_error(outcome, local)
+            return replace(refused(not_known()), question=question, missing=missing)
         return Failed(outcome.sqlstate, client_error(outcome, local))
 
 

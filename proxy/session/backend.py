@@ -443,6 +443,8 @@ class Backend:
             understood = head.refusal is not None and head.refusal.reason is not Reason.UNPARSED
             own = own_words(raw, head.check, understood=understood)
             ours, response = own is None, own or response
+        elif head.missing is not None:
+            ours, response = fields.sqlstate != UNDEFINED_FUNCTION, head.missing
         else:
             expected = fields.sqlstate == _REPLACED.get(head.kind)
             ours = head.route is Route.REPLACE and (expected or head.in_any_case)

@@ -14,6 +14,7 @@ that PostgreSQL would have left it in. The steps are the frontend's: nothing mor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.session.asking import Calculations, Failed, refused, troubled
@@ -22,7 +23,7 @@ from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked, Computed, Prepared, audited, fetch_of
-from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT
+from proxy.session.replies import CHECK_NAME, REFUSED_NAME, REFUSED_TEXT
 from proxy.session.state import AUDIT_DOWN
 from proxy.session.statements import PreparedStatement
 from proxy.wire import messages
@@ -266,13 +267,23 @@ class Computer:
         if failed.refusal is not None:
             number = run.ids[0] or None if run is not None and run.ids else None
             ticket = state.trail.refused(state.principal, failed.refusal, compute.shape, number)
-            state.observer.refused(failed.refusal.reason)
-        state.observer.error(failed.sqlstate)
+        if failed.question is None:
+            if failed.refusal is not None:
+                state.observer.refused(failed.refusal.reason)
+            state.observer.error(failed.sqlstate)
         if run is not None:
             state.under_way = None
             state.end_run(run, "cancelled" if failed.sqlstate == "57014" else "error", failed.sqlstate)
         entry = Expectation(Kind.PARSE, Route.REPLACE, error=failed.response, ticket=ticket)
+        if failed.question is not None:
+            entry.refusal = failed.refusal
+            self._ask_first(failed.question, replace(entry, route=Route.CHECK, missing=failed.missing))
         state.send(messages.build_parse(REFUSED_NAME, REFUSED_TEXT), entry)
+
+    def _ask_first(self, question: bytes, entry: Expectation) -> None:
+        self._fetcher.close(CHECK_NAME)
+        self._state.send(messages.build_parse(CHECK_NAME, question), entry)
+        self._fetcher.close(CHECK_NAME)
 
     def _end(self, run: Run, outcome: Outcome, rows: int) -> None:
         self._state.under_way = None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NOT_ALLOWED: Final = "42501"
 UNDEFINED_OBJECT: Final = "42704"
 UNDEFINED_FUNCTION: Final = "42883"
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _CALLED: Final = re.compile(rb"(?:aggregate |function )+([^(\s]+)\(")
 ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query that is only sorted afterwards
 
@@ -188,16 +189,25 @@ def not_allowed() -> Refusal:
     )
 
 
-def is_foreign(error: CalculatorError) -> bool:
-    """Whether the calculator misses a function that is none of PostgreSQL's: it may be the database's own."""
+def foreign_function(error: CalculatorError) -> str | None:
+    """The function that the calculator misses, where it is none of PostgreSQL's: it may be the database's own. As in the error, unquoted."""
     if error.sqlstate != UNDEFINED_FUNCTION:
-        return False
+        return None
     message = next((text for code, text in error.pairs if code == ord("M")), b"")
     called = _CALLED.match(message)
     if called is None:
-        return False
-    name = called[1].decode("utf-8", "replace").rpartition(".")[2].strip('"')
-    return name not in known_functions() and name not in foreign_functions()
+        return None
+    name = called[1].decode("utf-8", "replace")
+    bare = name.rpartition(".")[2]
+    return None if bare in known_functions() or bare in foreign_functions() else name
+
+
+def function_question(name: str) -> bytes | None:
+    """A text that fails with 42883 when it is analysed, if there is no function of that name; None for a name that can't be asked for."""
+    if _PLAIN_NAME.fullmatch(name) is None:
+        return None
+    quoted = ".".join(_quoted(part) for part in name.split("."))
+    return f"SELECT '{quoted}'::pg_catalog.regproc".encode()
 
 
 def not_known() -> Refusal:

@@ -124,7 +124,7 @@ class Expectation:
     `run`: the planned or refused execution, None for what touches nothing protected. `undo` takes back what sending it changed in the
     session's books, for when the server ignores it. `error`: the ErrorResponse that replaces the server's, with `in_any_case`
     whatever that is, else the error that what was sent must give; `refusal`: what it tells of,
-    if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
+    if that is to be counted only when it is told. `check`: what the server was asked about a refused text. `missing`: what is told instead where the server says that a function is not there. `ticket`: the audit record that must be durable before an answer passes. `failed`: an error of ours has gone to the client, the rest of the answers is dropped.
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates.
     `renaming`: what its text does to the session's names. `note`: a question of ours.
@@ -141,6 +141,7 @@ class Expectation:
     in_any_case: bool = False
     refusal: Refusal | None = None
     check: ServerCheck | None = None
+    missing: bytes | None = None
     ticket: int = 0
     flow: Flow = Flow.NONE
     failed: bool = False

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _BACKSLASH, _DOT, _CR, _LF = b"\\.\r\n"
 _MARKER: Final = b"\\."
+_HIGH: Final = 0x80  # from here on bytes are parts of longer characters, of up to four
+_MARKER_AND_CHARACTER: Final = len(_MARKER) + 4
 
 
 class Line(NamedTuple):
@@ -202,10 +204,10 @@ class Lines:
 
     def _may_be_marker(self, at: int, *, final: bool) -> bool:
         """Whether what is here could become an end marker at `at`, and so much is missing that this can't be told."""
-        head = bytes(self._buffer[at : at + 4])
-        if final or len(head) == len(_MARKER) + 2:
+        head = bytes(self._buffer[at : at + _MARKER_AND_CHARACTER])
+        if final or len(head) == _MARKER_AND_CHARACTER:
             return False
-        return _MARKER.startswith(head) or head == _MARKER + b"\r"
+        return _MARKER.startswith(head) or head == _MARKER + b"\r" or (head.startswith(_MARKER) and head[2] >= _HIGH)
 
     def _ended_by_marker(self, lines: list[Line], start: int, at: int) -> bool:
         """In csv only a marker that is alone on its line is one."""
@@ -218,8 +220,10 @@ class Lines:
     def _end(self, lines: list[Line], start: int, at: int) -> None:
         """The data ends with the marker at `at`. What follows means nothing; one character of it lets the server judge the marker itself."""
         buffer = self._buffer
-        tail = bytes(buffer[at : at + 4])
-        width = 4 if tail[2:] == b"\r\n" else 3
+        tail = bytes(buffer[at : at + _MARKER_AND_CHARACTER])
+        width = 4 if tail[2:4] == b"\r\n" else 3
+        if tail[2:] and tail[2] >= _HIGH:
+            width = _MARKER_AND_CHARACTER
         lines.append(Line(bytes(buffer[start:at]), tail[:width], self._number, marker=True))
         self._ended = True
         buffer.clear()

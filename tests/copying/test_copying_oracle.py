@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from .conftest import Copied, copy_in, copy_out
@@ -88,6 +88,8 @@ def outcome(connection: psycopg.Connection[Any], table: str, form: str, data: by
 
 
 @given(form=st.sampled_from(FORMS), stream=STREAMS, size=st.sampled_from([1, 3, 1000]))
+@example(form=FORMS[0], stream="\\.é", size=1)
+@example(form=FORMS[0], stream="\\.éé\nx", size=3)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_stream_ends_as_on_plain_data(pair: Pair, form: str, stream: str, size: int) -> None:
     direct, through = pair

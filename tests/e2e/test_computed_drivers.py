@@ -86,6 +86,25 @@ def test_errors_are_postgresqls(world: World) -> None:
             teller.execute("SELECT (left(id_number, 1) || 'x')::int FROM customers")
 
 
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("forms", ["(text)", "(text) (int)"])
+def test_a_function_of_the_database_s_own_is_no_missing_one(world: World, forms: str, prepare: bool) -> None:
+    """Made in the same transaction, so that nobody else knows it: the server is asked whether there is one."""
+    sql = "SELECT upper(id_number), mine(id_number) FROM customers WHERE id > %s"
+    with psycopg.connect(world.dsn("teller")) as teller:
+        for form in forms.split():
+            teller.execute(f"CREATE FUNCTION pg_temp.mine{form} RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as refused:
+            teller.execute(sql.replace("mine", "pg_temp.mine"), (0,), prepare=prepare)
+        assert refused.value.diag.message_hint
+        teller.rollback()
+        for name in ("mine", "no_schema.mine", '"Mine"'):
+            with pytest.raises((psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName)) as missing:
+                teller.execute(sql.replace("mine", name).replace("%s", "0"))
+            assert "pgveil" not in str(missing.value)
+            teller.rollback()
+
+
 def test_a_pipeline(world: World) -> None:
     prefix = prefix_of(world)
     with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:

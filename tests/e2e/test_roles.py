@@ -80,7 +80,7 @@ def test_agent_sees_masks(world: World) -> None:
         ("teller", "select version() || pan from cards", "0A000"),
         ("teller", "select pan::regclass from cards", "0A000"),
         ("teller", "select fingerprint from customers", "42501"),
-        ("app", "copy cards to stdout", "0A000"),
+        ("analyst", "copy cards to stdout", "42501"),
     ],
 )
 def test_refusals(world: World, login: str, sql: str, sqlstate: str) -> None:
@@ -164,7 +164,7 @@ async def test_asyncpg(world: World) -> None:
                 assert each["pan"].isdigit()
         statement = await teller.prepare("select pan from cards where pan = $1")
         assert [a.type.name for a in statement.get_attributes()] == ["varchar"]
-        assert [p.name for p in statement.get_parameters()] == ["varchar"]
+        assert [p.name for p in statement.get_parameters()] == ["text"], "as PostgreSQL infers it"
     finally:
         await teller.close()
 

@@ -548,8 +548,11 @@ CASES = (
 # Hints that no rewritten statement can follow, and why; many speak to the operator.
 _CALCULATOR = "of the calculator, which this world does without: tests/calculator and tests/session try them"
 _OPERATOR = "tells the operator what to set up"
+_FAILOVER = "while the server that is asked for is away: tests/faults/test_failover.py"
 _CONNECTION = "of the connection, before any statement"
 NOT_BY_REWRITING = {
+    "A failover is under way, or this login's default_transaction_read_only says otherwise. Try again.": _FAILOVER,
+    "See server.target_session_attrs in pgveil's configuration; try again after the failover.": _FAILOVER,
     "Run: pgveil apply": "tells the operator: tests/hints/test_hints.py::test_apply_is_what_was_missing does it",
     "Run the statement again.": "only while new rules come in between the analysis and the decision",
     "Prepare the statement again.": "about what is prepared already: test_hints.py::test_prepare_again",

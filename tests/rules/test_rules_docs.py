@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer.main
 
-from rules.commands import register
+from proxy.workload.command import check
 from rules.load import check_rules_text
 from rules.logical import LOGICAL_TYPES
 from rules.masks import MASK_KINDS
@@ -56,10 +56,12 @@ def test_every_type_is_named(text: str) -> None:
         assert re.search(rf"`{name}\b", section), name
 
 
-def test_every_option_is_named(text: str) -> None:
-    app = typer.Typer()
-    register(app)
-    command = typer.main.get_command(app)
-    options = {o for each in command.commands.values() for p in each.params for o in p.opts if o.startswith("--")}  # type: ignore[attr-defined]
-    assert options == {"--database", "--as", "--strict", "--json"}
-    assert all(option in text for option in options)
+def test_every_option_is_named(text: str, request: pytest.FixtureRequest) -> None:
+    app = typer.Typer(add_completion=False)
+    app.command()(check)
+    params = typer.main.get_command(app).params
+    options = {o for p in params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} - {"--help"}
+    assert {"--database", "--as", "--strict", "--json", "--workload"} <= options
+    assert "(observe.md" in text, "the workload's options are there"
+    observe = (request.config.rootpath / "docs" / "observe.md").read_text()
+    assert not {option for option in options if option not in text + observe}
