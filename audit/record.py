@@ -92,7 +92,7 @@ class Decoder:
         text = covered + b"}"
         try:
             body = self._decoder.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"it is not a record of format {FORMAT}: {error}") from None
         if self._encoder.encode(body) != text:
             raise Malformed("it is not in canonical form")

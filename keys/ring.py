@@ -346,7 +346,7 @@ def _read(path: Path) -> _File:
         raise RingFileError(f"key ring {path} is longer than {MAX_RING_BYTES} bytes")
     try:
         file = msgspec.json.decode(content, type=_File)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise RingFileError(f"key ring {path} is cut short, damaged or not a key ring ({len(content)} bytes)") from None
     if file.ring.format != _FORMAT:
         raise RingFileError(f"key ring {path} has another format than {_FORMAT}")

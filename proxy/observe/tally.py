@@ -15,6 +15,9 @@ FORMAT: Final = 1
 MAX_FILE: Final = 512 * 1024 * 1024  # shapes are bounded, so a longer file is none of ours
 
 
+_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
+
+
 class Seen(msgspec.Struct, forbid_unknown_fields=True):
     """How often, and when: `first` and `last` are times as text, which sort as times do; `line` is the first one's, in a file."""
 
@@ -100,10 +103,12 @@ def decode(content: bytes) -> Book:
     """Raises BookError."""
     try:
         book = msgspec.json.decode(content, type=Book)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BookError("not a file of observations") from error
     if book.format != FORMAT:
         raise BookError(f"observations of format {book.format}, and this pgveil reads format {FORMAT}")
+    if not _OUTCOMES.issuperset(book.dropped):
+        raise BookError("not a file of observations: it counts outcomes that there are not")
     return book
 
 

@@ -97,6 +97,12 @@ def test_a_line_that_is_not_canonical_is_malformed(old: bytes, new: bytes) -> No
         Decoder().decode(resealed(line_of(RulesLoaded("v", "rules.yaml")), old, new))
 
 
+def test_a_forged_line_that_nests_without_end_is_malformed() -> None:
+    nested = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b","
+    with pytest.raises(Malformed):
+        Decoder().decode(resealed(line_of(RulesLoaded("v", "rules.yaml")), b'{"kind"', nested + b'"kind"'))
+
+
 def test_what_is_no_unicode_text_is_escaped() -> None:
     each = RulesLoaded("v", b"caf\xe9".decode(errors="surrogateescape"))
     with pytest.raises(UnicodeEncodeError):

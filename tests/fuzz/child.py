@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 INSTRUMENTED: Final = ["proxy", "rules", "keys", "audit", "lifecycle"]
 SLOW_SECONDS: Final = 2.0  # of processor time, instrumented; what takes longer is a finding
+# Memory of the process beyond what it had when it was warm; what grows more is a finding. The fuzzer's own books (its corpus, what each
+# input reached) are in it, and grow by a few MiB in an hour.
+GROWTH_MIB: Final = 160
+WARM_EXECUTIONS: Final = 3000
+WARM_SECONDS: Final = 15.0
 _TELL_SECONDS: Final = 1.0
 _FRAMES: Final = 3
 
@@ -36,6 +41,9 @@ class Run:
         self._run = target.make()
         self._directory = directory
         self._told = 0.0
+        self._begun = time.monotonic()
+        self._warm_mib: int | None = None
+        self._grown_mib = 0
         self._executions = 0
         self._messages = 0
         self._slowest = (0.0, b"")
@@ -55,7 +63,19 @@ class Run:
         if took > SLOW_SECONDS:
             self._failed("slow", data, f"{took:.1f} s\n")
         if time.monotonic() - self._told > _TELL_SECONDS:
+            self._weigh(data)
             self.tell()
+
+    def _weigh(self, data: bytes) -> None:
+        """Whether memory grows that should not."""
+        held = _resident_mib()
+        if self._warm_mib is None:
+            if self._executions >= WARM_EXECUTIONS and time.monotonic() - self._begun >= WARM_SECONDS:
+                self._warm_mib = held
+            return
+        self._grown_mib = max(self._grown_mib, held - self._warm_mib)
+        if self._grown_mib > GROWTH_MIB:
+            self._failed("growth", data, f"{self._warm_mib} MiB when warm, {held} MiB now\n")
 
     def _failed(self, signature: str, data: bytes, text: str) -> None:
         known = self._failures.get(signature, 0)
@@ -74,12 +94,19 @@ class Run:
             "messages": self._messages,
             "slowest_ms": round(self._slowest[0] * 1000, 1),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "growth_mib": self._grown_mib,
             "failures": self._failures,
         }
         path = self._directory / "stats.json"
         path.with_suffix(".new").write_text(json.dumps(told))
         os.replace(path.with_suffix(".new"), path)  # noqa: PTH105 - read by another process at any time
         (self._directory / "slowest.bin").write_bytes(self._slowest[1])
+
+
+def _resident_mib() -> int:
+    """What the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // (1 << 20)
 
 
 def _signature(error: BaseException) -> str:

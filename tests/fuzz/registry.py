@@ -15,6 +15,16 @@ MODULES: Final = {
     "login": "wire",
     "lexer": "sql",
     "gate": "sql",
+    "rules": "rulesfile",
+    "copy": "copying",
+    "copy-in": "copying",
+    "copy-out": "copying",
+    "sealed": "sealing",
+    "values": "sealing",
+    "masks": "sealing",
+    "ring": "sealing",
+    "audit-line": "auditing",
+    "audit-log": "auditing",
 }
 
 

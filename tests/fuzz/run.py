@@ -46,6 +46,7 @@ class Outcome:
     corpus: int = 0
     slowest_ms: float = 0.0
     peak_mib: int = 0
+    growth_mib: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     fatal: list[str] = field(default_factory=list)
     broken: str = ""
@@ -121,6 +122,7 @@ def _add(outcome: Outcome, directory: Path, log: str) -> None:
     outcome.messages += told["messages"]
     outcome.slowest_ms = max(outcome.slowest_ms, told["slowest_ms"])
     outcome.peak_mib = max(outcome.peak_mib, told["peak_mib"])
+    outcome.growth_mib = max(outcome.growth_mib, told["growth_mib"])
     for signature, count in told["failures"].items():
         outcome.failures[signature] = outcome.failures.get(signature, 0) + count
 
@@ -138,16 +140,19 @@ def table(outcomes: list[Outcome]) -> Table:
         "findings",
         "slowest ms",
         "peak MiB",
+        "growth MiB",
     ):
         shown.add_column(heading, justify="left" if heading == "target" else "right")
     for o in outcomes:
         counts = (o.executions, o.messages, o.coverage, o.features, o.corpus, o.findings)
-        shown.add_row(o.target, *(f"{n:,}" for n in counts), f"{o.slowest_ms:,.1f}", f"{o.peak_mib:,}")
+        shown.add_row(
+            o.target, *(f"{n:,}" for n in counts), f"{o.slowest_ms:,.1f}", f"{o.peak_mib:,}", str(o.growth_mib)
+        )
     executions, messages, findings = (
         sum(getattr(o, n) for o in outcomes) for n in ("executions", "messages", "findings")
     )
     shown.add_section()
-    shown.add_row("all", f"{executions:,}", f"{messages:,}", "", "", "", f"{findings:,}", "", "")
+    shown.add_row("all", f"{executions:,}", f"{messages:,}", "", "", "", f"{findings:,}", "", "", "")
     return shown
 
 

@@ -26,7 +26,7 @@ class Target:
     """`make` gives the function under fuzz: bytes in, how many messages (or texts, values, lines) they were out.
 
     It raises BrokenPromise, or whatever the code under test let through. `longest`: bytes of an input. `mutate`: instead of the fuzzer's own.
-    `dictionary`: words that an input may hold.
+    `dictionary`: words that an input may hold. `blind`: how many blind changes `make test` tries.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Target:
     longest: int = 4096
     mutate: Mutator | None = None
     dictionary: tuple[bytes, ...] = ()
+    blind: int = 150
 
 
 class Cursor:

@@ -312,6 +312,16 @@ def test_what_is_no_ring(
         KeyRing.open(tmp_path, master)
 
 
+@pytest.mark.parametrize("bad", [b'"\xf1"', b'"pgveil\xff"'])
+def test_a_ring_of_bytes_that_are_no_text(keyring: KeyRing, tmp_path: Path, master: FileMasterKey, bad: bytes) -> None:
+    path = tmp_path / "ring.json"
+    path.write_bytes(path.read_bytes().replace(b'"pgveil-ring-1"', bad))
+    with pytest.raises(RingFileError, match="damaged or not a key ring"):
+        KeyRing.open(tmp_path, master)
+    with pytest.raises(RingFileError, match="damaged or not a key ring"):
+        read_entries(tmp_path)
+
+
 def test_what_is_no_file(tmp_path: Path, master: FileMasterKey) -> None:
     with pytest.raises(RingFileError, match="No such file"):
         KeyRing.open(tmp_path, master)

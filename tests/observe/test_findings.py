@@ -161,6 +161,10 @@ class TestTally:
         with pytest.raises(BookError):
             decode(content)
 
+    def test_outcomes_that_there_are_not_are_refused(self) -> None:
+        with pytest.raises(BookError, match="outcomes"):
+            decode(msgspec.json.encode(Book(1, (), dropped={"burnt": 1})))
+
     def test_another_format_is_refused(self) -> None:
         with pytest.raises(BookError, match="format 2"):
             decode(msgspec.json.encode(Book(2, ())))
