@@ -26,6 +26,11 @@ class Refusals:
         self._follow()
         return len(self._last.get(login, []))
 
+    def all_since(self, login: str, mark: int) -> list[str]:
+        """The reasons of all refusals after `mark` that are recorded by now."""
+        self._follow()
+        return self._last.get(login, [])[mark:]
+
     def since(self, login: str, mark: int) -> str:
         """The reason of the newest refusal after `mark`; "unrecorded" where none comes."""
         deadline = time.monotonic() + WAIT_SECONDS
