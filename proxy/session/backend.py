@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _ROWS: Final = frozenset((Back.DATA_ROW,))
 _COPY: Final = frozenset((Back.COPY_DATA,))
+_ANY: Final = _ROWS | _COPY
 _NO_BATCH: Final[frozenset[int]] = frozenset()
 _INTERPRET: Final = frozenset(limits.BACKEND_MAXIMUM) - {Back.DATA_ROW, Back.COPY_DATA}
 _ASYNC: Final = frozenset((Back.NOTICE, Back.NOTIFICATION, Back.PARAMETER_STATUS))
@@ -139,8 +140,10 @@ class Backend:
         if head.copy_out is not None:
             return _COPY
         if head.run is None and head.note is None and head.collector is None:
+            return _ANY if self._state.new_views else _NO_BATCH
+        if not self._results.reads(head):
             return _NO_BATCH
-        return _ROWS if self._results.reads(head) else _NO_BATCH
+        return _ANY if self._state.new_views else _ROWS
 
     def _may_answer(self, head: Expectation) -> bool:
         """Whether the audit record of what the server answers is durable. One that was given up ends the statement instead."""
@@ -398,6 +401,8 @@ class Backend:
         state = self._state
         if head.ddl:
             state.ddl_ran = True
+            plans = () if head.run is None else head.run.admit.plans
+            state.new_views |= any(plan is not None and bool(plan.touched) for plan in plans)
         state.tracker.completed(tag)
         word = tag.partition(b" ")[0]
         if word in _DDL:
@@ -529,6 +534,7 @@ class Backend:
             return
         if state.ddl_ran:
             state.ddl_ran, state.catalog_stale = False, True
+        state.new_views = False
         if not len(state.portals):
             return
         waiting = pipeline.waiting()

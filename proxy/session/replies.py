@@ -159,6 +159,11 @@ def _scrub(code: int, text: bytes) -> bytes:
     return scrubbed(text)
 
 
+def holds_sealed(data: bytes) -> bool:
+    """Whether a sealed value is somewhere in what the server sent."""
+    return _SEALED.search(data) is not None
+
+
 def scrubbed(text: bytes) -> bytes:
     """Words of the server's without ciphertext and without the names of masking schemas."""
     return _SCHEMA.sub(b"", _SEALED.sub(b"<sealed>", text))

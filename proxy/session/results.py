@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProtocolError
 from proxy.session.gate import BadValue
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
-from proxy.session.replies import Trouble, scrubbed
+from proxy.session.replies import Trouble, holds_sealed, scrubbed
 from proxy.session.rows import open_rows
 from proxy.session.witness import disagreement
 from proxy.wire import messages
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from proxy.wire.framing import Batch
 
 WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
+
+_NEW_VIEW: Final = Trouble(
+    "0A000",
+    "pgveil withheld the result: it holds sealed values of a view that was made in this transaction",
+    hint="Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.",
+)
 
 
 class Results:
@@ -42,7 +48,8 @@ class Results:
             return True
         shown = _shown(head)
         explains = run.plan is not None and run.plan.explains
-        return run.counts or explains or (shown is not None and bool(shown.openings))
+        opened = shown is not None and bool(shown.openings)
+        return run.counts or explains or opened or self._state.new_views
 
     def stream(self, data: bytes) -> None:
         """Rows that nobody reads, or COPY data."""
@@ -63,7 +70,10 @@ class Results:
             return
         assert head is not None
         if batch.kind == Back.COPY_DATA:
-            self._copy(head, batch)
+            if head.copy_out is None:
+                self._pass(head, batch)
+            else:
+                self._copy(head, batch)
             return
         run = head.run
         if run is not None and head.collector is None:
@@ -74,9 +84,16 @@ class Results:
         elif run is not None and run.plan is not None and run.plan.explains:
             self._explain(batch)
         elif shown is None or not shown.openings:
-            state.to_client.append(batch.raw)
+            self._pass(head, batch)
         else:
             self._open(head, shown, batch)
+
+    def _pass(self, head: Expectation, batch: Batch) -> None:
+        """Rows without anything to open, unless they hold what should have been opened: of a view that this transaction has made."""
+        if self._state.new_views and holds_sealed(batch.raw):
+            self._failures.fail(head, _NEW_VIEW, Refusal(Reason.UNSUPPORTED, _NEW_VIEW.sqlstate, _NEW_VIEW.message))
+            return
+        self._state.to_client.append(batch.raw)
 
     def _explain(self, batch: Batch) -> None:
         """Lines of a plan, in which sealed constants are quoted."""

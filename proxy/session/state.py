@@ -110,6 +110,7 @@ class State:
         "limits",
         "meter",
         "names_version",
+        "new_views",
         "observer",
         "pipeline",
         "portals",
@@ -168,6 +169,7 @@ class State:
         self.catalog_stale = False
         self.ddl_in_flight = False  # DDL was sent and the pipeline has not been quiet since
         self.ddl_ran = False  # DDL has run and may not have been committed yet
+        self.new_views = False  # some of it was over protected columns: what it made is in no catalog yet
         self.broken = False  # an error of ours ended the batch: the client's messages are dropped up to its sync
         self.hold_client = False  # the server must first be brought into the state that the client was told
         self.unknown_executes = 0  # executions in this batch that are not known to only read
