@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rules.analyse import Protected
     from rules.catalog import Relation
     from rules.classify import Classified
+    from rules.copy_format import CopyFormat
     from rules.decide import Judgement
     from rules.lexer import Lexed
     from rules.model import ColumnName
@@ -280,6 +281,18 @@ def as_written(plan: Plan, lexed: Lexed, client_encoding: str, server_version: i
             token=first,
         )
     return replace(plan, copy=replace(copy, format=form))
+
+
+def computed_format(lexed: Lexed, part: Classified, client_encoding: str, server_version: int) -> CopyFormat | None:
+    """How the computed rows of a COPY (query) are written; None where the server would refuse to, or would write them in another way."""
+    first, last = lexed.statements[0]
+    parsed = parse_copy(lexed, first, last, server_version=server_version)
+    if parsed is None or parsed.into or not (parsed.streams and parsed.known) or parsed.table:
+        return None
+    form = parsed.options
+    if form is None or form.encoding is not None or form.force_quote.names or not readable(form, client_encoding):
+        return None
+    return form if (part.first, part.last) == (parsed.first, parsed.last) else None
 
 
 def witness_text(plan: Plan, lexed: Lexed, text: str, offsets: OffsetMap) -> str | None:

@@ -26,6 +26,7 @@ from proxy.named import (
     unknown_to_unfenced,
 )
 from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
+from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
 from proxy.session.metering import metered
 from proxy.splicing import LiteralSealer, edited
@@ -45,7 +46,7 @@ from rules.protect import ProtectionMap, calls
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from proxy.session.computing import Compute, Write
+    from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
@@ -382,11 +383,23 @@ class Gate:
         return tuple(found)
 
     def _computed(
-        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+        self,
+        refusal: Refusal,
+        lexed: Lexed,
+        parts: list[Classified],
+        asker: _Asker,
+        settings: Settings,
+        *,
+        folding: bool = True,
     ) -> Compute | Write | NeedSettings | None:
-        """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all."""
+        """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all.
+
+        `folding`: a search by a computed value may be done as such.
+        """
         if not self.computes or refusal.reason not in COMPUTABLE or len(parts) != 1:
             return None
+        if parts[0].kind is StatementKind.COPY_QUERY:
+            return self._computed_copy(refusal, lexed, parts[0], asker, settings)
         if parts[0].kind is not StatementKind.QUERY:
             return None
         if settings.search_path is None:
@@ -408,13 +421,32 @@ class Gate:
         except ParseError:
             return None
         rules, policy = protection.rules, asker.principal.policy
-        folded = taking.fold(span, database) if may_be_read(facts, rules, policy) else None
+        folded = taking.fold(span, database) if folding and may_be_read(facts, rules, policy) else None
         if folded is not None:
             return folded
         if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
             writable = may_be_written(facts, rules, policy)
             return taking.write(span, database, protection.column_words, self._dated) if writable else None
         return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
+
+    def _computed_copy(
+        self, refusal: Refusal, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings
+    ) -> Compute | NeedSettings | None:
+        """COPY (query) TO STDOUT: the query computed, its rows as COPY data."""
+        version = self._world.protection.catalog.server_version
+        form = copy_decisions.computed_format(lexed, part, settings.client_encoding, version)
+        if form is None:
+            return None
+        # The query alone, at its place, so that positions in errors are right.
+        start, end = lexed.tokens[part.first].start, lexed.tokens[part.last].end
+        inner = lex(
+            " " * start + lexed.text[start:end], standard_conforming_strings=settings.standard_conforming_strings
+        )
+        parts = [classify(inner, first, last) for first, last in inner.statements]
+        made = self._computed(refusal, inner, parts, asker, settings, folding=False)
+        if isinstance(made, Compute):
+            return replace(made, copy=form, action=Action.COPY, shape=self._shape(lexed))
+        return made if isinstance(made, NeedSettings) else None
 
     def _dated(self, name: ColumnName) -> str | None:
         """The type of a sealed column of dates or times, whose constants are spelled in more ways than one."""

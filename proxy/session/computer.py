@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from proxy.session.asking import Calculations, Failed, refused, troubled
 from proxy.session.computing import Compute
+from proxy.session.copied import copy_out, result_formats
 from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from proxy.session.prepared import PreparedWrite
     from proxy.session.state import State
     from proxy.session.statements import Portal, Run
+    from rules.copy_format import CopyFormat
     from rules.plan import Refusal
 
 
@@ -98,14 +100,24 @@ class Computer:
         state.under_way = run
         outcome: Prepared | Answer | Failed = yield from self._calculations.local(compute, leaves, (), 0)
         if isinstance(outcome, Prepared):
-            outcome = yield from self._calculations.run(outcome, compute, collector, Asked((), (), ()))
+            asked = Asked((), (), () if compute.copy is None else result_formats(compute.copy))
+            outcome = yield from self._calculations.run(outcome, compute, collector, asked)
         if isinstance(outcome, Failed):
             self._fail(outcome, compute, run)
             return
         self._end(run, "ok", len(outcome.rows))
+        if compute.copy is not None:
+            self._copied(compute.copy, outcome)
+            return
         state.to_client.append(outcome.description)
         state.to_client += outcome.rows
         state.to_client.append(messages.build_command_complete(outcome.tag))
+
+    def _copied(self, form: CopyFormat, answer: Answer) -> None:
+        """The rows as the data of a COPY."""
+        to_client = self._state.to_client
+        to_client += copy_out(form, answer.description, answer.rows)
+        to_client.append(messages.build_command_complete(b"COPY %d" % len(answer.rows)))
 
     # -- prepared statements ---------------------------------------------------------------------------------------------------------
 
@@ -134,6 +146,8 @@ class Computer:
         if isinstance(outcome, Failed):
             return outcome
         prepared = begun.described_by(outcome)
+        if compute.copy is not None:
+            prepared = replace(prepared, fields=())  # COPY describes no columns
         state.computed.keep(key, prepared)
         return Computed(compute, declared, prepared)
 
@@ -145,6 +159,7 @@ class Computer:
             state.tracker.settings,
             declared,
             compute.text,
+            compute.copy,
             compute.offsets,
             tuple(leaf.fetch.text for leaf in compute.leaves),
             None if compute.together is None else compute.together.text,
@@ -238,9 +253,15 @@ class Computer:
             return
         state.under_way = run
         if asked.rows is None:
+            if computed.compute.copy is not None:
+                asked.result_formats = result_formats(computed.compute.copy)
             outcome = yield from self._calculations.run(computed.prepared, computed.compute, collector, asked)
             if isinstance(outcome, Failed):
                 self._fail(outcome, computed.compute, run)
+                return
+            if computed.compute.copy is not None:
+                self._end(run, "ok", len(outcome.rows))
+                self._copied(computed.compute.copy, outcome)
                 return
             full = asked.keep(outcome.rows, limit, state.budget)
             if full is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keys.types import OutputSettings
     from proxy.session.gate import Admit, OffsetMap
     from proxy.session.replies import Trouble
+    from rules.copy_format import CopyFormat
     from rules.model import Column
     from rules.plan import Action
 
@@ -41,7 +42,7 @@ class Compute:
     table expressions; `with_before` and `with_after` stand around them ("WITH " and " ", or "" and ", " inside a WITH that is there).
     `offsets`: from `text` to the client's. `parameters`: the highest $n of the client's; the leaves' arrays are numbered from the next.
     `action`, `shape`, `generation`: as in Plan and Admit. `positions`: whether `offsets` leads to the
-    client's text; not where the text is one of ours.
+    client's text; not where the text is one of ours. `copy`: the rows are wanted as COPY data.
     """
 
     leaves: tuple[Leaf, ...]
@@ -56,6 +57,7 @@ class Compute:
     shape: str
     generation: int
     positions: bool = True
+    copy: CopyFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)

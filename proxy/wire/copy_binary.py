@@ -10,6 +10,8 @@ from proxy.wire.copy_rows import CopyDataError, Row, too_long
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 _HEADER: Final = len(_SIGNATURE) + 8  # and flags, and the length of the extension
+HEADER: Final = _SIGNATURE + bytes(8)  # as the server writes it
+TRAILER: Final = b"\xff\xff"
 _INT16: Final = Struct("!h")
 _INT32: Final = Struct("!i")
 _OIDS: Final = 1 << 16

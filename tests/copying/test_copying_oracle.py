@@ -9,6 +9,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from proxy.session.copied import copy_out as computed_copy
+from proxy.wire.messages import COPY_DONE, Field, build_data_row, build_row_description, parse_copy_response
+from rules.copy_format import ColumnList, CopyForm, CopyFormat
+
 from .conftest import Copied, copy_in, copy_out
 
 if TYPE_CHECKING:
@@ -116,3 +120,49 @@ def test_any_values_come_out_as_on_plain_data(
                 connection.execute(f"insert into {table} (plain, note, card) values (%s, %s, %s)", row)
             got.append(copy_out(connection, f"copy {table} ({columns}) to stdout ({form})"))
     assert got[0] == got[1]
+
+
+COMPUTED_FORMS = (
+    ("format text", CopyFormat()),
+    ("format text, delimiter '|', null 'n', header", CopyFormat(delimiter=b"|", null=b"n", header=True)),
+    ("format csv, header", CopyFormat(form=CopyForm.CSV, delimiter=b",", null=b"", header=True)),
+    (
+        "format csv, force_quote *, quote '~', delimiter ';', null 'x'",
+        CopyFormat(
+            form=CopyForm.CSV, delimiter=b";", null=b"x", quote=b"~", escape=b"~", force_quote=ColumnList(every=True)
+        ),
+    ),
+    ("format csv, escape '\\'", CopyFormat(form=CopyForm.CSV, delimiter=b",", null=b"", escape=b"\\")),
+    ("format binary", CopyFormat(form=CopyForm.BINARY)),
+)
+NAMES = ("a", 'b, "c"', "\\. d|")
+
+
+@given(
+    form=st.sampled_from(COMPUTED_FORMS),
+    rows=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=4),
+    columns=st.integers(min_value=1, max_value=3),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_computed_rows_are_written_as_the_server_writes_them(
+    pair: Pair, form: tuple[str, CopyFormat], rows: list[tuple[str | None, ...]], columns: int
+) -> None:
+    """What a COPY of computed rows sends, message by message."""
+    direct, _ = pair
+    sql, written = form
+    names = NAMES[:columns]
+    listed = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+    literals = [", ".join("null" if v is None else _literal(v) for v in row[:columns]) for row in rows]
+    nothing = ", ".join(["null::text"] * columns)
+    source = " union all ".join([f"select {nothing} where false", *(f"select {values}" for values in literals)])
+    expected = copy_out(direct, f"copy (select * from ({source}) v ({listed})) to stdout ({sql})")
+    description = build_row_description(tuple(Field(name.encode(), 0, 0, 25, -1, -1, 0) for name in names))
+    data_rows = [build_data_row(tuple(None if v is None else v.encode() for v in row[:columns])) for row in rows]
+    begin, *data, end = computed_copy(written, description, data_rows)
+    assert parse_copy_response(begin[5:]).columns == (int(written.form is CopyForm.BINARY),) * columns
+    assert end == COPY_DONE
+    assert [message[5:] for message in data] == expected
+
+
+def _literal(value: str) -> str:
+    return "e'" + value.replace("\\", "\\\\").replace("'", "''") + "'::text"

@@ -20,7 +20,7 @@ from rules.plan import Reason
 from tests.e2e.world import records_in
 from tests.hints.collect import Hint, hints
 from tests.hints.conftest import LATE, OTHER_RULES, RULES
-from tests.hints.table import AGENT, CASES, ELSEWHERE, NOT_BY_REWRITING, TELLER, Case, Step
+from tests.hints.table import AGENT, CASES, ELSEWHERE, NOT_BY_REWRITING, PAN, TELLER, Case, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,6 +139,25 @@ def test_prepare_again(bank: Bank) -> None:
         again = pg.prepare(b"p2", b"select phone from customers where id = 1")
         assert again.status == psycopg.pq.ExecStatus.COMMAND_OK, again.error_message
         assert pg.exec_prepared(b"p2", None).ntuples == 0
+
+
+def test_commit_first(bank: Bank) -> None:
+    """A view of the open transaction: nobody but this session sees it, so no catalog has it."""
+    bank.pg.psql(f"grant create on schema public to {TELLER}", bank.name)
+    with bank.connect(TELLER) as connection:
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as withheld, connection.transaction():  # noqa: PT012 - the first must work
+            connection.execute("create view new_view as select id, pan from cards")
+            connection.execute("select * from new_view")
+        hint = "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables."
+        assert withheld.value.diag.message_hint == hint
+        with connection.transaction(force_rollback=True):
+            connection.execute("create view new_view as select id, pan from cards")
+            assert connection.execute("select id, pan from cards where id = 1").fetchall() == [(1, PAN)]
+        connection.execute("create view new_view as select id, pan from cards")
+        try:
+            assert connection.execute("select pan from new_view where id = 1").fetchall() == [(PAN,)]
+        finally:
+            connection.execute("drop view new_view")
 
 
 def test_reserved_names(bank: Bank) -> None:
