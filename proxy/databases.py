@@ -217,7 +217,12 @@ class Databases:
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_QUERY_SECONDS,
                 # A view's text can't be had while somebody alters the view; who waits for us may hold that very lock.
-                server_settings={"application_name": "pgveil catalog", "lock_timeout": f"{_LOCK_SECONDS}s"},
+                # To compile these queries takes the server ten times as long as to run them.
+                server_settings={
+                    "application_name": "pgveil catalog",
+                    "lock_timeout": f"{_LOCK_SECONDS}s",
+                    "jit": "off",
+                },
             )
             database.at = at
             database.locale = await read_locale(connection)

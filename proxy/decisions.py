@@ -6,6 +6,7 @@ other by its shape.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ from rules.lexer import Kind, LexError, lex, literal_value
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
-from rules.protect import ProtectionMap, calls
+from rules.protect import ProtectionMap, Sources, calls
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -108,12 +109,13 @@ class Gate:
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
         self._generation = 0
+        self._sources = Sources()
         self.update(rules, catalog)
 
     def update(self, rules: Rules, catalog: Catalog) -> None:
         """New rules or a new catalog: everything that was worked out under the old ones is forgotten."""
         self._generation += 1
-        protection = ProtectionMap(rules, catalog)
+        protection = ProtectionMap(rules, catalog, self._sources)
         hidden = hidden_reads(protection)
         self._world = _World(
             self._generation,
@@ -280,12 +282,13 @@ class Gate:
         try:
             text = decode_sql(sql, settings.client_encoding)
         except EncodingError:
-            return self._garbled(sql, "22021", "the statement is not valid text in the client's encoding", None)
+            return self._garbled(sql, asker, "22021", "the statement is not valid text in the client's encoding", None)
         try:
             lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
         except LexError as error:
             check = check_garbled(text, error, settings)
-            return self._garbled(sql, "42601", f"the statement was not understood: {error}", error.position + 1, check)
+            message = f"the statement was not understood: {error}"
+            return self._garbled(sql, asker, "42601", message, error.position + 1, check)
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
         by_name = any(p.kind in _BY_NAME for p in parts)
         if not by_name and not self._matters(lexed, parts, asker):
@@ -475,12 +478,21 @@ class Gate:
         return is_dangerous(lexed.words) or any(p.kind in _UNFENCED_KINDS for p in parts)
 
     def _garbled(
-        self, sql: bytes, sqlstate: str, message: str, position: int | None, check: ServerCheck | None = None
+        self,
+        sql: bytes,
+        asker: _Asker,
+        sqlstate: str,
+        message: str,
+        position: int | None,
+        check: ServerCheck | None = None,
     ) -> Decision:
-        """A text that we can't read. The server's own error is the best answer, unless the text could matter after all."""
+        """A text that we can't read. The server's own error is the best answer, unless the text could matter after all.
+
+        A name can be spelled otherwise in U&"..." and in no other form, and there only behind these three characters.
+        """
         lowered = sql.lower()
-        suspicious = b"u&" in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
-        if not suspicious:
+        suspicious = b'u&"' in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
+        if not suspicious and not asker.unfenced:
             return Pass(unsettles=True, ddl=True)
         refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
         return Refuse(refusal, "", position, check)
@@ -559,7 +571,7 @@ class Gate:
         self._own_objects(lexed, whole, settings)
         if asker.unfenced:
             self._unfenced(lexed, words, part, whole)
-        called = self._functions(lexed, whole, asker)
+        called = self._functions(lexed, whole, asker, told=self._told(lexed, whole, words))
         if isinstance(called, Refusal):
             raise _RefusedError(called)
         if known is None:
@@ -594,7 +606,8 @@ class Gate:
         if asker.unfenced:
             self._unfenced(lexed, words, part, whole)
         policy, names = asker.principal.policy.id, (settings.search_path, settings.temporary)
-        key = (lexed.shape, index, policy, asker.views, names, asker.unfenced)
+        told = self._told(lexed, whole, words)
+        key = (lexed.shape, index, policy, asker.views, names, asker.unfenced, told)
         significant = self._plans.get(key)
         found: object = None
         if isinstance(significant, tuple):
@@ -603,7 +616,7 @@ class Gate:
             self._observer.hit()
         else:
             self._observer.miss()
-            significant, found = self._make(lexed, part, whole, words, asker, settings)
+            significant, found = self._make(lexed, part, whole, words, asker, settings, told=told)
             if len(lexed.shape) <= self._limits.shape_chars:
                 self._plans[key] = significant
                 self._plans[key, _literals(lexed, significant)] = found
@@ -621,12 +634,14 @@ class Gate:
         words: frozenset[str],
         asker: _Asker,
         settings: Settings,
+        *,
+        told: bool,
     ) -> tuple[tuple[int, ...], Plan | Refusal | _Nothing]:
-        """The plan of a statement and the literals that it depends on."""
+        """The plan of a statement and the literals that it depends on, but for those that `told` stands for."""
         protection = self._world.protection
         called: frozenset[ColumnName] | Refusal = frozenset()
         if part.kind in _CALLS:
-            called = self._functions(lexed, whole, asker)
+            called = self._functions(lexed, whole, asker, told=told)
         if isinstance(called, Refusal):
             return (), called
         if part.kind is StatementKind.ELSEWHERE or (part.kind is StatementKind.HARMLESS and part.named is not None):
@@ -743,13 +758,16 @@ class Gate:
                     return True
         return False
 
-    def _functions(self, lexed: Lexed, whole: tuple[int, int], asker: _Asker) -> frozenset[ColumnName] | Refusal:
+    def _functions(
+        self, lexed: Lexed, whole: tuple[int, int], asker: _Asker, *, told: bool
+    ) -> frozenset[ColumnName] | Refusal:
         """The protected columns that called functions read; a refusal where the role may not, or would get sealed values."""
         functions = self._world.protection.functions
         columns: set[ColumnName] = set()
         for index in calls(lexed, *whole, functions):
             name = lexed.tokens[index].value
-            bad = sorted(c for c in functions[name] if not self._clear_and_plain(c, asker))
+            stake = functions[name] if asker.limited or told else self._world.protection.naming.get(name, frozenset())
+            bad = sorted(c for c in stake if not self._clear_and_plain(c, asker))
             if bad:
                 return Refusal(
                     Reason.UNSUPPORTED,
@@ -761,6 +779,25 @@ class Gate:
                 )
             columns |= functions[name]
         return frozenset(columns)
+
+    def _told(self, lexed: Lexed, whole: tuple[int, int], words: frozenset[str]) -> bool:
+        """Whether a statement calls what could run any text, and has a constant that names something protected.
+
+        To those from whom nothing is kept it matters only that sealed values come opened. For them a function that could run any text is
+        held to run harmless ones, unless its source or such a constant tells otherwise. If it reads a sealed column all the same, they get
+        the value as it is stored.
+        """
+        protection = self._world.protection
+        guessed = protection.guessed
+        span = lexed.tokens[whole[0] : whole[1] + 1]
+        if words.isdisjoint(guessed) and not any(t.kind is Kind.OP and t.value in guessed for t in span):
+            return False
+        for token in span:
+            if token.kind is Kind.STRING:
+                found = set(_WORDS.findall(lexed.text[token.start : token.end].lower()))
+                if not found.isdisjoint(protection.relation_words) or not found.isdisjoint(protection.naming):
+                    return True
+        return False
 
     def _written_reads(self, words: frozenset[str], asker: _Asker, token: int) -> Refusal | None:
         """A refusal where a write would run something that reads what the role sees masked, and privileges do not stop it."""
@@ -877,6 +914,7 @@ class Gate:
         )
 
 
+_WORDS = re.compile(r"[^\W\d][\w$]*")
 _DATED = ("date", "time", "interval")
 
 

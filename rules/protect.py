@@ -5,9 +5,12 @@ Built once for a catalog and a rules file; it answers the analysis's questions a
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
 
 from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
@@ -30,25 +33,47 @@ OWN_SCHEMA = "pgveil"
 _TEMPORARY = "pg_temp_"
 _SEARCH_PATH = ("pg_catalog",)
 _DYNAMIC_LANGUAGES = frozenset({"plpgsql", "sql", "internal", "c"})
+_SOURCE_CHARACTERS = 512 * 1024  # tokens of a text take some seventy times its length
+_WORDS = re.compile(r"[^\W\d][\w$]*")
 _NO_COLUMNS: Mapping[str, ColumnName] = MappingProxyType({})
+
+
+class Sources:
+    """Texts of the catalog as tokens: bodies of functions, definitions of views. They outlive a catalog, since most DDL leaves them as they are."""
+
+    def __init__(self, characters: int = _SOURCE_CHARACTERS) -> None:
+        self._known: LRUCache[str, Lexed] = LRUCache(characters, getsizeof=lambda lexed: len(lexed.text) + 1)
+
+    def lexed(self, text: str) -> Lexed:
+        """Raises LexError."""
+        known = self._known.get(text)
+        if known is None:
+            known = lex(text)
+            if len(text) < self._known.maxsize:
+                self._known[text] = known
+        return known
 
 
 class ProtectionMap:
     """Rules over a catalog. Immutable once built; implements `rules.analyse.Protected`."""
 
-    def __init__(self, rules: Rules, catalog: Catalog) -> None:
+    def __init__(self, rules: Rules, catalog: Catalog, sources: Sources | None = None) -> None:
         self.rules = rules
         self.catalog = catalog
+        self.sources = Sources() if sources is None else sources
         self._columns = _spread(rules, catalog)
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
         self.column_words = frozenset(name for columns in self._columns.values() for name in columns)
         self.everything = frozenset(c for columns in self._columns.values() for c in columns.values())
         self.functions: Mapping[str, frozenset[ColumnName]] = {}
+        self.naming: Mapping[str, frozenset[ColumnName]] = {}
         # A view can call a function that reads a view: until nothing new is found. Each round finds more columns, so it ends.
         while self._analyse_views() | self._analyse_functions():
             pass
         self.relation_words = self._relation_words()
+        self._find_naming()
+        self.guessed = frozenset(name for name, columns in self.functions.items() if columns != self.naming.get(name))
         self.operators = frozenset(o.name.name for o in catalog.operators if o.name.name in self.functions)
         self.suspects = self.relation_words | self.column_words
         self._sources = self._by_source()
@@ -138,7 +163,7 @@ class ProtectionMap:
     def _lineage(self, relation: Relation, names: frozenset[str]) -> ViewLineage | None:
         assert relation.definition is not None
         try:
-            lexed = lex(relation.definition.rstrip().rstrip(";"))
+            lexed = self.sources.lexed(relation.definition.rstrip().rstrip(";"))
         except LexError:
             return self._opaque(relation, names)
         called = self._called(lexed, dotted=False)
@@ -193,13 +218,21 @@ class ProtectionMap:
         before, self.functions = self.functions, self._reading((*self.catalog.functions, *self.catalog.operators))
         return before != self.functions
 
-    def _reading(self, routines: Iterable[Function]) -> Mapping[str, frozenset[ColumnName]]:
-        """Those that name something protected, or could run any text: by name (an operator's is its sign), with the columns at stake."""
+    def _find_naming(self) -> None:
+        """Of `functions`, those whose sources name something protected, or call such ones; not those that only could run any text."""
+        routines = (*self.catalog.functions, *self.catalog.operators)
+        suspects, self.functions = self.functions, {}
+        while (found := self._reading(routines, guess=False)) != self.functions:
+            self.functions = found
+        self.naming, self.functions = self.functions, suspects
+
+    def _reading(self, routines: Iterable[Function], *, guess: bool = True) -> Mapping[str, frozenset[ColumnName]]:
+        """Those that name something protected, or (with `guess`) could run any text: by name (an operator's is its sign), with the columns at stake."""
         found: dict[str, set[ColumnName]] = {}
         for function in routines:
             if _is_own(function.name):
                 continue
-            columns = self._named_in(function, self.everything)
+            columns = self._named_in(function, self.everything if guess else self._spelled(function))
             if columns:
                 found.setdefault(function.name.name, set()).update(columns)
         return MappingProxyType({name: frozenset(columns) for name, columns in found.items()})
@@ -215,12 +248,17 @@ class ProtectionMap:
         if function.language not in _DYNAMIC_LANGUAGES:
             return everything
         try:
-            lexed = lex(function.source)
+            lexed = self.sources.lexed(function.source)
         except LexError:
             return everything
-        if function.language == "plpgsql" and "execute" in lexed.words:
-            return everything
-        return self.named_by(lexed)
+        any_text = function.language == "plpgsql" and "execute" in lexed.words
+        return self.named_by(lexed) | everything if any_text else self.named_by(lexed)
+
+    def _spelled(self, function: Function) -> frozenset[ColumnName]:
+        """What is at stake in a function that could run any text, by the words of its source alone, wherever they stand."""
+        words = set(_WORDS.findall(function.source.lower()))
+        named = not words.isdisjoint(self._relation_words()) or not words.isdisjoint(self.functions)
+        return self.everything if named else frozenset()
 
     def named_by(self, lexed: Lexed, *, but: str = "") -> frozenset[ColumnName]:
         """What a text names, but for relations called `but`, and what the functions that it calls can read."""
