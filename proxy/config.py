@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 SESSION_ATTRS: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _MAX_FILE: Final = limits.MIB
+# What ruamel.yaml raises on broken input beside its own errors: a date that there is not, a number too long, nesting too deep.
+_PARSER_SLIPS: Final = (
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    AssertionError,
+    RecursionError,
+)
 _UNITS: Final = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB}
 
 
@@ -379,8 +389,9 @@ def parse_config(text: str, path: Path) -> Config:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not YAML: {error.problem or error.context}") from None
-    except YAMLError:
-        raise ConfigError(f"{path}: not YAML") from None
+    except (*_PARSER_SLIPS, YAMLError) as error:
+        # Its words could quote anything, a password too, so only the kind is told.
+        raise ConfigError(f"{path}: not YAML that can be read ({type(error).__name__})") from None
     if tree is None:
         tree = CommentedMap()
     return _Reader(path).config(tree)

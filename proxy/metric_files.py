@@ -6,11 +6,15 @@ calls first, imports it late, and is apart from `proxy.metrics`, which can't.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 ENVIRONMENT: Final = "PROMETHEUS_MULTIPROC_DIR"
 _ARCHIVE: Final = "ended"
 _SUMMED: Final = ("counter", "histogram")
+_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class MetricFilesError(RuntimeError):
@@ -74,9 +80,10 @@ class MetricFiles:
         """Every process's numbers, merged by each metric's own way (sum, minimum, maximum)."""
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
+        merge: Any = MultiProcessCollector.merge
         with self._lock:
-            files = [str(f) for f in sorted(self._directory.glob("*.db"))]
-            merge: Any = MultiProcessCollector.merge
+            # One that a worker is just making, or that a full disk has damaged, must not hide the others.
+            files = [str(f) for f in sorted(self._directory.glob("*.db")) if _entries(f) is not None]
             return list(merge(files, accumulate=True))
 
     def gauge(self, name: str) -> float | None:
@@ -106,12 +113,35 @@ def _add_up(ended: Path, archive: Path) -> None:
     """Add each number of the file `ended` to that of the same key in `archive`."""
     from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415
 
-    numbers: Any = MmapedDict
-    try:
-        found = list(numbers.read_all_values_from_file(str(ended)))
-    except (RuntimeError, ValueError, struct.error):
+    found = _entries(ended)
+    if not found or (archive.exists() and _entries(archive) is None):
         return
+    numbers: Any = MmapedDict
     total = numbers(str(archive))
-    for key, value, _, _ in found:
+    for key, value in found:
         total.write_value(key, total.read_value(key)[0] + value, 0.0)
     total.close()
+
+
+def _entries(path: Path) -> list[tuple[str, float]] | None:
+    """Keys and values of a file of numbers; None where it is none that prometheus-client could have written."""
+    from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415
+
+    numbers: Any = MmapedDict
+    kind = path.name.partition("_")[0]
+    try:
+        found = [(key, value) for key, value, _, _ in numbers.read_all_values_from_file(str(path))]
+    except (OSError, RuntimeError, ValueError, struct.error):
+        return None
+    return found if all(_is_key(key, kind) for key, _ in found) else None
+
+
+def _is_key(key: str, kind: str) -> bool:
+    """Whether a key is what prometheus-client makes of a metric, a sample of it, labels and a help text."""
+    try:
+        metric, name, labels, text = msgspec.json.decode(key, type=tuple[str, str, dict[str, str], str])
+        bound = float(labels.get("le", "0")) if kind == "histogram" else 0.0
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    named = _NAME.fullmatch(metric) and _NAME.fullmatch(name) and text.isprintable() and not math.isnan(bound)
+    return bool(named) and all(map(_LABEL.fullmatch, labels))

@@ -511,6 +511,9 @@ class Backend:
         done = pipeline.done()
         if done.copy_in is not None:
             done.copy_in.over()
+        if done.run is not None and done.run.index < len(done.run.ids):
+            # A server that is ready without having said how every statement ended: none is left open in the audit log.
+            state.end_run(done.run, "error", None)
         pipeline.status = status
         self._settle(status)
         if done.mend:

@@ -64,10 +64,7 @@ class Computer:
         """What a Query is made of. It ends with a Sync in the Query's place, whatever comes of it."""
         state = self._state
         yield from self._judging.settle_writes()
-        if state.pipeline.unsynced:
-            # An error of what was sent before would make the server ignore the Query up to a Sync of the client's.
-            self._judging.flush()
-            yield lambda: not len(state.pipeline) or state.ignores()
+        yield from self._judging.after_batch()
         if state.ignores():
             return
         self._fetcher.forget_unnamed()

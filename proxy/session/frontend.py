@@ -205,7 +205,7 @@ class Frontend:
             return
         decision = self._counted(decision)
         if isinstance(decision, Refuse):
-            self._refuse_query(decision)
+            yield from self._refuse_in_turn(decision)
             return
         if isinstance(decision, Compute | Write):
             yield from self._computer.query(decision, arrived)
@@ -287,6 +287,12 @@ class Frontend:
         entry.undo = state.forget_unnamed()
         state.unknown_executes = 0
         state.send(raw, entry)
+
+    def _refuse_in_turn(self, refuse: Refuse) -> Steps:
+        if refuse.check is not None:
+            yield from self._judging.after_batch()
+        if not self._state.ignores():
+            self._refuse_query(refuse)
 
     def _refuse_query(self, refuse: Refuse) -> None:
         self._judging.refuse_text(Kind.QUERY, refuse)

@@ -391,6 +391,16 @@ class Judging:
         if self._state.pipeline.unsynced and not self._state.pipeline.ignoring:
             self._state.to_server.append(messages.FLUSH)
 
+    def after_batch(self) -> Steps:
+        """Wait for the answers to what came before a Query in whose place a Sync of ours will stand.
+
+        An error among them makes the server ignore the Query, and all up to a Sync of the client's; ours would end that too early.
+        """
+        state = self._state
+        if state.pipeline.unsynced:
+            self.flush()
+            yield lambda: not len(state.pipeline) or state.ignores()
+
     # -- refusals --------------------------------------------------------------------------------------------------------------------
 
     def refuse(
@@ -468,7 +478,10 @@ class Judging:
                     state.end_run(Run(admit, tuple(ids), arrived), "error", "58030")
                     return None, 0
             ids.append(number)
-        return Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0), ticket
+        run = Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0)
+        if ticket:
+            state.recorded[run.number] = run
+        return run, ticket
 
     def writes_settled(self) -> bool:
         """Whether every writing statement's record is durable, or its statement has been ended because it never will be."""

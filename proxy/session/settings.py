@@ -146,7 +146,7 @@ def _names(text: str) -> tuple[str, ...] | None:
     """A JSON array of strings; None where it is not one."""
     try:
         names = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         return None

@@ -114,6 +114,7 @@ class State:
         "observer",
         "pipeline",
         "portals",
+        "recorded",
         "renaming_sent",
         "statements",
         "to_client",
@@ -157,6 +158,9 @@ class State:
         self.wake = wake  # for the calculator: the computation has finished
         self.computation: Computation | None = None  # what the client waits for
         self.under_way: Run | None = None  # the execution whose rows are being computed on
+        self.recorded: dict[
+            int, Run
+        ] = {}  # executions that the audit log says have started and not that they have ended
         self.cancelled = False  # the client gave the computation up
         self.cancel_key: BackendKey | None = None  # as the server gave it to the client
         self.pipeline = Pipeline()
@@ -263,6 +267,9 @@ class State:
             if entry.run is not None:
                 self.end_run(entry.run, outcome, None)
                 entry.run = None
+        # And those that were still waiting for their record.
+        for run in tuple(self.recorded.values()):
+            self.end_run(run, outcome, None)
 
     def end_run(self, run: Run, outcome: Outcome, sqlstate: str | None, rows: int | None = None) -> None:
         """The current statement of a run, and where it did not succeed all that follow, are over."""
@@ -276,5 +283,7 @@ class State:
         sent = run.sent or now
         self.observer.statement(None if plan is None else plan.action, sent - run.arrived, now - sent)
         run.index = last
+        if last >= len(run.ids):
+            self.recorded.pop(run.number, None)
         run.shown = None
         run.rows = 0

@@ -166,6 +166,11 @@ class Run:
     rows: int = 0
 
     @property
+    def number(self) -> int:
+        """The audit number of its first statement that has one, 0 without any."""
+        return next((number for number in self.ids if number), 0)
+
+    @property
     def plan(self) -> Plan | None:
         """The current statement's plan."""
         return self.admit.plans[self.index] if self.index < len(self.admit.plans) else None

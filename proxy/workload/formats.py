@@ -64,7 +64,7 @@ def detect(file: BinaryIO) -> Format:
 def _is_json(line: str) -> bool:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and "error_severity" in found
 

@@ -134,7 +134,7 @@ def read_jsonlog(lines: Lines) -> Iterator[Item]:
             continue
         try:
             found = decoder.decode(line.encode("utf-8", "surrogateescape"))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             yield Passed(lines.number, "not an object of a jsonlog")
             continue
         said = statement_in(found.error_severity, found.message)

@@ -15,6 +15,8 @@ MODULES: Final = {
     "login": "wire",
     "lexer": "sql",
     "gate": "sql",
+    "session": "sessions",
+    "talk": "sessions",
     "rules": "rulesfile",
     "copy": "copying",
     "copy-in": "copying",
@@ -25,6 +27,12 @@ MODULES: Final = {
     "ring": "sealing",
     "audit-line": "auditing",
     "audit-log": "auditing",
+    "config": "files",
+    "workload": "files",
+    "observations": "files",
+    "metrics": "files",
+    "meter": "files",
+    "engine": "engine",
 }
 
 

@@ -113,6 +113,23 @@ def test_what_is_not_yaml_or_no_mapping(text: str) -> None:
         parse_config(text, FILE)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "drain_seconds: 2001-99-99\n",
+        "listen: " + "[" * 3000,
+        "drain_seconds: !!int x\n",
+        "listen: !!set x",
+        "? [a, [b]]\n: 1",
+        "drain_seconds: " + "9" * 5000,
+    ],
+)
+def test_what_the_parser_stumbles_over_is_a_mistake_like_others(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"pgveil\.yaml: not YAML that can be read") as caught:
+        parse_config(text, FILE)
+    assert len(str(caught.value)) < 100
+
+
 def test_system_authorities_certify_anybody() -> None:
     (fault,) = faults("server: {sslmode: require, root_certificate: system}\n")
     assert "use sslmode: verify-full" in fault

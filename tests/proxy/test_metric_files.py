@@ -115,6 +115,28 @@ def test_files_of_an_ended_worker_that_cannot_be_read_are_dropped(workers: Worke
     assert workers.page() == ""
 
 
+def test_one_damaged_file_does_not_hide_the_others(workers: Workers) -> None:
+    prepare(workers.directory, {})
+    workers.start("healthy", 100)
+    whole = workers.page()
+    assert "pgveil_" in whole
+    for name, content in (
+        ("counter_1.db", b""),  # a worker is just making it
+        ("counter_2.db", b"\xff" * 64),
+        ("gauge_livesum_3.db", b"\x28\0\0\0\0\0\0\0\x04\0\0\0nope" + b" " * 8 + b"\0" * 16),
+    ):
+        (workers.directory / name).write_bytes(content)
+        assert workers.page() == whole
+
+
+def test_a_damaged_worker_s_numbers_do_not_reach_the_archive(workers: Workers) -> None:
+    files = prepare(workers.directory, {})
+    entry = b"\x04\0\0\0nope" + b" " * 8 + b"\0" * 16  # a key that is no metric's
+    (workers.directory / "counter_424242.db").write_bytes(b"\x28\0\0\0\0\0\0\0" + entry)
+    files.bury(424242)
+    assert workers.page() == ""
+
+
 def test_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
     old = tmp_path / "counter_1.db"
     old.write_bytes(b"x")

@@ -14,6 +14,7 @@ from proxy.session.gate import NeedSettings, Refuse, ServerCheck
 from proxy.session.limits import SessionLimits
 from proxy.session.settings import PROBE_TEXT
 from proxy.wire import messages as m
+from rules.copy_format import CopyPlan
 from rules.model import Verdict
 from rules.plan import Action, Reason, Refusal, SealParam
 
@@ -889,3 +890,61 @@ def test_the_refusal_stands_where_the_server_finds_nothing_wrong(bench: Bench, k
     assert client.endswith(READY)
     assert bench.observer.reasons == [Reason.UNPARSED]
     assert bench.recorder.kinds() == ["Refused"]
+
+
+def test_a_server_that_is_ready_too_early_leaves_no_statement_open_in_the_log(bench: Bench) -> None:
+    shop(bench)
+    start = m.build_parameter_status(b"client_encoding", b"UTF8") + m.build_backend_key(1, b"1234") + READY
+    steps = [
+        ("S", start),
+        ("C", m.build_query(SELECT.encode())),
+        ("S", settings_answer(b"public") + READY),
+        ("S", DESCRIBED + READY),
+    ]
+    play(bench, steps, whole)
+    assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+
+
+def test_a_client_that_leaves_while_its_write_waits_for_the_record_leaves_no_statement_open(bench: Bench) -> None:
+    shop(bench)
+    bench.recorder.prompt = False
+    write = plan(PLAIN, opened(CARD), writes=True)
+    bench.judge.admit("UPDATE customers RETURNING card", write)
+    start = m.build_parameter_status(b"client_encoding", b"UTF8") + m.build_backend_key(1, b"1234") + READY
+    steps = [
+        ("S", start),
+        ("C", m.build_query(b"UPDATE customers RETURNING card")),
+        ("S", settings_answer(b"public") + READY),
+    ]
+    _, sent, session = play(bench, steps, whole)
+    assert b"UPDATE" not in sent
+    assert bench.recorder.kinds() == ["StatementStarted"]
+    session.client_eof()
+    assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+
+
+@pytest.mark.parametrize("what", ["refused", "copy"])
+def test_a_query_behind_an_error_in_its_batch_is_ignored_up_to_the_client_s_own_sync(bench: Bench, what: str) -> None:
+    shop(bench)
+    refusal = Refusal(Reason.UNPARSED, "0A000", "what is that")
+    bench.judge.table[b"SELECT odd"] = Refuse(refusal, "", check=ServerCheck(b"SELECT odd"))
+    copied = CopyPlan(into=False, results=(opened(CARD),), relation="customers")
+    bench.judge.admit("COPY customers (card) TO STDOUT", plan(copy=copied), witness=b"SELECT card FROM customers")
+    query = b"SELECT odd" if what == "refused" else b"COPY customers (card) TO STDOUT"
+    start = m.build_parameter_status(b"client_encoding", b"UTF8") + m.build_backend_key(1, b"1234") + READY
+    batch = m.build_close(b"S", b"") + m.build_bind(b"", b"none")
+    steps = [
+        ("S", start),
+        ("C", m.build_query(b"SELECT 1")),
+        ("S", tag(b"SELECT 1") + READY),
+        ("C", batch + m.build_query(query)),
+        ("S", m.CLOSE_COMPLETE + server_error(b"26000")),
+        ("C", m.SYNC),
+        ("S", READY),
+    ]
+    heard, sent, session = play(bench, steps, whole)
+    assert session.closing is None
+    assert heard == start + tag(b"SELECT 1") + READY + m.CLOSE_COMPLETE + server_error(b"26000") + READY
+    assert sent.count(m.SYNC) == 1
+    assert b"odd" not in sent
+    assert b"card" not in sent

@@ -215,3 +215,11 @@ def test_any_bytes_are_items_or_a_clear_error(form: Format, data: bytes) -> None
 @settings(max_examples=60)
 def test_any_bytes_are_of_some_format(data: bytes) -> None:
     assert detect(io.BytesIO(data)) in set(Format)
+
+
+def test_lines_that_nest_without_end_are_no_jsonlog() -> None:
+    nested = b"[" * 50_000
+    assert detect(io.BytesIO(nested)) is Format.SQL
+    (passed,) = reader(Format.JSONLOG)(Lines(io.BytesIO(b'{"error_severity":"LOG","x":' + nested)))
+    assert isinstance(passed, Passed)
+    assert passed.why == "not an object of a jsonlog"
