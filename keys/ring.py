@@ -265,6 +265,17 @@ class KeyRing:
         self._state = fresh
         return changed
 
+    def successor(self, provider: MasterKey) -> KeyRing:
+        """The ring as its file is now, under a master key that may be another one; this one stays as it is. Raises as `refresh` does."""
+        state = _load(self._path, provider, self._state, afresh=True)
+        ring = KeyRing(self._path, provider, state, on_use=self._on_use, clock=self._clock, sleep=self._sleep)
+        ring._used = self._used
+        return ring
+
+    def adopt(self, successor: KeyRing) -> None:
+        """Become what `successor` is, at once. It was made by this ring, which has not changed since."""
+        self._provider, self._state = successor._provider, successor._state
+
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         try:
@@ -353,9 +364,10 @@ def _read(path: Path) -> _File:
     return file
 
 
-def _load(path: Path, provider: MasterKey, known: _State | None) -> _State:
+def _load(path: Path, provider: MasterKey, known: _State | None, *, afresh: bool = False) -> _State:
+    """`afresh`: every key is unwrapped, those that are known too, as the master key may be another one."""
     file = _read(path)
-    at_hand = {} if known is None else _unchanged(known, file.ring)
+    at_hand = {} if known is None or afresh else _unchanged(known, file.ring)
     keys: dict[int, DataKey] = {}
     failing: list[KeyEntry] = []
     for entry in file.ring.keys:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from proxy import logs
+from proxy import control_command, logs
 from proxy.config import Config, load_config, reference
 from proxy.errors import ConfigError, PgveilError
 from proxy.explain_command import explain
@@ -55,6 +55,7 @@ def make_app() -> typer.Typer:
     app.command("explain")(explain)
     app.command("check")(check)
     observe.register(app)
+    control_command.register(app)
     for plugin in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
         _plug_in(app, plugin.name)
     return app
@@ -129,22 +130,41 @@ _DEFAULT_FILE: Final = Path("pgveil.yaml")
 
 def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     """Run the proxy: workers on one port, until SIGTERM or SIGINT."""
+    from proxy.control import Control  # noqa: PLC0415
+    from proxy.listening import passed_by_systemd  # noqa: PLC0415
     from proxy.monitoring import Monitoring  # noqa: PLC0415
+    from proxy.notify import manager_of  # noqa: PLC0415
     from proxy.supervisor import Supervisor, worker_command  # noqa: PLC0415
 
+    manager = manager_of(os.environ, os.getpid(), time.monotonic_ns)
+    passed = passed_by_systemd(os.environ, os.getpid())
     settings = read_settings(config)
     workers = settings.workers or os.cpu_count() or 1
     page = None
     if settings.metrics.port is not None:
         page = Monitoring(settings.metrics, workers=workers, version=_own_version(), now=time.time)
+        page.certificates(settings)
 
     async def supervise() -> int:
         engine = await _engine(settings, workers)
         if page is not None:
             page.note("calculator", lambda: "off" if engine is None else "ready" if engine.ready else "not ready")
         command = worker_command(config, SERVICES, None if engine is None else engine.directory)
-        supervisor = Supervisor(settings, command, watcher=page, engine=engine, monotonic=time.monotonic)
-        return await supervisor.run()
+        supervisor = Supervisor(
+            settings,
+            command,
+            watcher=page,
+            engine=engine,
+            manager=manager,
+            passed=passed,
+            monotonic=time.monotonic,
+        )
+        control = Control(settings.control_socket, supervisor)
+        await control.start()
+        try:
+            return await supervisor.run()
+        finally:
+            control.close()
 
     try:
         code = asyncio.run(supervise())

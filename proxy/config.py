@@ -214,6 +214,11 @@ class Limits:
     """What one worker gives at most."""
 
     connections: int = _setting(_whole(1, 100_000), "Client connections. More get SQLSTATE 53300.", 1000)
+    connections_per_login: int = _setting(
+        _whole(0, 100_000),
+        "Client connections that are logged in under one name. More get SQLSTATE 53300. 0: as many as `connections` allows.",
+        0,
+    )
     authentication_seconds: float = _setting(_seconds(1, 600), "From the first byte to the end of the login.", 60.0)
     cancels_per_second: int = _setting(
         _whole(1, 10_000), "Cancel requests that are passed on. Twice as many in a burst; the rest is dropped.", 50
@@ -227,7 +232,10 @@ class Limits:
         _seconds(0.1, 600), "Longest wait for a peer to take the last bytes before its connection is cut.", 10.0
     )
     drain_seconds: float = _setting(
-        _seconds(0, 86_400), "On SIGTERM, how long clients may go on before they get SQLSTATE 57P01.", 30.0
+        _seconds(0, 86_400),
+        "When a worker stops (SIGTERM, `pgveil restart`), how long transactions may go on. All clients get SQLSTATE 57P01: as soon as nothing of "
+        "theirs is under way, at the latest after this time.",
+        30.0,
     )
 
 
@@ -338,6 +346,11 @@ class Config:
         "enforce",
     )
     workers: int = _setting(_whole(0, 256), "Processes. 0 is one for each CPU.", 0)
+    control: Path | None = _setting(
+        _path,
+        "Unix socket by which `pgveil reload` and `pgveil restart` reach the supervisor; for its own account only. None: `pgveil.sock` "
+        "beside the audit directory.",
+    )
     listen: Listen = field(default_factory=Listen)
     tls: Tls = field(default_factory=Tls)
     server: Server = field(default_factory=Server)
@@ -347,6 +360,11 @@ class Config:
     calculator: CalculatorSettings = field(default_factory=CalculatorSettings)
     log: Log = field(default_factory=Log)
     observe: Observe = field(default_factory=Observe)
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the supervisor is spoken to."""
+        return self.audit.parent / "pgveil.sock" if self.control is None else self.control
 
 
 _SECTIONS: Final[dict[str, type[Any]]] = {

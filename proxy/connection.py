@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 _NO_ENTRY = "28000"
 # The server starts, stops or recovers: another host may do (libpq, 34.1.1.3).
 _NOT_NOW = "57P03"
+# While a worker drains, how long a client that has just come may take for its first packet, and then for its first statement: it was
+# let in by a listener that serves on, and should not have to try again.
+FIRST_QUESTION_SECONDS = 3.0
+
+
+def _going() -> ShuttingDown:
+    return ShuttingDown("terminating connection because pgveil stops or restarts")
 
 
 class _TlsFailed(Exception):  # noqa: N818
@@ -49,15 +56,19 @@ class _TlsFailed(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all connections of a worker share. `admit` counts a login in, or tells that the worker is full."""
+    """What all connections of a worker share, as the configuration in force has it.
+
+    `admit` counts a connection in that is about to log in, `enter` one that has, as whom; each says why there is no place. `release` gives both back.
+    """
 
     config: Config
     services: Services
     upstream: Upstream
     tls: ClientSide | None
     cancels: Bucket
-    admit: Callable[[], bool]
-    release: Callable[[], None]
+    admit: Callable[[], PgveilError | None]
+    enter: Callable[[str], PgveilError | None]
+    release: Callable[[str | None], None]
     now: Callable[[], float]
 
 
@@ -75,6 +86,9 @@ class Connection:
         self._unix = unix
         self._encrypted = encrypted
         self._admitted = False
+        self._entered: str | None = None  # as whom
+        self._leaving = False
+        self._established = 0.0
         self._relay: Relay | None = None
         self._in_session: SessionContext | None = None
         self._log = structlog.get_logger("connection").bind(connection=number, address=address)
@@ -97,9 +111,23 @@ class Connection:
         finally:
             await self._close()
 
+    def leave(self) -> None:
+        """The worker drains: end as soon as nothing is under way. What has just come is given a moment for its first question (`hurry`)."""
+        self._leaving = True
+        if self._relay is not None:
+            young = asyncio.get_running_loop().time() - self._established < FIRST_QUESTION_SECONDS
+            self._relay.leave(_going(), patient=young)
+
+    def hurry(self) -> None:
+        """That moment is over. A login that is under way goes on; then it is told."""
+        if self._relay is not None:
+            self._relay.leave(_going())
+        elif not self._admitted:
+            self._tell(_going())
+
     def shutdown(self) -> None:
-        """End it from our side, telling the client where that is possible."""
-        error = ShuttingDown("terminating connection because pgveil stops")
+        """End it from our side now, telling the client where that is possible."""
+        error = _going()
         if self._relay is not None:
             self._relay.shutdown(error)
         else:
@@ -175,8 +203,9 @@ class Connection:
             self._log.warning("cancel.dropped", reason="rate")
 
     async def _log_in(self, login: Login) -> Relay | None:
-        if not self._around.admit():
-            raise TooManyConnections("sorry, too many clients already: pgveil's limit is reached")
+        refused = self._around.admit()
+        if refused is not None:
+            raise refused
         self._admitted = True
         metrics = self._around.services.metrics
         context = self._context(login)
@@ -191,6 +220,12 @@ class Connection:
         if isinstance(authentication, ErrorFields):
             self._around.services.login_failed(context, authentication.sqlstate)
             return None
+        # Not before: whoever only says who he is must not fill somebody else's places.
+        refused = self._around.enter(login.user)
+        if refused is not None:
+            self._around.services.login_failed(context, refused.sqlstate)
+            raise refused
+        self._entered = login.user
         try:
             session = await self._around.services.connect_session(context)
         except PgveilError as error:
@@ -202,6 +237,9 @@ class Connection:
         self._relay = Relay(self._client, self._server, session, metrics)
         self._client.write(authentication.to_client)
         self._relay.start(*authentication.unread)
+        self._established = asyncio.get_running_loop().time()
+        if self._leaving:
+            self.leave()
         self._log.debug("connection.established", login=login.user, database=login.database)
         return self._relay
 
@@ -313,7 +351,7 @@ class Connection:
                 self._around.services.session_ended(self._in_session)
                 self._around.services.metrics.connection_closed()
             if self._admitted:
-                self._around.release()
+                self._around.release(self._entered)
 
 
 class _Dialogue:

@@ -144,12 +144,26 @@ class Databases:
                     self._log.warning("catalog.unreachable", database=name)
             await asyncio.sleep(seconds)
 
-    def replace_rules(self, rules: Rules) -> None:
-        """Judge by other rules from now on."""
-        self._rules = rules
-        for database in self._databases.values():
-            if database.gate is not None and database.catalog is not None:
-                database.gate.update(rules, database.catalog)
+    def prepare(self, rules: Rules) -> Callable[[], None]:
+        """Other rules, worked out for every database; calling what is returned judges by them, in all databases at once."""
+        ready = {
+            name: (database.catalog, database.gate.prepare(rules, database.catalog))
+            for name, database in self._databases.items()
+            if database.gate is not None and database.catalog is not None
+        }
+
+        def commit() -> None:
+            self._rules = rules
+            for name, database in self._databases.items():
+                if database.gate is None or database.catalog is None:
+                    continue
+                catalog, install = ready.get(name, (None, None))
+                if install is not None and catalog is database.catalog:
+                    install()
+                else:  # read again, or for the first time, since
+                    database.gate.update(rules, database.catalog)
+
+        return commit
 
     async def close(self) -> None:
         """Close the connections."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
@@ -45,7 +46,7 @@ from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, Sources, calls
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
@@ -114,11 +115,14 @@ class Gate:
 
     def update(self, rules: Rules, catalog: Catalog) -> None:
         """New rules or a new catalog: everything that was worked out under the old ones is forgotten."""
-        self._generation += 1
+        self.prepare(rules, catalog)()
+
+    def prepare(self, rules: Rules, catalog: Catalog) -> Callable[[], None]:
+        """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
         protection = ProtectionMap(rules, catalog, self._sources)
         hidden = hidden_reads(protection)
-        self._world = _World(
-            self._generation,
+        world = _World(
+            0,
             protection,
             protection.relation_words
             | frozenset(protection.functions)
@@ -128,6 +132,11 @@ class Gate:
             _unsettling_functions(catalog, frozenset(protection.functions)) | {"set_config"},
             hidden,
         )
+        return partial(self._install, world)
+
+    def _install(self, world: _World) -> None:
+        self._generation += 1
+        self._world = replace(world, generation=self._generation)
         self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
         self._texts: LRUCache[Hashable, Decision] = LRUCache(self._limits.texts)
         self._askers: LRUCache[str, _Asker] = LRUCache(self._limits.principals)

@@ -9,8 +9,6 @@ import asyncio
 import os
 import secrets
 import time
-from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,145 +25,41 @@ from audit.event import (
     LoginFailed,
     LoginSucceeded,
     Observing,
-    Refused,
     RulesLoaded,
-    StatementEnded,
 )
 from audit.log import AuditLog
-from keys.lookup import LOOKUP_DOMAIN
-from keys.providers.file import FileMasterKey, KeyFileError
-from keys.ring import KeyRing, RingError
 from proxy.calculator.service import CalculatorService
 from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, PgveilError, ServerUnreachable
+from proxy.guarded import CacheMeter, Client, GuardedSession, Recorder
 from proxy.hosts import Hosts
+from proxy.inforce import InForce, differences
 from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
 from proxy.metric_files import ENVIRONMENT
 from proxy.metrics import Turned
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
+from proxy.services import Prepared
 from proxy.session.collect import Budget
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
-from proxy.session.session import Session
 from proxy.session.trail import Identity
-from proxy.session.values import ValueCodec
 from proxy.session.witness import DescriptionCache
-from rules.load import RulesError, load_rules
-from rules.model import SealMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audit.event import Event
     from proxy.config import Config
     from proxy.metrics import MetricSink
     from proxy.observe.findings import Finding
-    from proxy.session.backend import Backend
-    from proxy.session.frontend import Frontend
     from proxy.session.link import SessionContext, SessionLike
     from proxy.session.metering import LookupMeter
     from proxy.wire.messages import CancelRequest
     from rules.catalog import Catalog
-    from rules.model import Principal, Rules
+    from rules.model import Principal
 
 POLL_SECONDS = 1.0  # how long DDL past this worker may go unnoticed; the second witness covers the gap
-PSEUDONYM_DOMAIN = "pgveil:pseudonym"
-MASTER_KEY = "master.key"
-
-
-class _CacheMeter:
-    """Reports the gate's caches to the metrics."""
-
-    def __init__(self, metrics: MetricSink) -> None:
-        self._metrics = metrics
-
-    def hit(self) -> None:
-        """See CacheObserver."""
-        self._metrics.plan_cache(hit=True)
-
-    def miss(self) -> None:
-        """See CacheObserver."""
-        self._metrics.plan_cache(hit=False)
-
-    def parsed(self) -> None:
-        """See CacheObserver."""
-        self._metrics.parsed()
-
-    def entries(self, count: int) -> None:
-        """See CacheObserver."""
-        self._metrics.plan_cache_entries(count)
-
-
-class _Recorder:
-    """The audit log as one session sees it; while a record of the session's is not durable, the session is among the waiting."""
-
-    def __init__(
-        self, log: AuditLog, waiting: set[_Recorder], wake: Callable[[int], None], fail: Callable[[], None]
-    ) -> None:
-        self._log = log
-        self._waiting = waiting
-        self.last = 0
-        self.wake = wake
-        self.fail = fail
-
-    @property
-    def durable(self) -> int:
-        """See Recorder."""
-        return self._log.durable
-
-    def append(self, event: Event) -> int:
-        """See Recorder."""
-        try:
-            self.last = self._log.append(event)
-        except AuditUnavailable:
-            # What has happened already is kept for when the log can be written again; only what is about to happen is stopped.
-            if not isinstance(event, StatementEnded | Refused) or self._log.note(event) is None:
-                raise
-            return 0
-        self._waiting.add(self)
-        return self.last
-
-
-@dataclass(slots=True)
-class _Client:
-    """A session and what was known of it at its start."""
-
-    context: SessionContext
-    connection: str
-    session: GuardedSession
-    recorder: _Recorder
-    since: float
-
-
-class GuardedSession(Session):
-    """A Session that says so when the login is through, and when the catalog must be read again."""
-
-    __slots__ = ("announced", "fits", "on_stale", "on_start")
-
-    on_stale: Callable[[], None]
-    on_start: Callable[[], None]
-    fits: Callable[[bool | None, bool | None], None]
-    announced: bool
-
-    def server_received(self, data: bytes) -> None:
-        """See Session."""
-        super().server_received(data)
-        if not self.announced and self.started:
-            self.announced = True
-            self.on_start()
-            try:
-                self.fits(*self.standing)
-            except ServerUnreachable:
-                # Whole messages, up to the ReadyForQuery that the client is not to see.
-                self.to_client.clear()
-                raise
-
-    def _run(self, *sides: Backend | Frontend) -> None:
-        super()._run(*sides)
-        if self.catalog_stale:
-            self.on_stale()
 
 
 class Guard:
@@ -176,8 +70,8 @@ class Guard:
         self.hosts = Hosts(config.server, metrics)
         self._config = config
         self._writer = f"w{number:02d}"
-        self._waiting: set[_Recorder] = set()
-        self._clients: dict[int, _Client] = {}
+        self._waiting: set[Recorder] = set()
+        self._clients: dict[int, Client] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._dirty: set[str] = set()
         self._poller: asyncio.Task[None] | None = None
@@ -193,37 +87,27 @@ class Guard:
         self._calculator = CalculatorService(config.calculator, metrics, monotonic=time.monotonic)
         self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
-        self._rules: Rules
-        self._ring: KeyRing
         self._audit: AuditLog
         self._databases: Databases
-        self._codec: ValueCodec
+        self._force: InForce
 
     # -- Services
 
     async def start(self) -> None:
         """See Services. Rules, keys, audit log, in this order; nothing is served without each of them."""
-        rules = self._load_rules()
-        ring = self._open_ring()
-        _one_key_each(rules, ring)
-        self._ring = ring
+        self._force = InForce(self._config.rules, self._config.keys, self._key_used)
+        rules = self._force.rules
         self._audit = await self._open_audit()
         self._audit.on_durable(self._durable)
         self._audit.on_failure(self._audit_lost)
-        self._codec = ValueCodec(
-            ring,
-            random=secrets.token_bytes,
-            pseudonym_key=_key_of(ring, PSEUDONYM_DOMAIN),
-            lookup_key=_key_of(ring, LOOKUP_DOMAIN),
-        )
-        self._rules = rules
+        self._force.begin()
         await self._calculator.start()
         self.hosts.start(dsn_of(self._config.catalog))
         self._databases = Databases(
             dsn_of(self._config.catalog),
             rules,
-            self._codec,
-            observer=_CacheMeter(self.metrics),
+            self._force.codec,
+            observer=CacheMeter(self.metrics),
             changed=self._catalog_changed,
             answered=self._server_answered,
             make=self._gates(),
@@ -255,17 +139,6 @@ class Guard:
             self._log.warning("observe.database_is_protected", database=database)
         self._audit.note(Observing(database=database, protected=protected))
 
-    def _refresh_ring(self) -> None:
-        """Whoever has just applied the rules has made keys that were not there when this worker started."""
-        sealed = {c.domain or str(c.name) for c in self._rules.protected_columns() if c.mode is not None}
-        if sealed <= self._ring.domains():
-            return
-        try:
-            self._ring.refresh()
-            _one_key_each(self._rules, self._ring)
-        except (RingError, ConfigError, OSError):
-            self._log.exception("keys.not_refreshed")
-
     async def connect_session(self, context: SessionContext) -> SessionLike:
         """See Services."""
         gate = await self._databases.gate(context.database)
@@ -273,12 +146,12 @@ class Guard:
         principal = gate.principal(context.login)
         application = context.parameters.get(b"application_name", b"").decode(errors="replace")
         identity = Identity(context.login, context.database, context.client_address, application, connection)
-        recorder = _Recorder(
+        recorder = Recorder(
             self._audit, self._waiting, lambda seq: self._wake(context.number, seq), lambda: self._fail(context.number)
         )
         session = GuardedSession(
             judge=gate,
-            codec=self._codec,
+            codec=self._force.codec,
             identity=identity,
             recorder=recorder,
             clock=time.monotonic,
@@ -295,7 +168,7 @@ class Guard:
         session.fits = self._fits
         session.on_stale = lambda: self._stale(context.database)
         session.on_start = lambda: self._logged_in(context, identity, principal)
-        self._clients[context.number] = _Client(context, connection, session, recorder, time.monotonic())
+        self._clients[context.number] = Client(context, connection, session, recorder, time.monotonic())
         return session
 
     def _fits(self, standby: bool | None, read_only: bool | None) -> None:
@@ -354,23 +227,30 @@ class Guard:
             )
         )
 
-    async def reload(self) -> None:
-        """See Services. New rules hold for every session from its next statement on; bad ones change nothing."""
+    async def prepare(self, config: Config) -> Prepared:
+        """See Services. New rules hold for every session from its next statement on."""
+        previous = self._force.rules
+        rules, replace_rules_and_keys = self._force.prepare(config.rules)
         try:
-            rules = self._load_rules()
-        except ConfigError:
-            self._log.exception("rules.refused")
-            return
-        previous, self._rules = self._rules, rules
-        self._databases.replace_rules(rules)
-        self._audit.note(
-            RulesLoaded(
-                version=rules.version,
-                source=str(self._config.rules),
-                changed=_differences(previous, rules),
-                previous=previous.version,
+            judge_anew = self._databases.prepare(rules)
+        except BaseException:
+            self._force.forget()
+            raise
+
+        def commit() -> None:
+            replace_rules_and_keys()
+            # Also where the rules are the same: constants that were sealed with other keys are in the caches.
+            judge_anew()
+            self._audit.note(
+                RulesLoaded(
+                    version=rules.version,
+                    source=str(config.rules),
+                    changed=differences(previous, rules),
+                    previous=previous.version,
+                )
             )
-        )
+
+        return Prepared(commit, self._force.forget)
 
     async def stop(self) -> None:
         """See Services."""
@@ -391,21 +271,6 @@ class Guard:
             await self._audit.close()
 
     # -- parts
-
-    def _load_rules(self) -> Rules:
-        try:
-            return load_rules(self._config.rules)
-        except RulesError as error:
-            raise ConfigError(f"the rules can't be used:\n{error}") from error
-
-    def _open_ring(self) -> KeyRing:
-        directory = self._config.keys
-        try:
-            return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_KEY), on_use=self._key_used)
-        except (RingError, KeyFileError, OSError) as error:
-            raise ConfigError(
-                f"the keys can't be used: {error}\nMake a key directory with: pgveil keys init {directory}"
-            ) from error
 
     async def _open_audit(self) -> AuditLog:
         self._config.audit.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -504,7 +369,7 @@ class Guard:
             self.metrics.server_reached(time.time())
 
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
-        self._refresh_ring()
+        self._force.refresh()
         self._audit.note(CatalogLoaded(database=database, version=catalog.version, relations=len(catalog.relations)))
 
 
@@ -512,27 +377,3 @@ def _database_of(dsn: str) -> str:
     """The database that a connection URL names; PostgreSQL's own when it names none."""
     parts = urlsplit(dsn)
     return unquote(parts.path.lstrip("/")) or parts.username or "postgres"
-
-
-def _key_of(ring: KeyRing, domain: str) -> bytes | None:
-    return ring.newest(domain).material if domain in ring.domains() else None
-
-
-def _one_key_each(rules: Rules, ring: KeyRing) -> None:
-    """Refuse to start where equal values could be sealed differently: comparisons would miss rows. Raises ConfigError."""
-    live = Counter(entry.domain for entry in ring.entries() if entry.live)
-    for column in rules.protected_columns():
-        if column.mode is SealMode.DETERMINISTIC and live[column.domain or str(column.name)] > 1:
-            raise ConfigError(
-                f"the key domain of {column.name} has several live keys, and comparisons under more than one are not supported yet: "
-                "seal the column under its newest key, and destroy the older ones"
-            )
-
-
-def _differences(before: Rules, after: Rules) -> tuple[str, ...]:
-    """Names of the columns and roles that are not the same in both."""
-    names: set[str] = set()
-    for one, other in ((before, after), (after, before)):
-        names |= {str(c.name) for c in one.protected_columns() if other.column(c.name) != c}
-        names |= {name for name, role in one.roles.items() if other.roles.get(name) != role}
-    return tuple(sorted(names))

@@ -462,7 +462,7 @@ class NullMetrics(MetricSink):
 class SupervisorMetrics:
     """What the supervisor counts: its workers, and whether pgveil as a whole is ready."""
 
-    __slots__ = ("_build", "_ready", "_restarts", "_wanted", "_workers")
+    __slots__ = ("_build", "_expires", "_ready", "_reload_failed", "_reloads", "_restarts", "_wanted", "_workers")
 
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self._build = Gauge(
@@ -488,6 +488,38 @@ class SupervisorMetrics:
         self._ready = Gauge(
             "pgveil_ready", "1 while /readyz answers 200, else 0.", registry=registry, multiprocess_mode="livemin"
         ).set
+
+        reloads = Counter(
+            "pgveil_reloads_total",
+            "Reloads of configuration, rules, keys and certificates, by what came of them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._reloads = {applied: reloads.labels("applied" if applied else "refused").inc for applied in (True, False)}
+        self._reload_failed = Gauge(
+            "pgveil_reload_failed",
+            "1 while the last reload was refused, so that what the files say is not in force, else 0.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        ).set
+        self._expires = Gauge(
+            "pgveil_certificate_expiry_timestamp_seconds",
+            "When a certificate that pgveil shows expires, as Unix time; by whom it is shown to. 0: there is none.",
+            ["side"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._expires.labels("clients")
+        self._expires.labels("server")
+
+    def reloaded(self, *, applied: bool) -> None:
+        """A reload came to its end."""
+        self._reloads[applied]()
+        self._reload_failed(0 if applied else 1)
+
+    def certificate_expires(self, side: str, until: float) -> None:
+        """Until when a certificate is good."""
+        self._expires.labels(side).set(until)
 
     def workers(self, running: int, configured: int) -> None:
         """How many workers run, and how many should."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.metric_files import prepare
+from proxy.tls import expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from proxy.config import MetricsPage
+    from proxy.config import Config, MetricsPage
 
 # Workers ask the server something every second or so; a server that has not answered for this long can't be reached.
 REACHED_SECONDS: Final = 30.0
@@ -86,6 +87,18 @@ class Monitoring:
         if not expected:
             self._metrics.worker_restarted()
         self._files.bury(pid)
+
+    def reloaded(self, config: Config, *, applied: bool) -> None:
+        """See WorkerWatcher."""
+        self._metrics.reloaded(applied=applied)
+        self.certificates(config)
+
+    def certificates(self, config: Config) -> None:
+        """Say until when the certificates are good that pgveil shows."""
+        for side, certificate in (("clients", config.tls.certificate), ("server", config.server.certificate)):
+            until = None if certificate is None else expiry(certificate)
+            if until is not None:
+                self._metrics.certificate_expires(side, until)
 
     def close(self) -> None:
         """Stop answering and remove the numbers; the workers have ended before."""

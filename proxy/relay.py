@@ -16,6 +16,7 @@ import structlog
 
 from proxy import limits
 from proxy.errors import PgveilError, ProtocolError
+from proxy.wire.messages import TERMINATE
 
 if TYPE_CHECKING:
     import ssl
@@ -284,6 +285,8 @@ class Relay:
         self._session = session
         self._traffic = traffic
         self._log = structlog.get_logger("relay")
+        self._leaving: PgveilError | None = None  # what the client is told as soon as nothing is under way
+        self._asked = False  # the client has sent something
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def start(self, from_client: bytes = b"", from_server: bytes = b"") -> None:
@@ -312,8 +315,16 @@ class Relay:
             session.to_server.clear()
         if session.closing is not None:
             self._finish(session.closing)
+        elif self._leaving is not None and session.at_rest and self._asked:
+            self._leave(self._leaving)
         else:
             self._steer()
+
+    def leave(self, error: PgveilError, *, patient: bool = False) -> None:
+        """End the connection as soon as nothing is under way, telling the client `error`. `patient`: it has yet to ask its first question."""
+        self._leaving = error
+        self._asked = self._asked or not patient
+        self.pump()
 
     def shutdown(self, error: PgveilError) -> None:
         """End the connection from our side. The client is told, where a message can stand."""
@@ -322,6 +333,7 @@ class Relay:
     def received(self, leg: Leg, data: bytes) -> None:
         """Bytes for the session (LegSink)."""
         if leg is self._client:
+            self._asked = True
             self._traffic.from_client(len(data))
             self._run(self._session.client_received, data)
         else:
@@ -369,6 +381,11 @@ class Relay:
         from_server = session.wants_server and not blocked
         if from_server is not server.is_read:
             server.set_reading(on=from_server)
+
+    def _leave(self, error: PgveilError) -> None:
+        """The end at a moment when it takes nothing away; the server is told, too."""
+        self._server.write([TERMINATE])
+        self._fail(error, "drained")
 
     def _fail(self, error: PgveilError, reason: str) -> None:
         if self.over.done():

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from proxy.cancels import Bucket
-from proxy.connection import Connection, Surroundings
+from proxy.connection import FIRST_QUESTION_SECONDS, Connection, Surroundings
+from proxy.errors import TooManyConnections
+from proxy.listening import Acceptor, bind
 from proxy.metrics import Turned
 from proxy.relay import Leg
 from proxy.tls import ALPN, client_side, server_side
 from proxy.upstream import Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Coroutine, Mapping
 
-    from proxy.config import Config
+    from proxy.config import Config, Limits
+    from proxy.errors import PgveilError
     from proxy.services import Services
+    from proxy.tls import ClientSide
 
 # Connections beyond the limit that are still heard: they may be cancel requests, and a login among them gets a proper error.
 _MARGIN: Final = 64
 # The first byte of a TLS record that carries a handshake (RFC 8446, 5.1): direct TLS.
 _TLS_HANDSHAKE: Final = b"\x16"
-# Running out of file descriptors ends when connections do; trying at once again would only burn a processor.
-_ACCEPT_PAUSE: Final = 0.2
-_OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-# ECONNABORTED and what accept(2) says Linux passes on from the network: they concern one connection.
-_SHRUGGED_OFF: Final = frozenset(
-    (errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH)
-)
 
 
 class Worker:
@@ -46,71 +43,115 @@ class Worker:
         *,
         monotonic: Callable[[], float],
         now: Callable[[], float],
-        shared_port: bool = False,
     ) -> None:
         self._config = config
         self._services = services
-        self._shared_port = shared_port
-        self._tls = client_side(config.tls)
+        self._now = now
+        self._cancels = Bucket(config.limits.cancels_per_second, monotonic)
         self._log = structlog.get_logger("worker")
-        self._around = Surroundings(
-            config=config,
-            services=services,
-            upstream=Upstream(config.server, server_side(config.server), self._new_leg, services.hosts),
-            tls=self._tls,
-            cancels=Bucket(config.limits.cancels_per_second, monotonic),
-            admit=self._admit,
-            release=self._release,
-            now=now,
-        )
-        self._sockets: list[socket.socket] = []
-        self._acceptors: list[asyncio.Task[None]] = []
+        self._around = self._surroundings(config)
+        self._sockets: tuple[socket.socket, ...] = ()
+        self._others: tuple[socket.socket, ...] = ()
+        self._acceptors: list[Acceptor] = []
+        self._places: dict[int, list[Acceptor]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silent: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
+        self._draining = False
+        self._over = False  # draining is at its end as well
         self._admitted = 0
+        self._logins: Counter[str] = Counter()
         self._count = 0
+
+    def _surroundings(self, config: Config) -> Surroundings:
+        """What connections get that begin under this configuration. Raises ConfigError."""
+        return Surroundings(
+            config=config,
+            services=self._services,
+            upstream=Upstream(config.server, server_side(config.server), self._new_leg, self._services.hosts),
+            tls=client_side(config.tls),
+            cancels=self._cancels,
+            admit=self._admit,
+            enter=self._enter,
+            release=self._release,
+            now=self._now,
+        )
 
     @property
     def port(self) -> int:
-        """The TCP port listened on."""
-        for sock in self._sockets:
+        """The TCP port listened on; 0 where only Unix sockets are."""
+        for sock in (*self._sockets, *self._others):
             if sock.family != socket.AF_UNIX:
                 return int(sock.getsockname()[1])
-        raise RuntimeError("not listening")
+        return 0
 
     @property
     def connections(self) -> int:
         """Connections at any stage."""
         return len(self._tasks)
 
-    async def start(self, inherited: tuple[socket.socket, ...] = ()) -> None:
-        """Start the services, then listen: on the configured address, and on sockets that somebody else has bound.
+    @property
+    def limits(self) -> Limits:
+        """Those in force."""
+        return self._config.limits
 
-        Raises OSError when the address can't be had, and what `Services.start` raises.
+    async def start(
+        self, sockets: tuple[socket.socket, ...] = (), places: Mapping[int, tuple[socket.socket, ...]] | None = None
+    ) -> None:
+        """Start the services, then take connections: of the sockets given, else of the configured address.
+
+        `places`: the sockets of other workers' places, which `cover` names. Raises OSError when the address can't be had, and what
+        `Services.start` raises.
         """
         await self._services.start()
         try:
-            self._sockets = await self._bind()
+            self._sockets = sockets or bind(self._config.listen, self._config.listen.port)
         except BaseException:
             await self._services.stop()
             raise
-        self._sockets += inherited
-        for sock in self._sockets:
-            sock.setblocking(False)
-            self._acceptors.append(asyncio.create_task(self._accept(sock)))
+        self._acceptors = [Acceptor(sock, self._take) for sock in self._sockets]
+        for acceptor in self._acceptors:
+            acceptor.start()
+        for place, others in (places or {}).items():
+            self._others += others
+            self._places[place] = [Acceptor(sock, self._take) for sock in others]
         self._log.info("worker.ready", port=self.port)
 
+    def cover(self, places: Collection[int]) -> None:
+        """Take the connections of these places, and of no others but our own. Nothing once the worker drains."""
+        if self._draining:
+            return
+        for place, acceptors in self._places.items():
+            for acceptor in acceptors:
+                if place in places:
+                    acceptor.start()
+                else:
+                    acceptor.stop()
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """What puts this configuration in force for connections to come; running ones keep what they began with. Raises ConfigError."""
+        around = self._surroundings(config)
+
+        def commit() -> None:
+            self._config, self._around = config, around
+
+        return commit
+
     async def stop(self, drain_seconds: float = 0.0) -> None:
-        """Take no more clients, wait for those there are, then send the rest away with SQLSTATE 57P01."""
-        for acceptor in self._acceptors:
-            acceptor.cancel()
-        await asyncio.gather(*self._acceptors, return_exceptions=True)
-        for sock in self._sockets:
+        """Take no more clients, and let those that there are go: each as soon as nothing of it is under way, the rest after `drain_seconds`.
+
+        All get SQLSTATE 57P01.
+        """
+        self._draining = True
+        for acceptor in (*self._acceptors, *(a for place in self._places.values() for a in place)):
+            acceptor.stop()
+        for sock in (*self._sockets, *self._others):
             sock.close()
         if self._tasks and drain_seconds > 0:
             self._log.info("worker.draining", connections=len(self._tasks), seconds=drain_seconds)
-            await asyncio.wait(self._tasks, timeout=drain_seconds)
-        for connection in self._connections:
+            await self._drain(drain_seconds)
+        self._over = True
+        for connection in list(self._connections):
             connection.shutdown()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._config.limits.close_seconds + 1)
@@ -120,68 +161,37 @@ class Worker:
         await self._services.stop()
         self._log.info("worker.stopped")
 
-    # -- listening -------------------------------------------------------------------------------------------------------------------
+    async def _drain(self, seconds: float) -> None:
+        """Until all have gone, or for so long."""
+        for connection in list(self._connections):
+            connection.leave()
+        moment = min(seconds, FIRST_QUESTION_SECONDS)
+        await asyncio.wait(self._tasks, timeout=moment)
+        for silent in self._silent:
+            silent.cancel()
+        for connection in list(self._connections):
+            connection.hurry()
+        if self._tasks and seconds > moment:
+            await asyncio.wait(self._tasks, timeout=seconds - moment)
 
-    async def _bind(self) -> list[socket.socket]:
-        """A listening socket for every address that the configured name has."""
-        listen = self._config.listen
-        found = await asyncio.get_running_loop().getaddrinfo(
-            listen.address, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        sockets: list[socket.socket] = []
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                sockets.append(self._listen(family, address))
-        except OSError:
-            for sock in sockets:
-                sock.close()
-            raise
-        return sockets
-
-    def _listen(self, family: int, address: tuple[object, ...]) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._shared_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(self._config.listen.backlog)
-        except OSError:
+    def _take(self, sock: socket.socket, address: object) -> None:
+        """A connection that was just accepted."""
+        if len(self._tasks) >= self._config.limits.connections + _MARGIN:
+            self._services.metrics.connection_refused(Turned.LIMIT)
             sock.close()
-            raise
-        return sock
-
-    async def _accept(self, listener: socket.socket) -> None:
-        """Take connections until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    self._log.error("accept.failed", errno=error.errno)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                elif error.errno not in _SHRUGGED_OFF:
-                    self._log.error("accept.ended", errno=error.errno)
-                    raise
-                continue
-            if len(self._tasks) >= self._config.limits.connections + _MARGIN:
-                self._services.metrics.connection_refused(Turned.LIMIT)
-                sock.close()
-                continue
-            task = asyncio.create_task(self._serve(sock, address))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(sock, address))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- one connection --------------------------------------------------------------------------------------------------------------
 
     async def _serve(self, sock: socket.socket, address: object) -> None:
         unix = sock.family == socket.AF_UNIX
         try:
-            direct = not unix and self._tls is not None and await self._begins_with_tls(sock)
-            leg = await self._leg(sock, direct=direct)
+            around = self._around
+            direct = not unix and around.tls is not None and await self._unheard(self._begins_with_tls(sock))
+            leg = await self._leg(sock, around.tls if direct else None)
         except OSError:  # ssl.SSLError is an OSError
             self._services.metrics.connection_refused(Turned.TLS)
             sock.close()
@@ -195,13 +205,27 @@ class Worker:
             raise
         self._count += 1
         connection = Connection(
-            self._around, leg, self._count, address=_shown(address, unix=unix), unix=unix, encrypted=direct
+            around, leg, self._count, address=_shown(address, unix=unix), unix=unix, encrypted=direct
         )
         self._connections.add(connection)
+        if self._over:
+            connection.shutdown()
+        elif self._draining:
+            connection.leave()
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    async def _unheard(self, first: Coroutine[None, None, bool]) -> bool:
+        """Wait for a connection's first byte; whoever drains may give up waiting."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._silent.add(task)
+        try:
+            return await first
+        finally:
+            self._silent.discard(task)
 
     async def _begins_with_tls(self, sock: socket.socket) -> bool:
         """Look at the first byte without taking it. Raises OSError when none comes."""
@@ -215,19 +239,19 @@ class Worker:
             loop.remove_reader(sock)
         return sock.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE
 
-    async def _leg(self, sock: socket.socket, *, direct: bool) -> Leg:
+    async def _leg(self, sock: socket.socket, direct: ClientSide | None) -> Leg:
         """The client's leg. Direct TLS without its ALPN could be a web page's request led here, so it is refused (PostgreSQL 55.2.10)."""
         loop = asyncio.get_running_loop()
         limits = self._config.limits
         leg = self._new_leg()
-        if not direct or self._tls is None:
+        if direct is None:
             await loop.connect_accepted_socket(lambda: leg, sock)
             return leg
         # Both loops give back the transport of a TLS connection, but not both our protocol.
         await loop.connect_accepted_socket(
             lambda: leg,
             sock,
-            ssl=self._tls.context,
+            ssl=direct.context,
             ssl_handshake_timeout=limits.authentication_seconds,
             ssl_shutdown_timeout=limits.close_seconds,
         )
@@ -239,14 +263,35 @@ class Worker:
     def _new_leg(self) -> Leg:
         return Leg(self._config.limits.write_buffer, self._config.limits.close_seconds)
 
-    def _admit(self) -> bool:
+    def _admit(self) -> PgveilError | None:
         if self._admitted >= self._config.limits.connections:
-            return False
+            return TooManyConnections(
+                "sorry, too many clients already: pgveil's limit is reached",
+                hint="Close connections, or raise limits.connections or workers in pgveil's configuration.",
+            )
         self._admitted += 1
-        return True
+        return None
 
-    def _release(self) -> None:
+    def _enter(self, login: str) -> PgveilError | None:
+        most = self._config.limits.connections_per_login
+        if most and self._logins[login] >= most:
+            return TooManyConnections(
+                f"too many connections for role {_quoted(login)}: pgveil's limit is reached",
+                hint="Close connections, or raise limits.connections_per_login in pgveil's configuration.",
+            )
+        self._logins[login] += 1
+        return None
+
+    def _release(self, login: str | None) -> None:
         self._admitted -= 1
+        if login is not None:
+            self._logins[login] -= 1
+            if not self._logins[login]:
+                del self._logins[login]
+
+
+def _quoted(login: str) -> str:
+    return '"' + login.replace('"', '""') + '"'
 
 
 def _shown(address: object, *, unix: bool) -> str:

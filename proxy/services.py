@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.metrics import NullMetrics
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from proxy.metrics import MetricSink
     from proxy.session.link import SessionContext, SessionLike
     from proxy.wire.messages import CancelRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is ready to be put in force by `commit`, all at once, without waiting or failing; or else is to be forgotten by `abort`."""
+
+    commit: Callable[[], None]
+    abort: Callable[[], None]
 
 
 class Services(Protocol):
@@ -43,8 +52,8 @@ class Services(Protocol):
     def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
         """The server, or pgveil, did not let a client in; None: it went away by itself."""
 
-    async def reload(self) -> None:
-        """Read rules and configuration again (SIGHUP). What is wrong is logged, and the old ones stay."""
+    async def prepare(self, config: Config) -> Prepared:
+        """Everything that this configuration names, read again. Nothing of it is in force yet. Raises ConfigError."""
 
     async def stop(self) -> None:
         """Write down what must be."""
@@ -80,8 +89,9 @@ class Unprotected:
         """Count it."""
         self.metrics.login_failed()
 
-    async def reload(self) -> None:
+    async def prepare(self, config: Config) -> Prepared:  # noqa: ARG002 - none of it is used
         """Nothing to read."""
+        return Prepared(lambda: None, lambda: None)
 
     async def stop(self) -> None:
         """Nothing to write."""

@@ -97,6 +97,14 @@ def same_channel(client: ClientSide | None, server: ssl.SSLObject | None) -> boo
     return server.getpeercert(binary_form=True) == client.certificate
 
 
+def expiry(certificate: Path) -> float | None:
+    """Until when the first certificate of a file is good, as Unix time; None where it can't be read."""
+    try:
+        return x509.load_pem_x509_certificates(certificate.read_bytes())[0].not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return None
+
+
 def _minimum(context: ssl.SSLContext, version: str) -> None:
     context.minimum_version = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}[version]
 

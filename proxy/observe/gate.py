@@ -62,19 +62,26 @@ class ObservingGate:
 
     def update(self, rules: Rules, catalog: Catalog) -> None:
         """New rules or a new catalog."""
-        self._generation += 1
+        self.prepare(rules, catalog)()
+
+    def prepare(self, rules: Rules, catalog: Catalog) -> Callable[[], None]:
+        """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
         observes = holds_nothing_of_ours(catalog)
         unkept = ValueCodec(ThrowawayKeys(), random=secrets.token_bytes)
         if observes:
             catalog = as_applied(rules, catalog)
         sealer = unkept if observes else self._sealer
-        self._gate = Gate(rules, catalog, sealer, observer=self._observer, computes=self._computes)
-        self._place = Place(catalog.database, rules.version, self._gate.names)
+        gate = Gate(rules, catalog, sealer, observer=self._observer, computes=self._computes)
+        return partial(self._install, gate, Place(catalog.database, rules.version, gate.names), observes)
+
+    def _install(self, gate: Gate, place: Place, observes: bool) -> None:
+        self._generation += 1
+        self._gate, self._place = gate, place
         # Entries keep their decision alive, so that its identity is not used twice.
         self._findings: LRUCache[tuple[int, str], tuple[object, Finding]] = LRUCache(_FINDINGS)
         if observes is not self._observes:
             self._observes = observes
-            self._found(catalog.database, not observes)
+            self._found(place.database, not observes)
 
     @property
     def observes(self) -> bool:

@@ -54,6 +54,10 @@ class SessionLike(Protocol):
     def may_speak(self) -> bool:
         """Whether what went to the client ends between two messages, so that an ErrorResponse of the relay's own can follow."""
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way, no transaction either: the connection could end without taking anything away."""
+
     def client_received(self, data: bytes) -> None:
         """Bytes came from the client."""
 
@@ -86,6 +90,11 @@ class PassThroughSession:
     def may_speak(self) -> bool:
         """Whether the server's messages so far have ended."""
         return self._back.at_boundary
+
+    @property
+    def at_rest(self) -> bool:
+        """Never, as far as is known here: nobody looks at transactions."""
+        return False
 
     def client_received(self, data: bytes) -> None:
         """Forward; remember a Terminate."""

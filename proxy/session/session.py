@@ -136,6 +136,22 @@ class Session:
         return self._state.fatal_allowed
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way: no transaction, no request without its answer, no part of one. Ending now takes nothing away."""
+        state, frontend = self._state, self._frontend
+        pipeline = state.pipeline
+        return (
+            pipeline.idle
+            and pipeline.status == b"I"
+            and not frontend.waiting
+            and not frontend.buffered
+            and frontend.at_boundary
+            and state.computation is None
+            and state.closing is None
+            and state.fatal_allowed
+        )
+
+    @property
     def started(self) -> bool:
         """Whether the server has let the login in for good: after authentication it may still refuse the role or the database."""
         head = self._state.pipeline.head

@@ -98,6 +98,12 @@ class ValueCodec:
         self._lookup_key = lookup_key
         self._known: dict[ColumnName, _Known] = {}
 
+    def rekey(self, *, pseudonym_key: bytes | None, lookup_key: bytes | None) -> None:
+        """The keys of pseudonyms and look-ups, from now on. Those of columns are asked of the ring each time."""
+        if (pseudonym_key, lookup_key) != (self._pseudonym_key, self._lookup_key):
+            self._pseudonym_key, self._lookup_key = pseudonym_key, lookup_key
+            self._known.clear()
+
     def logical_type(self, column: Column) -> LogicalType:
         """The type under which clients see a column. Raises BadValue where the rules' spelling is not one."""
         return self._of(column).type

@@ -1,6 +1,6 @@
 """A worker whose disk and clock can be made to fail, by files beside the configuration.
 
-`eio`: the audit log's next fsyncs fail. `clock`: seconds by which the wall clock is off.
+`eio`: the audit log's next fsyncs fail. `clock`: seconds by which the wall clock is off. `refuse-w00`: that worker refuses to reload.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from audit.log import AuditLog
 from audit.storage import OsStorage
+from proxy.errors import ConfigError
 from proxy.guard import Guard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config import Config
+    from proxy.services import Prepared
 
 FACTORY = "tests.faults.faulty:services"
 
@@ -44,6 +46,12 @@ class FaultyGuard(Guard):
         except OSError:
             off = 0.0
         return datetime.now(UTC) + timedelta(seconds=off)
+
+    async def prepare(self, config: Config) -> Prepared:
+        """See Services."""
+        if (self._config.audit.parent / f"refuse-{self._writer}").exists():
+            raise ConfigError("told to refuse")
+        return await super().prepare(config)
 
     async def _open_audit(self) -> AuditLog:
         self._config.audit.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import pytest
 from lifecycle.demo.postgres import free_port
 from proxy.config import Address, Limits, Listen, Server
 from proxy.errors import ConfigError
-from proxy.supervisor import listen_unix
+from proxy.listening import listen_unix
 from proxy.wire import messages as m
 from proxy.worker_process import load_factory
 

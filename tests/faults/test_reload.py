@@ -1,0 +1,219 @@
+"""Reload: rules, keys and certificates in every worker or in none, for running connections from their next statement on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from keys.providers.file import FileMasterKey
+from keys.ring import KeyRing
+from proxy.control import ask
+from proxy.reports import Outcome, Reported
+from tests.faults.faulty import FACTORY
+from tests.faults.ground import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.ground import Ground
+
+CLEAR = "  teller:\n    logins: [teller]\n    levels: {core: clear,"
+MASKED = CLEAR.replace("core: clear", "core: masked")
+PAN = "select pan from cards order by id limit 1"
+
+
+def reload(ground: Ground) -> Reported:
+    """What the command asks, without starting a Python for it."""
+    return ask(ground.home / "pgveil.sock", "reload")
+
+
+def pgveil(ground: Ground, *words: str) -> tuple[int, dict[str, Any], str]:
+    """A command with --json: its exit code, its answer, and its standard error output."""
+    line = [sys.executable, "-m", "proxy", *words, "--config", str(ground.config), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=90)
+    return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+
+
+@contextmanager
+def rules(ground: Ground, old: str, new: str) -> Iterator[None]:
+    """The rules file with a change in it; taken back and reloaded at the end."""
+    path = ground.home / "rules.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+        assert reload(ground).outcome is Outcome.APPLIED
+
+
+def seen(connection: psycopg.Connection[Any], *, prepare: bool = False) -> str:
+    row = connection.execute(PAN, prepare=prepare).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def test_new_rules_hold_for_running_connections_from_their_next_statement_on(ground: Ground) -> None:
+    with ExitStack() as stack:
+        tellers = [stack.enter_context(psycopg.connect(ground.dsn("teller"), autocommit=True)) for _ in range(6)]
+        clear = seen(tellers[0])
+        assert {seen(teller, prepare=True) for teller in tellers} == {clear}
+        within = stack.enter_context(psycopg.connect(ground.dsn("teller")))
+        within.execute("declare c cursor for select pan from cards order by id")
+        assert within.execute("fetch 1 from c").fetchone() == (clear,)
+        with rules(ground, CLEAR, MASKED):
+            assert {seen(teller) for teller in tellers} == {clear}, "a file that was written is not in force yet"
+            code, answer, _ = pgveil(ground, "reload")
+            assert (code, answer["outcome"]) == (0, "applied")
+            assert [w["outcome"] for w in answer["workers"]] == ["applied", "applied"]
+            assert {w["pid"] for w in answer["workers"]} == set(ground.workers())
+            masked = {seen(teller) for teller in tellers}
+            assert len(masked) == 1
+            assert "*" in masked.pop()
+            # Prepared before, executed after: PostgreSQL's own error for a plan that changed, and never the old plan.
+            for teller in tellers:
+                with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan must not change"):
+                    seen(teller, prepare=True)
+                assert "*" in seen(teller)
+            # Within a transaction too: a cursor that was opened under other rules.
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan must not change"):
+                within.execute("fetch 1 from c").fetchone()
+        assert {seen(teller, prepare=True) for teller in tellers} == {clear}, "as it was prepared"
+    assert ground.metric("pgveil_reload_failed") == 0
+
+
+@contextmanager
+def keys_that_do_not_open(ground: Ground) -> Iterator[None]:
+    """Another ring's master key."""
+    path = ground.home / "keys" / "master.key"
+    right = path.read_bytes()
+    path.unlink()
+    FileMasterKey.generate(path, os.urandom)
+    try:
+        yield
+    finally:
+        path.write_bytes(right)
+
+
+@contextmanager
+def a_second_key(ground: Ground) -> Iterator[None]:
+    """A new version of a key under which columns are compared, which pgveil refuses for now; destroyed again."""
+    directory = ground.home / "keys"
+    ring = KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+    key = ring.create("pan", os.urandom)
+    try:
+        yield
+    finally:
+        ring.destroy(key.key_id)
+
+
+@contextmanager
+def rules_cut_short(ground: Ground) -> Iterator[None]:
+    """An editor that was killed."""
+    path = ground.home / "rules.yaml"
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2] + "\n  {")
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (keys_that_do_not_open, "nothing in key ring"),
+        (a_second_key, "several live keys"),
+        (rules_cut_short, "rules.yaml:"),
+    ],
+)
+def test_what_cannot_be_used_changes_nothing(ground: Ground, broken: Any, says: str) -> None:
+    """Good rules with bad keys, good keys with bad rules: neither is taken up, and everything goes on."""
+    refused = ground.metric("pgveil_reloads_total", outcome="refused")
+    with ExitStack() as stack:
+        teller = stack.enter_context(psycopg.connect(ground.dsn("teller"), autocommit=True))
+        app = stack.enter_context(psycopg.connect(ground.dsn("app"), autocommit=True))
+        clear = seen(teller)
+        with rules(ground, CLEAR, MASKED):
+            with broken(ground):
+                answer = reload(ground)
+                assert answer.outcome is Outcome.REFUSED
+                assert says in (answer.why or "")
+                assert seen(teller) == clear
+                assert ground.metric("pgveil_reload_failed") == 1
+                # What is written now is sealed under the key that everything else is sealed under.
+                app.execute("insert into ledger values (-2, %s)", (clear,))
+                row = app.execute("select l.n from ledger l where l.pan = %s and n = -2", (clear,)).fetchone()
+                assert row == (-2,)
+                app.execute("delete from ledger where n = -2")
+            assert len(ground.workers()) == 2
+            assert seen(teller) == clear
+        assert seen(teller) == clear
+    assert ground.metric("pgveil_reload_failed") == 0
+    assert ground.metric("pgveil_reloads_total", outcome="refused") == refused + 1
+    assert says.split(maxsplit=1)[0] in ground.events("reload.refused")[-1]["why"]
+
+
+def _connect(ground: Ground, stack: ExitStack, count: int) -> None:
+    for _ in range(count):
+        stack.enter_context(psycopg.connect(ground.dsn("teller")))
+
+
+def test_settings_of_the_configuration(ground: Ground) -> None:
+    """What a running worker takes up is in force, the rest is told by name, and a mistake is refused with its line."""
+    text = ground.config.read_text()
+    try:
+        ground.config.write_text(text + "limits: {connections: 1}\naudit: elsewhere\n")
+        taken = reload(ground)
+        assert (taken.outcome, taken.needs_restart) == (Outcome.APPLIED, ("audit",))
+        with ExitStack() as stack, pytest.raises(psycopg.OperationalError, match="too many clients"):
+            _connect(ground, stack, 3)  # two workers
+        ground.config.write_text(text + "limits: {connections: none}\n")
+        code, answer, _ = pgveil(ground, "reload", "--control", str(ground.home / "pgveil.sock"))
+        assert code == 1
+        assert "pgveil.yaml:" in answer["why"]
+        assert "limits.connections" in answer["why"]
+    finally:
+        ground.config.write_text(text)
+        assert reload(ground).outcome is Outcome.APPLIED
+
+
+def test_one_worker_that_cannot_keeps_all_from_it(ground: Ground, tmp_path: Path) -> None:
+    """SIGHUP here: the log tells what came of it."""
+    other = ground.beside(tmp_path / "beside")
+    other.start(factory=FACTORY)
+    try:
+        assert other.process is not None
+        with ExitStack() as stack:
+            tellers = [stack.enter_context(psycopg.connect(other.dsn("teller"), autocommit=True)) for _ in range(6)]
+            clear = seen(tellers[0])
+            path = other.home / "rules.yaml"
+            path.write_text(path.read_text().replace(CLEAR, MASKED, 1))
+            (other.home / "refuse-w01").touch()
+            other.process.send_signal(signal.SIGHUP)
+            until(lambda: len(other.events("reload.refused")) == 1, "the reload is refused")
+            assert other.events("reload.refused")[0]["why"] == "told to refuse"
+            assert {seen(teller) for teller in tellers} == {clear}
+            (other.home / "refuse-w01").unlink()
+            other.process.send_signal(signal.SIGHUP)
+            until(lambda: len(other.events("reload.applied")) == 3, "each worker and the supervisor say so")
+            assert all("*" in seen(teller) for teller in tellers)
+    finally:
+        other.stop()
+
+
+def test_nobody_to_ask(ground: Ground, tmp_path: Path) -> None:
+    code, _, errors = pgveil(ground, "reload", "--control", str(tmp_path / "nothing.sock"))
+    assert code == 3
+    assert "no pgveil answers there" in errors
+    assert "Traceback" not in errors
