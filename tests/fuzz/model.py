@@ -223,11 +223,11 @@ class Model:
         target = m.parse_target(body)
         if target.kind == b"P":
             portal = self._portals.get(target.name)
-            return self._failed("34000") if portal is None else _described(portal.result)
+            return self._failed("34000") if portal is None else _described(portal)
         statement = self._statements.get(target.name)
         if statement is None:
             return self._failed("26000")
-        return m.build_parameter_description(statement.result.parameters) + _described(statement.result)
+        return m.build_parameter_description(statement.result.parameters) + _described(statement)
 
     def _execute(self, body: bytes) -> bytes:
         execute = m.parse_execute(body)
@@ -258,8 +258,9 @@ class Model:
         return m.CLOSE_COMPLETE
 
 
-def _described(result: Result) -> bytes:
-    return m.build_row_description(result.fields) if result.fields else m.NO_DATA
+def _described(of: _Statement | _Portal) -> bytes:
+    rows = of.result.fields and of.text[:4].upper() != b"COPY"
+    return m.build_row_description(of.result.fields) if rows else m.NO_DATA
 
 
 def _complete(word: bytes, rows: int) -> bytes:

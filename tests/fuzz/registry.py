@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from tests.fuzz.recorded import seeds as recorded
+
 if TYPE_CHECKING:
     from tests.fuzz.target import Target
 
@@ -34,6 +36,11 @@ MODULES: Final = {
     "meter": "files",
     "engine": "engine",
 }
+
+
+def seeds(name: str) -> list[bytes]:
+    """What a target begins with: made up, and recorded."""
+    return list(dict.fromkeys((*target(name).seeds(), *recorded(name))))
 
 
 def target(name: str) -> Target:

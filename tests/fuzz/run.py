@@ -23,7 +23,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.fuzz.registry import MODULES, target
+from tests.fuzz.registry import MODULES, seeds, target
 
 _HANG_SECONDS: Final = 30  # for one input, the machine being busy
 _MEMORY_MIB: Final = 1536
@@ -65,7 +65,7 @@ def fuzz(name: str, seconds: float, home: Path) -> Outcome:
     for old in directory.glob("failure-*"):
         old.unlink()
     chosen = target(name)
-    for seed in chosen.seeds():
+    for seed in seeds(name):
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     outcome = Outcome(name)
     options = [

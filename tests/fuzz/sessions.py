@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ALL: Final = frozenset(range(256))
-_QUERY_IN_BATCH: Final = re.compile("[PBDECH][H]*[QF]")
-SEEDS: Final = Path(__file__).parent / "seeds"
+_QUERY_IN_BATCH: Final = re.compile("[PBDEC][Hdcf]*[QF]")
 
 # -- what may be said ----------------------------------------------------------------------------------------------------------------
 
@@ -533,7 +531,7 @@ TARGETS: Final = (
         "a session whose client and server may both say anything",
         _session,
         _hostile_seeds,
-        longest=2048,
+        longest=4096,
         blind=100,
     ),
     Target(
@@ -541,7 +539,7 @@ TARGETS: Final = (
         "a session whose client may say anything and whose server is well-behaved",
         _talk,
         _seeds,
-        longest=2048,
+        longest=4096,
         blind=100,
     ),
 )

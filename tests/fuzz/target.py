@@ -6,7 +6,8 @@ Targets know nothing of the fuzzer, so that `make test` runs them over seeds and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     Mutator = Callable[[bytes, int, int], bytes]
 
 T = TypeVar("T")
+SEEDS: Final = Path(__file__).parent / "seeds"
+"""Recorded conversations, by target (`tests.fuzz.record`)."""
 
 
 class BrokenPromise(Exception):  # noqa: N818 - the name says what is wrong
