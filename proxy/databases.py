@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.hosts import Hosts
     from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
-    from proxy.splicing import LiteralSealer
+    from proxy.session.values import ValueCodec
     from rules.catalog import Catalog
     from rules.model import Rules
 
@@ -62,9 +62,10 @@ async def read_catalog(connection: asyncpg.Connection[Any]) -> tuple[str, Catalo
 
 @dataclass(slots=True)
 class _Database:
-    """One database: its gate, the connection that watches its catalog, and what the last reading showed."""
+    """One database: its codec and its gate, the connection that watches its catalog, and what the last reading showed."""
 
     name: str
+    codec: ValueCodec
     gate: Gate | ObservingGate | None = None
     catalog: Catalog | None = None
     fingerprint: str = ""
@@ -78,7 +79,7 @@ class Databases:
     """The gates of all databases that clients of this worker use.
 
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `answered(whether)` after every attempt
-    to ask the server. `make` makes the gates, from rules, catalog, sealer and observer. `hosts`: who knows where clients are led; the
+    to ask the server. `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the
     catalog is read there.
     """
 
@@ -86,7 +87,7 @@ class Databases:
         self,
         dsn: str,
         rules: Rules,
-        sealer: LiteralSealer,
+        codec: ValueCodec,
         *,
         observer: CacheObserver,
         changed: Callable[[str, Catalog], None],
@@ -97,7 +98,7 @@ class Databases:
         self._hosts = hosts
         self._dsn = dsn
         self._rules = rules
-        self._sealer = sealer
+        self._codec = codec
         self._observer = observer
         self._changed = changed
         self._answered = answered
@@ -113,7 +114,7 @@ class Databases:
                 raise CatalogUnavailable(
                     "pgveil's limit of databases is reached", hint="Run another pgveil for the rest."
                 )
-            database = self._databases[name] = _Database(name)
+            database = self._databases[name] = self._new(name)
         if database.gate is None:
             await self._refresh(database)
         assert database.gate is not None
@@ -124,9 +125,17 @@ class Databases:
         database = self._databases.get(name)
         return None if database is None else database.locale
 
+    def codec(self, name: str) -> ValueCodec:
+        """What seals and opens the values of a database whose gate there is."""
+        return self._databases[name].codec
+
     def expect(self, name: str) -> None:
         """Let `poll` read a database's catalog before its first client comes, and again until that works."""
-        self._databases.setdefault(name, _Database(name))
+        if name not in self._databases:
+            self._databases[name] = self._new(name)
+
+    def _new(self, name: str) -> _Database:
+        return _Database(name, self._codec.in_database())
 
     async def refresh(self, name: str) -> None:
         """Read a database's catalog again if its fingerprint has changed. Raises CatalogUnavailable."""
@@ -204,8 +213,9 @@ class Databases:
             )
         changed = database.catalog is None or catalog.version != database.catalog.version
         database.fingerprint, database.catalog = fingerprint, catalog
+        database.codec.know_enums(catalog.enums)
         if database.gate is None:
-            database.gate = self._make(self._rules, catalog, self._sealer, observer=self._observer)
+            database.gate = self._make(self._rules, catalog, database.codec, observer=self._observer)
         elif changed:
             database.gate.update(self._rules, catalog)
         if changed:

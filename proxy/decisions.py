@@ -898,7 +898,7 @@ class Gate:
             text, offsets = edited(lexed, plans, self._sealer)
         except BadValue as bad:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
-            return Refuse(refusal, self._shape(lexed))
+            return Refuse(refusal, self._shape(lexed), bad.position)
         except LexError as error:
             refusal = Refusal(Reason.LEXER, "42601", str(error), hint=_CHECK_TEXT)
             return Refuse(refusal, self._shape(lexed), error.position + 1)

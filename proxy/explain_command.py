@@ -181,7 +181,7 @@ def _judge(place: _Place, world: _World, text: str, login: str) -> Explanation:
     from proxy.offline import ThrowawayKeys
     from proxy.session.values import ValueCodec
 
-    codec = ValueCodec(place.ring or ThrowawayKeys(), random=secrets.token_bytes)
+    codec = ValueCodec(place.ring or ThrowawayKeys(), random=secrets.token_bytes, enums=world.catalog.enums)
     gate = Gate(place.rules, world.catalog, codec)
     return tell(gate, text, login, world.settings, keys=place.ring is not None)
 

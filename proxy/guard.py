@@ -151,7 +151,7 @@ class Guard:
         )
         session = GuardedSession(
             judge=gate,
-            codec=self._force.codec,
+            codec=self._databases.codec(context.database),
             identity=identity,
             recorder=recorder,
             clock=time.monotonic,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.session.gate import BadValue, OffsetMap
 from rules.lexer import Kind, literal_value
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # From and to in the original text, and what stands there instead.
 Splice = tuple[int, int, str]
+
+# invalid_text_representation, invalid_datetime_format, datetime_field_overflow
+_POINTED: Final = frozenset({"22P02", "22007", "22008"})
 
 
 class LiteralSealer(Protocol):
@@ -48,9 +51,15 @@ def _sealed(lexed: Lexed, literal: SealLiteral, sealer: LiteralSealer) -> str:
             literal.column.name,
         )
     value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
-    sealed = sealer.seal_literal(
-        literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
-    )
+    try:
+        sealed = sealer.seal_literal(
+            literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
+        )
+    except BadValue as bad:
+        # Where the server's own input function would have refused it, its error would point at the constant.
+        if bad.sqlstate in _POINTED:
+            bad.position = token.start + 1
+        raise
     return "'" + sealed.decode("ascii") + "'"
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Catalog",
     "CatalogColumn",
     "CatalogError",
+    "EnumType",
     "Function",
     "Relation",
     "build_catalog",
@@ -109,11 +110,21 @@ class Function:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class EnumType:
+    """An enum type of the database's own: its OID, its array's, its labels in order."""
+
+    oid: int
+    array_oid: int = 0
+    labels: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Catalog:
     """One database at one moment. `version` is a digest of everything in it, so equal catalogs have equal versions.
 
     `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
+    `enums` has format_type's names, which are those that a rules file writes behind `enum`.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
     """
 
@@ -126,6 +137,7 @@ class Catalog:
     superusers: frozenset[str] = frozenset()
     schemas: frozenset[str] = frozenset()
     operators: tuple[Function, ...] = ()
+    enums: Mapping[str, EnumType] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[TableName, Relation]:
@@ -171,6 +183,9 @@ def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
         superusers=superusers | {login for login, roles in members.items() if not superusers.isdisjoint(roles)},
         schemas=frozenset(r["schema"] for r in rows["schemas"]),
         operators=tuple(_function(r) for r in sorted(rows.get("operators", ()), key=lambda r: int(r["oid"]))),
+        enums=MappingProxyType(
+            {r["name"]: EnumType(r["oid"], r["array_oid"], tuple(r["labels"] or ())) for r in rows.get("enums", ())}
+        ),
     )
     return replace(unversioned, version=_digest(unversioned))
 
@@ -271,5 +286,6 @@ def _digest(catalog: Catalog) -> str:
         sorted((login, sorted(roles)) for login, roles in catalog.members.items()),
         sorted(catalog.superusers),
         sorted(catalog.schemas),
+        sorted((name, enum.oid, enum.array_oid, enum.labels) for name, enum in catalog.enums.items()),
     )
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]

@@ -149,6 +149,15 @@ SELECT o.oid::int8 AS oid, n.nspname::text AS schema, o.oprname::text AS name,
  WHERE {_OWN.format(oid="o.oid")}
 """
 
+_ENUMS = f"""
+{_FIXED}
+SELECT pg_catalog.format_type({_AFTER_FIXED.format(value="t.oid")}, -1) AS name, t.oid::int8 AS oid, t.typarray::int8 AS array_oid,
+       (SELECT pg_catalog.array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) AS labels
+  FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+ WHERE t.typtype = 'e' AND {_OWN.format(oid="t.oid")}
+"""
+
 # The database's owner is a member of pg_database_owner without a row that says so.
 _MEMBERS = """
 SELECT pg_catalog.pg_get_userbyid(m.member)::text AS member, pg_catalog.pg_get_userbyid(m.roleid)::text AS role
@@ -174,6 +183,7 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "rules": _RULES,
         "functions": _FUNCTIONS,
         "operators": _OPERATORS,
+        "enums": _ENUMS,
         "members": _MEMBERS,
         "superusers": _SUPERUSERS,
     }
@@ -211,6 +221,7 @@ SELECT pg_catalog.concat_ws('.',
        FROM pg_catalog.pg_operator o WHERE o.oid >= 16384),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(y.oid, y.xmin), 0))
        FROM pg_catalog.pg_type y WHERE y.oid >= 16384 AND y.typrelid = 0 AND y.typarray <> 0),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(e.oid, e.xmin), 0)) FROM pg_catalog.pg_enum e),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(n.oid, n.nspname), 0))
        FROM pg_catalog.pg_namespace n WHERE NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(m.roleid, m.member), 0))

@@ -220,7 +220,12 @@ class Judge(Protocol):
 
 
 class BadValue(Exception):  # noqa: N818 - the name says what is wrong
-    """A value could not be sealed or opened. Carries what the client may be told; never the value."""
+    """A value could not be sealed or opened. Carries what the client may be told; never the value.
+
+    `position`: of a constant that the server would point at, 1-based, in the client's text.
+    """
+
+    position: int | None = None
 
     def __init__(
         self, reason: Reason, sqlstate: str, message: str, column: ColumnName, detail: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from keys.lookup import NOTHING, ticket
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keys.mask import Mask
     from keys.sealed import DataKey
     from keys.types import LogicalType, OutputSettings
+    from rules.catalog import EnumType
     from rules.model import Column, ColumnName
 
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
@@ -53,15 +54,6 @@ class Keys(Protocol):
         """Every live key by id. Raises UnknownDomainError."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnumType:
-    """A database's enum type: its OID and its array's, which no rules file can know."""
-
-    oid: int
-    array_oid: int = 0
-    labels: tuple[str, ...] | None = None
-
-
 @dataclass(slots=True)
 class _Known:
     """What has been worked out about a column."""
@@ -74,13 +66,13 @@ class _Known:
 
 
 class ValueCodec:
-    """Seals and opens the values of sealed columns. One serves every session of a process.
+    """Seals and opens the values of sealed columns. One serves every session of a process in one database.
 
-    `random` gives nonces. `enums`: the database's own, by the name that the rules write. Memory is bounded by the number of columns, and of
+    `random` gives nonces. `enums`: the database's own, by the name that the rules write (Catalog.enums). Memory is bounded by the number of columns, and of
     settings in use (`_ENCODERS` a column).
     """
 
-    __slots__ = ("_enums", "_known", "_lookup_key", "_pseudonym_key", "_random", "_ring")
+    __slots__ = ("_databases", "_enums", "_known", "_lookup_key", "_pseudonym_key", "_random", "_ring")
 
     def __init__(
         self,
@@ -97,11 +89,32 @@ class ValueCodec:
         self._pseudonym_key = pseudonym_key
         self._lookup_key = lookup_key
         self._known: dict[ColumnName, _Known] = {}
+        self._databases: list[ValueCodec] = []
 
     def rekey(self, *, pseudonym_key: bytes | None, lookup_key: bytes | None) -> None:
         """The keys of pseudonyms and look-ups, from now on. Those of columns are asked of the ring each time."""
         if (pseudonym_key, lookup_key) != (self._pseudonym_key, self._lookup_key):
             self._pseudonym_key, self._lookup_key = pseudonym_key, lookup_key
+            self._known.clear()
+            for codec in self._databases:
+                codec.rekey(pseudonym_key=pseudonym_key, lookup_key=lookup_key)
+
+    def in_database(self) -> ValueCodec:
+        """Another one with the same keys, for a database that has enums of its own."""
+        codec = ValueCodec(
+            self._ring,
+            random=self._random,
+            enums=self._enums,
+            pseudonym_key=self._pseudonym_key,
+            lookup_key=self._lookup_key,
+        )
+        self._databases.append(codec)
+        return codec
+
+    def know_enums(self, enums: Mapping[str, EnumType]) -> None:
+        """The database's enums are these from now on."""
+        if self._enums != enums:
+            self._enums = dict(enums)
             self._known.clear()
 
     def logical_type(self, column: Column) -> LogicalType:
@@ -286,11 +299,12 @@ class ValueCodec:
     def _work_out(self, column: Column) -> _Known:
         try:
             type_ = parse_type(column.type or "")
-            if type_.scalar.labels is not None:
-                enum = self._enums.get(type_.scalar.name)
-                if enum is not None:
-                    type_ = with_enum(type_, oid=enum.oid, array_oid=enum.array_oid, labels=enum.labels)
+            enum = None if type_.scalar.labels is None else self._enums.get(type_.scalar.name)
+            if enum is not None:
+                type_ = with_enum(type_, oid=enum.oid, array_oid=enum.array_oid, labels=enum.labels)
             elements = type_ if type_.array else array_of(type_)
+            if enum is not None and not type_.array:
+                elements = replace(elements, oid=enum.array_oid)
             mask = None
             if column.mask is not None:
                 params = {name: value for name, value in column.mask.params if value is not None}

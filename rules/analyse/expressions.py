@@ -406,9 +406,10 @@ class Expressions:
         first, last = self.record.tree.token_of(first_part), self.record.tree.token_of(node.args["table"])
         if first is None or last is None:
             return
-        if entry.reference is not None:
+        # The left side of IN is compared with each item, and so comes by more than once.
+        if entry.reference is not None and (first, last) not in self.record.references[entry.reference].qualified:
             self.record.references[entry.reference].qualified.append((first, last))
-        if entry.table is not None:
+        if entry.table is not None and (first, last) not in self.record.tables[entry.table].qualified:
             self.record.tables[entry.table].qualified.append((first, last))
 
     def _member(self, entry: Entry, field: exp.Identifier) -> Flow:

@@ -225,9 +225,9 @@ class Writes:
             self._store(target, name, self.expressions.value(value, scope), value)
             return
         token = self.expressions.anchor(value)
-        if isinstance(value, exp.Null) or _is_default(value):
+        if _is_null(value) or _is_default(value):
             self.record.stored.append(Stored(flow.column, "null", token))
-            if _is_default(value):
+            if not isinstance(value, exp.Null):
                 self.expressions.visit(*value.find_all(exp.Identifier))
         elif self.expressions.constant(flow, value, array=False, compared=False):
             self.record.stored.append(Stored(flow.column, "constant", token))
@@ -302,6 +302,13 @@ class Writes:
     def unknown_form(self, message: str, hint: str, columns: frozenset[ColumnName] = frozenset()) -> None:
         """Note a form that is not analysed, and what to write instead."""
         self.record.obstacle(message, hint, None, columns)
+
+
+def _is_null(node: exp.Expr) -> bool:
+    """NULL, or NULL of some type: programs that write values into the text give each its type."""
+    while isinstance(node, exp.Paren) or (isinstance(node, exp.Cast) and not isinstance(node, exp.TryCast)):
+        node = node.this
+    return isinstance(node, exp.Null)
 
 
 def _is_default(node: exp.Expr) -> bool:

@@ -227,6 +227,7 @@ CHANGES = [
     "DROP TRIGGER tr ON base_a",
     "DROP RULE r ON base_b",
     "ALTER TYPE mood RENAME TO temper",
+    "ALTER TYPE mood ADD VALUE 'another'",
     "ALTER DOMAIN shorter SET SCHEMA pgveil",
     "CREATE SCHEMA another",
     'ALTER SCHEMA "Odd Schema" RENAME TO odd',
