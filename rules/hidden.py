@@ -15,7 +15,7 @@ from rules.model import Protection
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from rules.catalog import Relation
+    from rules.catalog import Function, Relation
     from rules.model import ColumnName, TableName
     from rules.protect import ProtectionMap
 
@@ -31,10 +31,13 @@ class HiddenRead(NamedTuple):
 
 def hidden_reads(protection: ProtectionMap) -> tuple[HiddenRead, ...]:
     """Everything of the kind that reads a masked column, by relation. Sealed columns stay sealed on such ways."""
+    functions: dict[TableName, list[Function]] = {}
+    for function in protection.catalog.functions:
+        functions.setdefault(function.name, []).append(function)
     return tuple(
         found
         for relation in sorted(protection.catalog.relations.values(), key=lambda r: r.name)
-        for found in _of(protection, relation)
+        for found in _of(protection, relation, functions)
         if found.columns
     )
 
@@ -48,17 +51,17 @@ def by_name(reads: tuple[HiddenRead, ...], *, fenced: bool) -> Mapping[str, froz
     return MappingProxyType(found)
 
 
-def _of(protection: ProtectionMap, relation: Relation) -> Iterator[HiddenRead]:
+def _of(
+    protection: ProtectionMap, relation: Relation, functions: Mapping[TableName, list[Function]]
+) -> Iterator[HiddenRead]:
     for text in relation.rules:
         yield HiddenRead(
             relation.name, "a rule", _masked(protection, _read_by(protection, text, relation.name.name)), fenced=False
         )
-    for function in protection.catalog.functions:
-        if function.name in relation.trigger_functions:
+    for name in relation.trigger_functions:
+        for function in functions.get(name, ()):
             columns = _masked(protection, _read_by(protection, function.source, ""))
-            yield HiddenRead(
-                relation.name, f"trigger function {function.name}", columns, fenced=not function.security_definer
-            )
+            yield HiddenRead(relation.name, f"trigger function {name}", columns, fenced=not function.security_definer)
     for column in relation.columns:
         if column.default is not None:
             columns = _masked(protection, _called_by(protection, column.default))

@@ -64,6 +64,7 @@ class ProtectionMap:
         self._columns = _spread(rules, catalog)
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
+        self.relation_words = self._relation_words()
         self.column_words = frozenset(name for columns in self._columns.values() for name in columns)
         self.everything = frozenset(c for columns in self._columns.values() for c in columns.values())
         self.functions: Mapping[str, frozenset[ColumnName]] = {}
@@ -71,7 +72,6 @@ class ProtectionMap:
         # A view can call a function that reads a view: until nothing new is found. Each round finds more columns, so it ends.
         while self._analyse_views() | self._analyse_functions():
             pass
-        self.relation_words = self._relation_words()
         self._find_naming()
         self.guessed = frozenset(name for name, columns in self.functions.items() if columns != self.naming.get(name))
         self.operators = frozenset(o.name.name for o in catalog.operators if o.name.name in self.functions)
@@ -154,9 +154,10 @@ class ProtectionMap:
         grown = False
         for relation in self.catalog.relations.values():
             if relation.definition is not None and not _is_own(relation.name):
-                lineage = self._lineage(relation, self._relation_words())
+                lineage = self._lineage(relation, self.relation_words)
                 if lineage is not None and lineage != self._lineages.get(relation.oid):
                     self._lineages[relation.oid] = lineage
+                    self.relation_words |= {relation.name.name}
                     grown = True
         return grown
 
@@ -257,13 +258,13 @@ class ProtectionMap:
     def _spelled(self, function: Function) -> frozenset[ColumnName]:
         """What is at stake in a function that could run any text, by the words of its source alone, wherever they stand."""
         words = set(_WORDS.findall(function.source.lower()))
-        named = not words.isdisjoint(self._relation_words()) or not words.isdisjoint(self.functions)
+        named = not words.isdisjoint(self.relation_words) or not words.isdisjoint(self.functions)
         return self.everything if named else frozenset()
 
     def named_by(self, lexed: Lexed, *, but: str = "") -> frozenset[ColumnName]:
         """What a text names, but for relations called `but`, and what the functions that it calls can read."""
         columns = set(self._called(lexed, dotted=True))
-        for name in (lexed.words & self._relation_words()) - {but}:
+        for name in (lexed.words & self.relation_words) - {but}:
             for relation in self._by_bare_name.get(name, ()):
                 columns |= set(self.columns_of(relation).values())
                 lineage = self._lineages.get(relation.oid)

@@ -320,8 +320,14 @@ class Expressions:
         return replace(picked, touches=mixed(picked, *flows).touches)
 
     def _dot(self, node: exp.Dot, scope: Scope) -> Flow:
-        """`(t).c`: the column, where `t` is an entry's name; else a field of a computed value."""
+        """`(t).c`: the column, where `t` is an entry's name; else a field of a computed value. `s.f(x)`: a function of schema `s`."""
         field = node.expression
+        if isinstance(field, exp.Func):
+            for name in node.this.find_all(exp.Identifier):
+                self._visit_identifier(name)
+            return self._all_used(
+                [e for e in field.iter_expressions() if not isinstance(e, exp.Star)], Use.COMPUTE, scope
+            )
         entry = self.row_entry(node.this, scope) if isinstance(field, exp.Identifier) else None
         if entry is not None:
             return self._member(entry, field)

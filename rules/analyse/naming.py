@@ -25,7 +25,7 @@ def is_reference(node: exp.Expr) -> bool:
     while isinstance(node, exp.Alias | exp.Paren):
         node = node.this
     if isinstance(node, exp.Dot):
-        return True
+        return not isinstance(node.expression, exp.Func)
     return isinstance(node, exp.Column)
 
 

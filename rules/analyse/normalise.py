@@ -47,6 +47,7 @@ class _Scan:
             "current": self._current_of,
             "using": self._using,
             "only": self._only,
+            "collate": self._collate,
         }
         for index in range(self._first, self._last + 1):
             token = self._lexed.tokens[index]
@@ -119,6 +120,14 @@ class _Scan:
         if self._text(end + 1) == ")":
             self._drop(at + 1, at + 1)
             self._drop(end + 1, end + 1)
+
+    def _collate(self, at: int) -> None:
+        """COLLATE schema.name: the schema makes no difference to the analysis."""
+        if self._is_name(at + 1) and self._text(at + 2) == "." and self._is_name(at + 3):
+            self._drop(at + 1, at + 2)
+            name = self._lexed.tokens[at + 3].value.replace('"', '""')
+            self._found.spellings[at + 3] = f'"{name}"'
+            self._found.accounted |= {at + 1, at + 3}
 
     def _keyword(self, at: int) -> None:
         """A keyword that is a column's name behind a dot, or a label behind AS."""

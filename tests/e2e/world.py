@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 CUSTOMERS = 300
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-READY_SECONDS = 30
+READY_SECONDS = 120  # a limit, not a judgement: a busy machine takes its time
 
 
 class Tap:
