@@ -81,7 +81,7 @@ def _whole(low: int, high: int) -> Callable[[object, Path], int]:
     def form(value: object, _: Path) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise _Fault(f"write a whole number from {low} to {high}")
-        return value
+        return int(value)  # ruamel's 0 is of a class of its own, which `getaddrinfo` does not take
 
     return form
 

@@ -25,7 +25,7 @@ from proxy.metrics import Turned
 from proxy.relay import Leg, LegClosed, Relay
 from proxy.session.handshake import Authentication, BeginTls, Greeting, Login, Send
 from proxy.session.link import SessionContext
-from proxy.tls import same_channel
+from proxy.tls import failure_word, same_channel
 from proxy.wire.messages import CancelRequest, ErrorFields
 
 if TYPE_CHECKING:
@@ -111,6 +111,13 @@ class Connection:
         finally:
             await self._close()
 
+    async def refuse_silence(self) -> None:
+        """The end of a connection that has not sent a byte in the time for a whole login."""
+        try:
+            self._turn_away(Turned.TIMEOUT, AuthenticationRefused("the login took too long"))
+        finally:
+            await self._close()
+
     def leave(self) -> None:
         """The worker drains: end as soon as nothing is under way. What has just come is given a moment for its first question (`hurry`)."""
         self._leaving = True
@@ -150,10 +157,10 @@ class Connection:
             self._turn_away(Turned.LIMIT, error)
         except (ServerUnreachable, ServerLost) as error:
             self._turn_away(Turned.SERVER, error)
-        except _TlsFailed:
-            # There is no channel to say so on.
+        except _TlsFailed as error:
+            # There is no channel to say so on, but for the alert that TLS itself sends.
             self._around.services.metrics.connection_refused(Turned.TLS)
-            self._log.info("client.tls_failed")
+            self._log.info("client.tls_failed", reason=failure_word(error.__cause__))
             self._client.abort()
         except PgveilError as error:
             self._turn_away(Turned.PROTOCOL, error)
@@ -254,7 +261,10 @@ class Connection:
             try:
                 self._server = await self._around.upstream.open(route)
             except ServerUnreachable as error:
-                self._log.info("server.unreachable", host=str(route.address), tls=route.encryption.value)
+                reason = None if error.__cause__ is None else failure_word(error.__cause__)
+                self._log.warning(
+                    "server.unreachable", host=str(route.address), tls=route.encryption.value, reason=reason
+                )
                 unreachable = error
                 if isinstance(error, HostUnreachable):
                     silent = route.address

@@ -12,11 +12,11 @@ import structlog
 
 from proxy.cancels import Bucket
 from proxy.connection import FIRST_QUESTION_SECONDS, Connection, Surroundings
-from proxy.errors import TooManyConnections
+from proxy.errors import ConfigError, TooManyConnections
 from proxy.listening import Acceptor, bind
 from proxy.metrics import Turned
 from proxy.relay import Leg
-from proxy.tls import ALPN, client_side, server_side
+from proxy.tls import ALPN, client_side, failure_word, server_side
 from proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -131,6 +131,10 @@ class Worker:
     def prepare(self, config: Config) -> Callable[[], None]:
         """What puts this configuration in force for connections to come; running ones keep what they began with. Raises ConfigError."""
         around = self._surroundings(config)
+        ours, known = around.tls, self._around.tls
+        if ours is not None and ours.until < self._now() and (known is None or ours.certificate != known.certificate):
+            # One that runs and has expired stays, so that other things can be reloaded still.
+            raise ConfigError(f"{config.tls.certificate}: the certificate has expired: put a new one in its place")
 
         def commit() -> None:
             self._config, self._around = config, around
@@ -188,12 +192,18 @@ class Worker:
 
     async def _serve(self, sock: socket.socket, address: object) -> None:
         unix = sock.family == socket.AF_UNIX
+        around = self._around
+        direct = silent = False
         try:
-            around = self._around
-            direct = not unix and around.tls is not None and await self._unheard(self._begins_with_tls(sock))
+            if not unix and around.tls is not None:
+                try:
+                    direct = await self._unheard(self._begins_with_tls(sock))
+                except TimeoutError:
+                    silent = True
             leg = await self._leg(sock, around.tls if direct else None)
-        except OSError:  # ssl.SSLError is an OSError
+        except OSError as error:  # ssl.SSLError is an OSError
             self._services.metrics.connection_refused(Turned.TLS)
+            self._log.info("client.tls_failed", reason=failure_word(error))
             sock.close()
             return
         except Exception:  # noqa: BLE001 - the others go on
@@ -213,7 +223,7 @@ class Worker:
         elif self._draining:
             connection.leave()
         try:
-            await connection.run()
+            await (connection.refuse_silence() if silent else connection.run())
         finally:
             self._connections.discard(connection)
 
@@ -228,7 +238,7 @@ class Worker:
             self._silent.discard(task)
 
     async def _begins_with_tls(self, sock: socket.socket) -> bool:
-        """Look at the first byte without taking it. Raises OSError when none comes."""
+        """Look at the first byte without taking it. Raises TimeoutError when none comes, OSError."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(sock, readable.set)

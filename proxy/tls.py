@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -46,10 +47,63 @@ def ladder(sslmode: str, *, unix: bool) -> tuple[Encryption, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ClientSide:
-    """TLS as a server towards clients. `certificate`: the leaf, DER."""
+    """TLS as a server towards clients. `certificate`: the leaf, DER. `until`: when it expires, as Unix time."""
 
     context: ssl.SSLContext
     certificate: bytes
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """Why a certificate was not accepted: a word for the log, and what is told, without the name or address of anybody."""
+
+    word: str
+    told: str
+    hint: str
+
+
+_UNKNOWN_CA: Final = Distrust(
+    "unknown_authority",
+    "is of an authority that pgveil does not know",
+    "Put the authority's certificate into the file that server.root_certificate names, and run pgveil reload.",
+)
+_WRONG_NAME: Final = Distrust(
+    "wrong_name",
+    "is for another host than the one that pgveil connects to",
+    "Name the host in server.hosts as the certificate does, or issue one for that name.",
+)
+# By OpenSSL's X509_V_ERR_ numbers (x509_vfy.h). Its own sentences name the host, which is nobody's business in front of pgveil.
+_DISTRUST: Final = MappingProxyType(
+    {
+        9: Distrust(
+            "not_yet_valid", "is not valid yet", "Compare the clocks of pgveil's machine and of the authority."
+        ),
+        10: Distrust("expired", "has expired", "Give the PostgreSQL server a new certificate."),
+        **dict.fromkeys((2, 18, 19, 20, 21, 27), _UNKNOWN_CA),
+        23: Distrust("revoked", "was revoked", "Give the PostgreSQL server a new certificate."),
+        **dict.fromkeys((62, 64), _WRONG_NAME),
+    }
+)
+_OTHERWISE: Final = Distrust("unverified", "can't be verified", "pgveil's log says more.")
+
+
+def distrust(error: OSError) -> Distrust | None:
+    """Why the server's certificate was not accepted; None where a handshake failed for another reason."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return None
+    return _DISTRUST.get(error.verify_code, _OTHERWISE)
+
+
+def failure_word(error: BaseException | None) -> str:
+    """What a failed handshake failed by, in OpenSSL's own word, for the log."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _DISTRUST.get(error.verify_code, _OTHERWISE).word
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower()[:64]
+    return (
+        "closed" if isinstance(error, ConnectionError) else "timeout" if isinstance(error, TimeoutError) else "failed"
+    )
 
 
 def client_side(settings: Tls) -> ClientSide | None:
@@ -64,7 +118,8 @@ def client_side(settings: Tls) -> ClientSide | None:
     if settings.client_ca is not None:
         _load_authorities(context, settings.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    return ClientSide(context, _leaf(settings.certificate))
+    leaf = _leaf(settings.certificate)
+    return ClientSide(context, leaf.public_bytes(Encoding.DER), leaf.not_valid_after_utc.timestamp())
 
 
 def server_side(settings: Server) -> ssl.SSLContext:
@@ -73,6 +128,7 @@ def server_side(settings: Server) -> ssl.SSLContext:
     As there, a root certificate makes every mode verify the chain; only verify-full compares the host name.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _minimum(context, "TLSv1.2")
     context.set_alpn_protocols([ALPN])
     context.check_hostname = settings.sslmode == "verify-full"
     if settings.root_certificate is None:
@@ -130,9 +186,9 @@ def _why(error: OSError) -> str:
     return (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or "unreadable"
 
 
-def _leaf(path: Path) -> bytes:
+def _leaf(path: Path) -> x509.Certificate:
     """The first certificate of the file, which is the one that is shown."""
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())[0].public_bytes(Encoding.DER)
+        return x509.load_pem_x509_certificates(path.read_bytes())[0]
     except (OSError, ValueError):
         raise ConfigError(f"{path}: not a PEM file of certificates") from None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import HostUnreachable, ProtocolError, ServerUnreachable
 from proxy.hosts import NoSuchHost
 from proxy.relay import Leg, LegClosed
-from proxy.tls import Encryption, ladder
+from proxy.tls import Encryption, distrust, ladder
 from proxy.wire.messages import SSL_REQUEST_PACKET
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from proxy.config import Address, Server
@@ -86,7 +86,10 @@ class Upstream:
         except LegClosed:
             raise ServerUnreachable("the PostgreSQL server closed the connection at once") from None
         except OSError as error:
-            raise ServerUnreachable("TLS with the PostgreSQL server failed", detail=_detail(error)) from error
+            why = distrust(error)
+            if why is None:
+                raise ServerUnreachable("TLS with the PostgreSQL server failed") from error
+            raise ServerUnreachable(f"the PostgreSQL server's certificate {why.told}", hint=why.hint) from error
 
     async def _connect(self, address: Address) -> Leg:
         loop = asyncio.get_running_loop()
@@ -141,10 +144,3 @@ class Upstream:
                     leg.close()
                     await leg.wait_closed()
                 return
-
-
-def _detail(error: OSError) -> str | None:
-    """Why, in the words of the TLS library, for what its user can repair; nothing of the network behind the proxy."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verification failed: {error.verify_message}"
-    return None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proxy.services import Services
 
 # What goes through sockets is tested on both event loops: they differ in TLS, in backpressure and in how connections end.
-BOTH_LOOPS = frozenset(("test_relay", "test_tls", "test_cancel"))
+BOTH_LOOPS = frozenset(("test_relay", "test_tls", "test_cancel", "test_certificates"))
 
 
 def pytest_asyncio_loop_factories(
@@ -119,18 +119,25 @@ class Authority:
         self.file = directory / f"{name}.crt"
         self.file.write_bytes(self._certificate(self._name, self._key, (), ca=True).public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, *hosts: str) -> Pair:
-        """A certificate for these host names and addresses."""
+    def issue(self, name: str, *hosts: str, days: tuple[int, int] = (-1, 30)) -> Pair:
+        """A certificate for these host names and addresses, good between two days counted from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         pair = Pair(self._directory / f"{name}.crt", self._directory / f"{name}.key")
-        pair.certificate.write_bytes(self._certificate(subject, key, hosts, ca=False).public_bytes(Encoding.PEM))
+        made = self._certificate(subject, key, hosts, ca=False, days=days)
+        pair.certificate.write_bytes(made.public_bytes(Encoding.PEM))
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         pair.key.chmod(0o600)
         return pair
 
     def _certificate(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, hosts: tuple[str, ...], *, ca: bool
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        hosts: tuple[str, ...],
+        *,
+        ca: bool,
+        days: tuple[int, int] = (-1, 30),
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -139,8 +146,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=30))
+            .not_valid_before(now + dt.timedelta(days=days[0]))
+            .not_valid_after(now + dt.timedelta(days=days[1]))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
         if hosts:
@@ -158,7 +165,10 @@ def _general_name(host: str) -> x509.GeneralName:
 
 @dataclass(frozen=True)
 class Certificates:
-    """`server` is for localhost and 127.0.0.1, `elsewhere` for another host, `stranger` of another authority."""
+    """`server` is for localhost and 127.0.0.1, `elsewhere` for another host, `stranger` of another authority.
+
+    `expired` and `early` are for localhost and 127.0.0.1, at another time; `expired_client` is a client's.
+    """
 
     authority: Path
     other_authority: Path
@@ -167,6 +177,9 @@ class Certificates:
     elsewhere: Pair
     client: Pair
     stranger: Pair
+    expired: Pair
+    early: Pair
+    expired_client: Pair
 
 
 @pytest.fixture(scope="session")
@@ -182,6 +195,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         elsewhere=ours.issue("elsewhere", "db.example"),
         client=ours.issue("client"),
         stranger=theirs.issue("stranger", "localhost", "127.0.0.1"),
+        expired=ours.issue("expired", "localhost", "127.0.0.1", days=(-3, -2)),
+        early=ours.issue("early", "localhost", "127.0.0.1", days=(2, 3)),
+        expired_client=ours.issue("expired_client", days=(-3, -2)),
     )
 
 

@@ -159,3 +159,9 @@ def test_every_setting_has_a_form_and_an_explanation() -> None:
     for section in sections:
         for setting in fields(section):
             assert setting.metadata.get("doc") or setting.name in {"file", "engine", *module._SECTIONS}
+
+
+def test_zero_is_a_number_like_others() -> None:
+    """ruamel reads it as a class of its own, and no socket could be made with that port."""
+    port = parse_config("listen: {port: 0}", Path("pgveil.yaml")).listen.port
+    assert (port, type(port)) == (0, int)

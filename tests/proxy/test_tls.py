@@ -122,7 +122,7 @@ async def test_what_is_verified(
     if fits:
         assert await ask(worker) == "f/t"
     else:
-        with pytest.raises(psycopg.OperationalError, match="certificate verification failed"):
+        with pytest.raises(psycopg.OperationalError, match="certificate is of an authority that pgveil does not know"):
             await ask(worker)
 
 
