@@ -7,8 +7,9 @@ PYTEST_ARGS ?=
 TWIN_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
+REGRESS_ARGS ?=
 
-.PHONY: help demo test lint check twin bench soak fuzz fmt clean
+.PHONY: help demo test lint check twin bench soak fuzz regress fmt clean
 
 help:
 	@echo "make demo         a bank behind pgveil, as a story (KEEP=1 leaves it running)"
@@ -18,6 +19,7 @@ help:
 	@echo "make bench        ratios to direct PostgreSQL and PgBouncer; writes bench/results/"
 	@echo "make soak         the long tests"
 	@echo "make fuzz         every parser of outside bytes under a fuzzer (FUZZ_SECONDS=60 each; FUZZ_TARGETS for some of them)"
+	@echo "make regress      PostgreSQL's own regression suite, directly and through pgveil (REGRESS_ARGS for some files)"
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,9 +59,12 @@ soak: $(VENV)/.dev
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
+regress: $(VENV)/.dev
+	$(BIN)/python -m tests.regress.run $(REGRESS_ARGS)
+
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .demo .fuzz
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .demo .fuzz .regress
