@@ -91,7 +91,7 @@ class Watched:
         self._ground = ground
         self._gate = gate
         self._results = results
-        self.texts: list[bytes] = []
+        self.writes: dict[bytes, str] = {}  # texts that write protected data, with their shape in the audit log
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._gate, name)
@@ -113,6 +113,8 @@ class Watched:
 
     def _expect(self, admit: Admit) -> None:
         plans = [plan for plan in admit.plans if plan is not None]
+        if any(plan.writes and plan.touched for plan in plans):
+            self.writes[admit.text] = admit.shape
         if len(plans) == len(admit.plans) == 1:
             self._results[admit.text] = self._result(plans[0])
             if admit.witness is not None and plans[0].copy is not None:
@@ -169,6 +171,11 @@ class Records:
             if isinstance(event, StatementStarted)
             for access in event.columns
         )
+
+    def started(self, shape: str) -> bool:
+        """Whether a durable record says that a statement of that shape has started."""
+        known = self.events[: self.durable]
+        return any(isinstance(event, StatementStarted) and event.statement == shape for event in known)
 
     def open_statements(self) -> set[int]:
         """Statements that started and have not ended."""

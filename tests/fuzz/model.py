@@ -50,6 +50,8 @@ class Model:
         self.refused = False
         self.readies = 0
         self._framer = Framer(Direction.FRONTEND, interpret=_ALL)
+        self.committed: list[bytes] = []  # texts that have run for good; whoever looks empties it
+        self._ran: list[bytes] = []  # and those of which that is not certain yet
         self._status = b"I"
         self._statements: dict[bytes, _Statement] = {}
         self._portals: dict[bytes, _Portal] = {}
@@ -122,9 +124,12 @@ class Model:
         self.readies += 1
         if self._status == b"I":
             self._portals.clear()
+            self.committed += self._ran
+            self._ran.clear()
         return m.build_ready(self._status)
 
     def _aborted(self, response: bytes) -> bytes:
+        self._ran.clear()
         if self._status == b"T":
             self._status = b"E"
         return response
@@ -158,11 +163,14 @@ class Model:
             return self._aborted(error("42883"))
         if word == b"COPY":
             return self._copy(text, "query")
+        self._ran.append(text)
         result = self.results.get(text, Result())
         said = m.build_row_description(result.fields) if result.fields else b""
         return said + b"".join(map(m.build_data_row, result.rows)) + _complete(word, len(result.rows))
 
     def _transaction(self, word: bytes) -> bytes:
+        if word == b"ROLLBACK" or self._status == b"E":
+            self._ran.clear()
         self._status = b"T" if word == b"BEGIN" else b"I"
         return m.build_command_complete(word)
 
@@ -241,6 +249,7 @@ class Model:
             return self._transaction(word)
         if not portal.text.strip():
             return m.EMPTY_QUERY
+        self._ran.append(portal.text)
         rows = portal.result.rows[portal.at :]
         rows = rows[: execute.limit] if execute.limit > 0 else rows
         portal.at += len(rows)

@@ -167,18 +167,18 @@ def main() -> int:
         parser.error(f"no target {unknown[0]}")
     console = Console(width=120)
     outcomes = []
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    path = given.out / f"{moment}.json"
     for name in given.targets or MODULES:
         outcome = fuzz(name, given.seconds, given.out)
         outcomes.append(outcome)
         console.print(f"{name}: {outcome.executions:,} executions, {outcome.findings} findings")
         for line in (*outcome.failures, *outcome.fatal, *filter(None, [outcome.broken])):
             console.print(f"  {line}", markup=False)
+        # After each target, so that a long run that is broken off has not been for nothing.
+        told = {"format": _FORMAT, "at": moment, "targets": [asdict(o) for o in outcomes]}
+        path.write_text(json.dumps(told, indent=2) + "\n")
     console.print(table(outcomes))
-    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    path = given.out / f"{moment}.json"
-    path.write_text(
-        json.dumps({"format": _FORMAT, "at": moment, "targets": [asdict(o) for o in outcomes]}, indent=2) + "\n"
-    )
     console.print(f"written: {path}")
     return 1 if any(o.findings for o in outcomes) else 0
 

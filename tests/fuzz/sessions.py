@@ -185,8 +185,9 @@ class Table:
         self._from_client: deque[bytes] = deque()
         self._from_server: deque[bytes] = deque()
         self._time = 0.0
+        self.judge = Watched(ground, ground.gates[flags >> 4 & 1], self.results)
         self.session = Session(
-            judge=Watched(ground, ground.gates[flags >> 4 & 1], self.results),
+            judge=self.judge,
             codec=ground.values,
             identity=Identity(self.login, "bank", "192.0.2.1:5", "fuzz", "c1"),
             recorder=self.records,
@@ -268,6 +269,10 @@ class Table:
         """The well-behaved server answers what it was sent; whether it had anything to say."""
         sent, self.to_server = self.to_server, []
         said = self.model.receive(b"".join(sent))
+        for text in self.model.committed:
+            shape = self.judge.writes.get(text)
+            promise(shape is None or self.records.started(shape), "a write is committed before its record is durable")
+        self.model.committed.clear()
         self.from_server(said)
         if self.model.gone and self.session.closing is None and not self._from_server:
             self.session.server_eof()
@@ -420,6 +425,7 @@ def _comes_to_rest(table: Table) -> None:
         return
     state = session._state
     promise(state.pipeline.idle, "something is never answered")
+    promise(not state.recorded, "an execution is over and the audit log was not told")
     promise(not session._frontend.waiting and session.wants_client and session.wants_server, "the session is stuck")
     promise(not session._frontend.buffered and not session._backend.buffered, "bytes are left over")
     heard = _kinds(table.heard, Direction.BACKEND)
@@ -466,6 +472,10 @@ def says(side: int, data: bytes) -> bytes:
 _ANSWER: Final = bytes((ANSWER,))
 
 
+# First bytes of inputs: who has logged in, and whether there is a calculator.
+_TELLER, _TELLER_COMPUTES, _AGENT = 0, 18, 1
+
+
 def _seeds() -> Iterator[bytes]:
     parse = {text: m.build_parse(b"s", text.encode(), (23, 1043)) for text in TEXTS}
     unnamed = {text: m.build_parse(b"", text.encode()) for text in TEXTS}
@@ -480,13 +490,9 @@ def _seeds() -> Iterator[bytes]:
         pipeline = listed(unnamed[text], m.build_bind(b"", b""), execute, bind, execute, m.SYNC) + _ANSWER * 2
         flags = number % 3 + 16 * (number % 2)
         yield bytes((flags,)) + simple + extended
-        yield (
-            bytes((16 + number % 2,))
-            + bytes((DELAYS, 1 + number % 3))
-            + simple
-            + bytes((DURABLE, CALCULATED, 0))
-            + _ANSWER
-        )
+        for who in (_TELLER, _TELLER_COMPUTES, _AGENT):
+            yield bytes((who, DELAYS, 1 + number % 3)) + simple + bytes((DURABLE, CALCULATED, 0)) + _ANSWER
+            yield bytes((who, DELAYS, 1)) + extended + bytes((DURABLE,)) + _ANSWER
         yield (
             bytes((16,))
             + listed(m.build_query(b"begin"))
