@@ -500,7 +500,8 @@ class Gate:
         A name can be spelled otherwise in U&"..." and in no other form, and there only behind these three characters.
         """
         lowered = sql.lower()
-        suspicious = b'u&"' in lowered or any(w.encode() in lowered for w in self._world.triggers) or not sql.isascii()
+        spelled = b'u&"' in lowered or b"pgveil" in lowered or not sql.isascii()
+        suspicious = spelled or _names_any(lowered, self._world.triggers)
         if not suspicious and not asker.unfenced:
             return Pass(unsettles=True, ddl=True)
         refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
@@ -923,6 +924,18 @@ class Gate:
         )
 
 
+def _names_any(lowered: bytes, names: frozenset[str]) -> bool:
+    """Whether a text that could not be cut into tokens has any of the names in it: plain ones as whole words, others anywhere."""
+    whole = set(_RAW_WORDS.findall(lowered))
+    words = whole.union(*(word.split(b"$") for word in whole))
+    words |= {word.lstrip(b"0123456789") for word in words}
+    return any(
+        raw in words if _PLAIN_NAME.fullmatch(raw) else raw in lowered for raw in (name.encode() for name in names)
+    )
+
+
+_RAW_WORDS = re.compile(rb"[a-z0-9_$]+")
+_PLAIN_NAME = re.compile(rb"[a-z_][a-z0-9_$]*")
 _WORDS = re.compile(r"[^\W\d][\w$]*")
 _DATED = ("date", "time", "interval")
 
