@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from proxy.session.gate import CopyQuestion, OffsetMap
 from proxy.splicing import splice, spliced
 from rules.analyse import ParseError, analyse
 from rules.copy_format import CopyColumn, CopyPlan
 from rules.copying import CopyStatement, parse_copy, readable
 from rules.decide import DENIED, UNSUPPORTED, decide
+from rules.encodings import EncodingError, encode_sql
 from rules.lexer import Kind, lex
 from rules.model import Protection, Verdict, quote_ident
 from rules.plan import Action, Edit, Plan, Reason, Refusal
@@ -20,7 +22,6 @@ from rules.plan import Action, Edit, Plan, Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxy.session.gate import OffsetMap
     from rules.analyse import Protected
     from rules.catalog import Relation
     from rules.classify import Classified
@@ -303,6 +304,22 @@ def witness_text(plan: Plan, lexed: Lexed, text: str, offsets: OffsetMap) -> str
     start = _moved(lexed.tokens[copy.query[0]].start, offsets)
     end = _moved(lexed.tokens[copy.query[1]].end, offsets)
     return " " * start + text[start:end]
+
+
+def question(lexed: Lexed, part: Classified, client_encoding: str, server_version: int) -> CopyQuestion | None:
+    """What the server is asked before a COPY TO STDOUT that nothing protected is known to be in; None where there is nothing to ask."""
+    first, last = lexed.statements[0]
+    parsed = parse_copy(lexed, first, last, server_version=server_version)
+    if parsed is None or parsed.into or not parsed.streams:
+        return None
+    try:
+        if parsed.name is None:
+            start, end = lexed.tokens[part.first].start, lexed.tokens[part.last].end
+            return CopyQuestion(encode_sql(" " * start + lexed.text[start:end], client_encoding), None, OffsetMap())
+        names = None if parsed.columns is None else frozenset(parsed.columns)
+        return CopyQuestion(encode_sql(f"SELECT * FROM {_source(lexed, parsed)}", client_encoding), names)  # noqa: S608 - the client's own name
+    except EncodingError:
+        return None
 
 
 def _moved(position: int, offsets: OffsetMap) -> int:

@@ -35,7 +35,7 @@ _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _VERSION_SECONDS = 3.0
 _LOCK_SECONDS = 5
-_TEMPORARY_QUERY = """
+TEMPORARY_QUERY = """
 SELECT c.oid::int8 AS oid FROM pg_catalog.pg_class c
  WHERE c.oid = ANY($1::pg_catalog.oid[]) AND (c.relpersistence = 't' OR c.relkind = 'S')
 """
@@ -257,7 +257,7 @@ class Databases:
         """Tell the gate which of the relations that it does not know are temporary, or sequences."""
         wanted = gate.wanted_relations()
         if wanted:
-            rows = await connection.fetch(_TEMPORARY_QUERY, sorted(wanted))
+            rows = await connection.fetch(TEMPORARY_QUERY, sorted(wanted))
             gate.found_relations(wanted, frozenset(int(r["oid"]) for r in rows))
 
 

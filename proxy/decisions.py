@@ -32,6 +32,7 @@ from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
 from proxy.session.metering import metered
 from proxy.splicing import LiteralSealer, edited
+from proxy.storing import storing
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
@@ -163,14 +164,16 @@ class Gate:
         """See Judge."""
         return self._world.protection.source_of(table_oid, attnum)
 
-    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+    def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """See Judge."""
-        unknown = frozenset(
-            oid for oid in oids if oid not in self._world.protection.catalog.relations and oid not in self._temporary
-        )
+        protection = self._world.protection
+        relations = protection.catalog.relations
+        unknown = {oid for oid, _ in columns if oid not in relations and oid not in self._temporary}
         if len(self._wanted) + len(unknown) <= MAX_WANTED:
             self._wanted |= unknown
-        return unknown
+        return bool(unknown) or any(
+            number > 0 and oid in relations and relations[oid].at(number) is None for oid, number in columns
+        )
 
     def wanted_relations(self) -> frozenset[int]:
         """The OIDs that somebody should look for in the database, and tell `found_relations` about."""
@@ -352,7 +355,11 @@ class Gate:
         unsettles, ddl = self._afterwards(lexed, parts, settings)
         changes = self._changes(lexed, parts, (None,) * len(parts), settings)
         by_name = any(p.kind in _BY_NAME for p in parts)
-        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name)
+        copies = None
+        if len(parts) == 1 and parts[0].kind in _COPIES:
+            version = self._world.protection.catalog.server_version
+            copies = copy_decisions.question(lexed, parts[0], settings.client_encoding, version)
+        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name, copies=copies)
 
     def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> tuple[bool, bool]:
         """Whether settings, and whether the catalog, may be other ones after the text has run."""
@@ -689,6 +696,8 @@ class Gate:
         plan = decide(facts, self._judgement(asker))
         if isinstance(plan, Refusal):
             return facts.significant, plan
+        if facts.stored:
+            plan = replace(plan, storing=storing(facts, lexed, protection.rules))
         if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
             return facts.significant, _no_limited("CREATE TABLE or VIEW over protected columns", part.first)
         if not plan.touched and not plan.edits and not called:
@@ -906,6 +915,8 @@ class Gate:
         try:
             raw = encode_sql(text, settings.client_encoding)
             asked = [copy_decisions.witness_text(p, lexed, text, offsets) for p in plans if p is not None]
+            # Of several statements the first could end the transaction whose locks make the answer last.
+            asked += [p.storing.witness for p in plans if p is not None and p.storing is not None and len(plans) == 1]
             witness = next((encode_sql(t, settings.client_encoding) for t in asked if t is not None), None)
         except EncodingError:
             return Refuse(
@@ -958,6 +969,7 @@ _ANALYSED = frozenset(
         StatementKind.COPY_QUERY,
     }
 )
+_COPIES = frozenset({StatementKind.COPY_TABLE, StatementKind.COPY_QUERY})
 _WRITING = frozenset({"insert", "update", "delete", "merge", "copy"})
 # What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.
 _NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})

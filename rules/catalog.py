@@ -90,6 +90,10 @@ class Relation:
     trigger_functions: tuple[TableName, ...] = ()
     rules: tuple[str, ...] = ()
 
+    def at(self, number: int) -> CatalogColumn | None:
+        """The column of that number."""
+        return next((c for c in self.columns if c.attnum == number), None)
+
     def column(self, name: str) -> CatalogColumn | None:
         """The column of that name."""
         for column in self.columns:

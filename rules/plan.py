@@ -103,12 +103,20 @@ class Touched:
 
 
 @dataclass(frozen=True, slots=True)
+class Storing:
+    """What a write seals, and where the statement's own names lead: `witness` is a SELECT of the columns that it fills, `columns` are what they must be."""
+
+    witness: str
+    columns: tuple[ColumnName, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do with one statement.
 
     `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
     `explains`: its rows are a plan's text, in which the server quotes the constants that it was given. `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
-    `copy`: it is a COPY from or to the client, whose data says nothing of its columns.
+    `copy`: it is a COPY from or to the client, whose data says nothing of its columns. `storing`: it stores sealed values.
     """
 
     action: Action
@@ -124,6 +132,7 @@ class Plan:
     explains: bool = False
     later: Plan | None = None
     copy: CopyPlan | None = None
+    storing: Storing | None = None
 
     @property
     def opens(self) -> bool:

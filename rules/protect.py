@@ -35,6 +35,8 @@ _SEARCH_PATH = ("pg_catalog",)
 _DYNAMIC_LANGUAGES = frozenset({"plpgsql", "sql", "internal", "c"})
 _SOURCE_CHARACTERS = 512 * 1024  # tokens of a text take some seventy times its length
 _WORDS = re.compile(r"[^\W\d][\w$]*")
+# The number under which RowDescription names a whole row of a relation.
+_WHOLE_ROW = 0
 _NO_COLUMNS: Mapping[str, ColumnName] = MappingProxyType({})
 
 
@@ -281,6 +283,8 @@ class ProtectionMap:
             for column in self.catalog.relations[oid].columns:
                 if column.name in columns:
                     sources[oid, column.attnum] = columns[column.name]
+            if columns:
+                sources[oid, _WHOLE_ROW] = min(columns.values())
         for oid, lineage in self._lineages.items():
             for column, output in zip(self.catalog.relations[oid].columns, lineage.columns, strict=False):
                 if output.touches:

@@ -111,7 +111,7 @@ class ObservingGate:
         if not self._observes:
             return decision
         if isinstance(decision, Pass):
-            return replace(decision, noted=self._passing)
+            return replace(decision, noted=self._passing, copies=None)
         made = self._finding(decision, principal)
         return replace(as_pass(decision), noted=partial(self._take, made))
 
@@ -127,9 +127,9 @@ class ObservingGate:
         """See Judge; nothing is protected while observing, whatever a description names."""
         return None if self._observes else self._gate.source_of(table_oid, attnum)
 
-    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
+    def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """See Judge; while observing nothing waits."""
-        return frozenset() if self._observes else self._gate.unfamiliar(oids)
+        return not self._observes and self._gate.unfamiliar(columns)
 
     def wanted_relations(self) -> frozenset[int]:
         """See Gate."""

@@ -291,6 +291,8 @@ class Backend:
         """Check a description (None: NoData) that was asked for; the message for the client, b"" for unchanged, None where it failed."""
         state = self._state
         if head.witness is not None:
+            if raw is not None and self._late:
+                head.witness.trouble = self._strangers.trouble(raw)
             head.witness.described(raw, state.judge, state.principal, state.codec.logical_type)
             return b""
         statement = head.statement if head.portal is None else head.portal.statement
@@ -301,15 +303,14 @@ class Backend:
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
+                state.catalog_stale = True
                 self._failures.fail(head, finding, WITNESS)
                 state.pipeline.done()
                 return None
             shown = finding
         if head.portal is not None:
-            head.portal.asked = False
             head.portal.agree(shown)
         elif statement is not None:
-            statement.asked = False
             statement.verified = True
             statement.shown = shown
         return b"" if shown is None else shown.message
@@ -371,6 +372,7 @@ class Backend:
         plan = None if run is None else run.plan
         finding = self._finding(plan, raw)
         if isinstance(finding, Trouble):
+            state.catalog_stale = True
             self._failures.fail(head, finding, WITNESS)
             return
         if run is not None:

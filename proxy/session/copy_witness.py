@@ -59,6 +59,8 @@ class CopyWitness:
         count = len(copy.columns) if copy.into else len(copy.results)
         named = tuple(self._named(f) for f in fields)
         self.names, rest = named[:count], named[count:]
+        if self.trouble is not None:
+            return
         if len(self.names) != count or rest != copy.everything:
             self.trouble = _changed(copy.relation) if copy.everything else disagreement(None)
         elif copy.into:

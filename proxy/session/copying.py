@@ -1,4 +1,4 @@
-"""COPY with a plan, in the client's direction: the witness is asked first, then the client's data is sealed row by row.
+"""COPY, in the client's direction: the witness is asked first (as before any write of sealed values), then the client's data is sealed row by row.
 
 The server learns of data that can't be sealed by a field that it must refuse, and by CopyFail behind it; its error is replaced by what was
 wrong. Whatever the client sends after that is dropped, as the server would drop it.
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.session.copy_streams import FAIL_REASON, CopyIn, CopyOut, Phase
 from proxy.session.copy_witness import CopyWitness
+from proxy.session.gate import Admit, Pass
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.replies import COPY_NAME
+from proxy.session.store_witness import PassWitness, StoreWitness
 from proxy.session.witness import disagreement
 from proxy.wire import messages
 from proxy.wire.messages import Front
@@ -21,13 +23,52 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from proxy.session.gate import Admit
     from proxy.session.judging import Steps
     from proxy.session.state import State
+    from proxy.session.store_witness import Witness
     from proxy.wire.framing import Framer, Head
 
 # Until one of another type comes, the client may be sending data of a COPY that is over.
 _OF_COPY: Final = frozenset((Front.COPY_DATA, Front.COPY_DONE, Front.COPY_FAIL, Front.SYNC, Front.FLUSH))
+
+
+def ask(state: State, decision: Pass | Admit) -> Generator[Callable[[], bool], None, Witness]:
+    """Have the server describe what a statement reads or fills; the witness when it is finished."""
+    text, witness = _question(state, decision)
+    close = messages.build_close(b"S", COPY_NAME)
+    for kind, data in (
+        (Kind.CLOSE, close),
+        (Kind.PARSE, messages.build_parse(COPY_NAME, text)),
+        (Kind.DESCRIBE_STATEMENT, messages.build_describe(b"S", COPY_NAME)),
+        (Kind.CLOSE, close),
+    ):
+        state.send(data, Expectation(kind, Route.GUARD, witness=witness, undo=witness.drop))
+    state.to_server.append(messages.FLUSH)
+    yield lambda: witness.finished
+    return witness
+
+
+def _question(state: State, decision: Pass | Admit) -> tuple[bytes, Witness]:
+    encoding = state.tracker.settings.client_encoding
+    if isinstance(decision, Pass):
+        assert decision.copies is not None
+        return decision.copies.text, PassWitness(decision.copies, encoding)
+    plan = decision.plans[0]
+    assert plan is not None
+    assert decision.witness is not None
+    if plan.copy is not None:
+        return decision.witness, CopyWitness(plan, encoding, decision.offsets)
+    assert plan.storing is not None
+    return decision.witness, StoreWitness(plan.storing)
+
+
+def disagreed(state: State, witness: Witness) -> Refusal | None:
+    """Why a statement may not be sent, where the witness does not agree. The catalog is looked at again then."""
+    if witness.agreed:
+        return None
+    state.catalog_stale = True
+    trouble = witness.trouble or disagreement(None)
+    return Refusal(Reason.WITNESS, trouble.sqlstate, trouble.message, trouble.detail, trouble.hint)
 
 
 class Copying:
@@ -43,34 +84,15 @@ class Copying:
 
     # -- before
 
-    def ask(self, admit: Admit) -> Generator[Callable[[], bool], None, CopyWitness]:
-        """Have the server describe what the COPY reads or fills; the witness when it is finished."""
-        state = self._state
-        plan = admit.plans[0]
-        assert plan is not None
-        assert admit.witness is not None
-        witness = CopyWitness(plan, state.tracker.settings.client_encoding, admit.offsets)
-        close = messages.build_close(b"S", COPY_NAME)
-        for kind, data in (
-            (Kind.CLOSE, close),
-            (Kind.PARSE, messages.build_parse(COPY_NAME, admit.witness)),
-            (Kind.DESCRIBE_STATEMENT, messages.build_describe(b"S", COPY_NAME)),
-            (Kind.CLOSE, close),
-        ):
-            state.send(data, Expectation(kind, Route.GUARD, witness=witness, undo=witness.drop))
-        state.to_server.append(messages.FLUSH)
-        yield lambda: witness.finished
-        return witness
-
-    def agreed(self, admit: Admit, witness: CopyWitness, entry: Expectation) -> Refusal | None:
-        """Whether the COPY may be sent: `entry` gets what changes its data, if that must be changed. Else why not."""
-        if admit.generation != self._state.judge.generation:
+    def agreed(self, decision: Pass | Admit, witness: Witness, entry: Expectation) -> Refusal | None:
+        """Whether the statement may be sent: `entry` gets what changes a COPY's data, if that must be changed. Else why not."""
+        copies = isinstance(witness, CopyWitness)
+        if copies and isinstance(decision, Admit) and decision.generation != self._state.judge.generation:
             return PLAN_CHANGED
-        if not witness.agreed:
-            trouble = witness.trouble or disagreement(None)
-            return Refusal(Reason.WITNESS, trouble.sqlstate, trouble.message, trouble.detail, trouble.hint)
-        self._begin(admit, witness, entry)
-        return None
+        refusal = disagreed(self._state, witness)
+        if refusal is None and isinstance(decision, Admit) and isinstance(witness, CopyWitness):
+            self._begin(decision, witness, entry)
+        return refusal
 
     def _begin(self, admit: Admit, witness: CopyWitness, entry: Expectation) -> None:
         state = self._state

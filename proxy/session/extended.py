@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
+from proxy.session.copying import ask
 from proxy.session.gate import Admit, BadValue, Pass, Refuse
 from proxy.session.judging import PLAN_CHANGED, too_many, too_much_text
 from proxy.session.metering import elements, over_limit
@@ -179,6 +180,7 @@ class Extended:
             portal = Portal(name, statement, names=names)
             if statement is not None:
                 statement.plain_portal = portal
+        portal.bound()
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(name, portal)))
 
     def _bind_planned(self, raw: bytes, statement: PreparedStatement) -> None:
@@ -266,10 +268,6 @@ class Extended:
             self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
 
     def _describe_statement(self, raw: bytes, statement: PreparedStatement | None) -> None:
-        undo = None
-        if statement is not None and not statement.verified:
-            statement.asked = True
-            undo = statement.not_asked
         computed = None if statement is None else statement.computed
         self._state.send(
             raw,
@@ -277,23 +275,17 @@ class Extended:
                 Kind.DESCRIBE_STATEMENT,
                 Route.FORWARD if computed is None else Route.GUARD,
                 statement=statement,
-                undo=undo,
                 others=self._others(),
                 instead=None if computed is None else computed.prepared.described(),
             ),
         )
 
     def _describe_portal(self, raw: bytes, portal: Portal, route: Route, instead: bytes | None = None) -> None:
-        undo = None
-        if not portal.verified:
-            portal.asked = True
-            undo = portal.not_asked
-        others = self._others()
+        portal.fresh = True
         route = route if instead is None else Route.GUARD
-        self._state.send(
-            raw,
-            Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=undo, others=others, instead=instead),
-        )
+        entry = Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, others=self._others(), instead=instead)
+        entry.undo = portal.not_asked
+        self._state.send(raw, entry)
 
     def _others(self) -> bool:
         return self._state.unknown_executes > 0
@@ -315,6 +307,7 @@ class Extended:
         statement = portal.statement
         if (
             portal.plan is not None
+            or (statement is not None and asks(statement.decision))
             or portal.names is not None
             or not self._judging.writes_settled()
             or (statement is not None and statement.generation != state.judge.generation)
@@ -341,19 +334,19 @@ class Extended:
             # It may commit what was written before: COMMIT is a statement like others here.
             yield from judging.settle_writes()
         self._ensure_description(portal)
-        if plan is not None and plan.writes and plan.results is not None and not portal.verified:
+        if plan is not None and plan.writes and plan.results is not None and not portal.own_verified:
             # What a disagreement would find out afterwards might be committed by then.
             judging.flush()
-            yield lambda: portal.verified or state.ignores()
+            yield lambda: bool(portal.own_verified) or state.ignores()
         if state.ignores():
             return
         if portal.asked_for is not None:
             yield from self._computer.execute(portal, limit, arrived)
             return
         entry = Expectation(Kind.EXECUTE, portal=portal, others=self._others())
+        if statement is not None and not (yield from self._witnessed(statement, entry)):
+            return
         if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
-            if not (yield from self._witnessed(statement.decision, entry)):
-                return
             entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0)
             if entry.run is None:
                 judging.refuse(Kind.EXECUTE, AUDIT_DOWN, shape=_shape(statement))
@@ -363,16 +356,27 @@ class Extended:
             judging.flush()
             yield from self._copying.wait(entry)
 
-    def _witnessed(self, admit: Admit, entry: Expectation) -> Generator[Callable[[], bool], None, bool]:
-        """Ask the second witness of a COPY; whether it agrees. Else the client has been told, or will be."""
-        if admit.witness is None:
+    def _witnessed(self, statement: PreparedStatement, entry: Expectation) -> Generator[Callable[[], bool], None, bool]:
+        """Ask the second witness of a COPY or a write; whether it agrees. Else the client has been told, or will be."""
+        state, decision = self._state, statement.decision
+        if not asks(decision):
             return True
-        witness = yield from self._copying.ask(admit)
-        if witness.failed or self._state.ignores():
+        stores = decision.witness if isinstance(decision, Admit) and not copies(decision) else None
+        key = (stores or b"", state.judge.generation)
+        if key in state.witnessed:
+            return True
+        witness = yield from ask(state, decision)
+        if witness.failed or state.ignores():
             return False
-        refusal = self._copying.agreed(admit, witness, entry)
+        refusal = self._copying.agreed(decision, witness, entry)
+        if refusal is None and statement.generation != state.judge.generation:
+            refusal = yield from self._judging.recheck(statement)
+        if state.ignores():
+            return False
         if refusal is not None:
-            self._judging.refuse(Kind.EXECUTE, refusal, shape=admit.shape)
+            self._judging.refuse(Kind.EXECUTE, refusal, shape=decision.shape if isinstance(decision, Admit) else "")
+        elif stores is not None:
+            state.witnessed.add(key)
         return refusal is None
 
     def _stale(
@@ -389,8 +393,8 @@ class Extended:
         return (yield from self._judging.recheck(statement))
 
     def _ensure_description(self, portal: Portal) -> None:
-        """Ask for the description that no client's Describe will bring before the rows."""
-        if not portal.verified and not portal.expected:
+        """Ask for the description that no client's Describe has brought since the Bind: what the names mean now, to the server."""
+        if not portal.fresh and not portal.without_rows:
             self._describe_portal(messages.build_describe(b"P", portal.name), portal, Route.GUARD)
 
     def _run(self, raw: bytes, portal: Portal, entry: Expectation) -> None:
@@ -410,6 +414,16 @@ class Extended:
         if entry.run is None or entry.run.writes:
             state.unknown_executes += 1
         state.send(raw, entry)
+
+
+def asks(decision: Pass | Admit) -> bool:
+    """Whether the server has to be asked what the statement reads or fills, as its answer will not tell."""
+    return (decision.copies if isinstance(decision, Pass) else decision.witness) is not None
+
+
+def copies(admit: Admit) -> bool:
+    """Whether a text is a COPY with a plan."""
+    return any(plan is not None and plan.copy is not None for plan in admit.plans)
 
 
 def _reserved(names: messages.BindHead) -> bool:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
-from proxy.session.copying import Copying
-from proxy.session.extended import Extended
+from proxy.session.copying import Copying, ask
+from proxy.session.extended import Extended, asks
 from proxy.session.gate import Admit, Pass, Refuse
-from proxy.session.judging import Judging
+from proxy.session.judging import PLAN_CHANGED, Judging
 from proxy.session.metering import metered, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
@@ -211,7 +211,7 @@ class Frontend:
             yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
-        if not (yield from self._witnessed(decision, entry)):
+        if not (yield from self._witnessed(text, decision, entry)):
             return
         if isinstance(decision, Admit):
             if not (yield from self._recorded(decision, entry, arrived)):
@@ -259,12 +259,14 @@ class Frontend:
         entry.run.sent = state.clock()
         return True
 
-    def _witnessed(self, decision: Pass | Admit, entry: Expectation) -> Generator[Callable[[], bool], None, bool]:
-        """Ask the second witness of a COPY; whether it agrees. Else the client has been told, or will be."""
+    def _witnessed(
+        self, text: bytes, decision: Pass | Admit, entry: Expectation
+    ) -> Generator[Callable[[], bool], None, bool]:
+        """Ask the second witness of a COPY or a write; whether it agrees. Else the client has been told, or will be."""
         state = self._state
-        if not isinstance(decision, Admit) or decision.witness is None:
+        if not asks(decision):
             return True
-        witness = yield from self._copying.ask(decision)
+        witness = yield from ask(state, decision)
         if witness.failed:
             # The client was told of the error; the server waits for a Sync that a simple Query does not send.
             self._send_sync(messages.SYNC)
@@ -272,8 +274,12 @@ class Frontend:
         if state.ignores():
             return False
         refusal = self._copying.agreed(decision, witness, entry)
+        if refusal is None and not (yield from self._judging.holds(text, decision)):
+            refusal = PLAN_CHANGED
+        if state.ignores():
+            return False
         if refusal is not None:
-            self._refuse_query(Refuse(refusal, decision.shape))
+            self._refuse_query(Refuse(refusal, decision.shape if isinstance(decision, Admit) else ""))
         return refusal is None
 
     def _run_query(self, raw: bytes, entry: Expectation, decision: Pass | Admit) -> None:

@@ -91,6 +91,18 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyQuestion:
+    """The SELECT that the server is to describe before a COPY TO. `names`: those of its columns that are copied, None for all.
+
+    `offsets`: where positions in its errors are in the client's text; None where they are nowhere.
+    """
+
+    text: bytes = field(repr=False)
+    names: frozenset[str] | None = None
+    offsets: OffsetMap | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """Forward the text as it is.
 
@@ -99,7 +111,7 @@ class Pass:
     `statements`: how many statements the text holds (0 for an empty one).
     `noted`: in observe mode, to be called with 0 when the text is prepared and with 1 each time that it runs.
     `names`: one a statement, what it does to the session's names; empty where none does anything. `by_name`: it runs what a name stands for, so
-    the decision holds as long as the names do.
+    the decision holds as long as the names do. `copies`: it is a COPY TO, whose data nothing describes.
     """
 
     unsettles: bool = False
@@ -108,6 +120,7 @@ class Pass:
     noted: Callable[[int], None] | None = field(default=None, compare=False)
     names: tuple[NameChange | None, ...] = ()
     by_name: bool = False
+    copies: CopyQuestion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,7 @@ class Admit:
 
     `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
     `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`: as of Pass.
-    `witness`: of a COPY with a plan, the SELECT that the server is to describe before.
+    `witness`: of a COPY with a plan, and of a write of sealed values, the SELECT that the server is to describe before.
     """
 
     text: bytes
@@ -209,8 +222,9 @@ class Judge(Protocol):
         For a column of a view that mixes several protected columns, any one of them.
         """
 
-    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
-        """Those relations that neither the catalog knows nor the last look for them has shown to be temporary; the next one looks for them."""
+    def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
+        """Whether a column (OID of its relation, number) is among them that neither the catalog knows nor the last look for its relation has
+        shown to be of a temporary one; the next one looks for it. Numbers below 1 are every relation's."""
 
     def column(self, name: ColumnName) -> Column | None:
         """The rules' column of that name."""

@@ -275,6 +275,13 @@ class Judging:
         statement.doubt()
         return None
 
+    def holds(self, text: bytes, decision: Pass | Admit) -> Generator[Callable[[], bool], None, bool]:
+        """Whether a text that has not been sent yet would still be decided so."""
+        if not isinstance(decision, Admit) or decision.generation == self._state.judge.generation:
+            return True
+        again = yield from self.decide(text, extended=False)
+        return isinstance(again, Admit) and _same(again, decision)
+
     def _recheck_computed(
         self, statement: PreparedStatement, new: Compute | Write
     ) -> Generator[Callable[[], bool], None, Refusal | None]:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from proxy.session.collect import Collector
     from proxy.session.copy_streams import CopyIn, CopyOut
-    from proxy.session.copy_witness import CopyWitness
     from proxy.session.gate import ServerCheck
     from proxy.session.names import Renaming
     from proxy.session.settings import Probe
     from proxy.session.statements import Portal, PreparedStatement, Run
+    from proxy.session.store_witness import Witness
     from rules.plan import Refusal
 
 
@@ -128,7 +128,7 @@ class Expectation:
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates.
     `renaming`: what its text does to the session's names. `note`: a question of ours.
-    `witness`: what a COPY's columns are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
+    `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
@@ -154,7 +154,7 @@ class Expectation:
     note: Probe | None = None
     collector: Collector | None = None
     instead: bytes | None = None
-    witness: CopyWitness | None = None
+    witness: Witness | None = None
     copy_out: CopyOut | None = None
     copy_in: CopyIn | None = None
 

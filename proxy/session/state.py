@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import error_response
-from proxy.session.pipeline import Expectation, Kind, Pipeline, Route
+from proxy.session.pipeline import UNTIL_READY, Expectation, Kind, Pipeline, Route
 from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT
 from proxy.session.settings import SettingsTracker
 from proxy.session.statements import Book, Portal, PreparedStatement
@@ -124,6 +124,7 @@ class State:
         "under_way",
         "unknown_executes",
         "wake",
+        "witnessed",
     )
 
     def __init__(
@@ -179,6 +180,8 @@ class State:
         self.unknown_executes = 0  # executions in this batch that are not known to only read
         self.renaming_sent = False  # something that changes them was sent and may not have been answered
         self.names_version = 0  # grows with each name that SQL makes or drops
+        # Writes whose columns the server has described in this transaction, whose locks keep that true; and the judge's generation then.
+        self.witnessed: set[tuple[bytes, int]] = set()
         self.fatal_allowed = True  # false while the client has had a part of a message
         self._principal: Principal | None = None
         self._principal_generation = -1
@@ -218,6 +221,8 @@ class State:
     def send(self, data: bytes, expectation: Expectation) -> None:
         """A message to the server that will be answered."""
         self.to_server.append(data)
+        if self.witnessed and _may_let_go(expectation):
+            self.witnessed.clear()
         if expectation.renaming is not None:
             self.renaming_sent = True
         self.pipeline.sent(expectation)
@@ -287,3 +292,8 @@ class State:
             self.recorded.pop(run.number, None)
         run.shown = None
         run.rows = 0
+
+
+def _may_let_go(entry: Expectation) -> bool:
+    """Whether what is sent may end a transaction, or go back in it, and with it the locks that it holds."""
+    return entry.kind in UNTIL_READY or (entry.kind is Kind.EXECUTE and entry.run is None)

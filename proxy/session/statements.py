@@ -28,7 +28,7 @@ class PreparedStatement:
     """A statement that the client parsed. `text` is the client's own; `types` are the parameter types that it declared.
 
     `settings` and `generation`: what the decision was made under. `shown`: the description that the second witness agreed with, None
-    until then (and for a statement without rows: `verified` alone tells). `asked`: a description is on its way.
+    until then (and for a statement without rows: `verified` alone tells).
     `computed`: the decision is what fetches the rows, and the calculator makes the client's result of them.
     `names`: where the decision rests on the session's names, their version then. `made`: by PREPARE, or the query of a cursor by DECLARE (`hold`:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
@@ -42,7 +42,6 @@ class PreparedStatement:
     generation: int
     verified: bool = False
     shown: Shown | None = None
-    asked: bool = False
     plain_portal: Portal | None = None
     dropped_name: bytes | None = None
     computed: Computed | None = None
@@ -60,10 +59,6 @@ class PreparedStatement:
     def offsets(self) -> OffsetMap | None:
         """Of the text that the server holds, where it was edited."""
         return self.decision.offsets if isinstance(self.decision, Admit) else None
-
-    def not_asked(self) -> None:
-        """No description will come."""
-        self.asked = False
 
     def doubt(self) -> None:
         """Another statement may have taken the name."""
@@ -84,6 +79,8 @@ class Portal:
 
     `names`: as of the statement, at the Bind. `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of
     its own and is shared by all its Binds. `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
+    `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
+    the statement, or of another portal of it, need not be true of this one.
     """
 
     name: bytes
@@ -91,9 +88,9 @@ class Portal:
     formats: tuple[int, ...] = ()
     own_verified: bool | None = None
     own_shown: Shown | None = None
-    asked: bool = False
     asked_for: Asked | None = None
     names: int | None = None
+    fresh: bool = False
 
     @property
     def cost(self) -> int:
@@ -119,14 +116,21 @@ class Portal:
             return self.own_shown
         return None if self.statement is None else self.statement.shown
 
-    @property
-    def expected(self) -> bool:
-        """Whether a description has been asked for and not been answered."""
-        return self.asked or (self.own_verified is None and self.statement is not None and self.statement.asked)
+    def bound(self) -> None:
+        """It is bound anew."""
+        self.fresh = False
 
     def not_asked(self) -> None:
         """No description will come."""
-        self.asked = False
+        self.fresh = False
+
+    @property
+    def without_rows(self) -> bool:
+        """Whether the server has said that the statement returns none; it refuses to run one of which that is no longer true."""
+        statement = self.statement
+        return (
+            statement is not None and statement.verified and statement.shown is None and self.own_verified is not False
+        )
 
     def agree(self, shown: Shown | None) -> None:
         """The second witness agrees. What is true of the portal is true of its statement, but for the formats."""
@@ -138,7 +142,7 @@ class Portal:
 
     def doubt(self) -> None:
         """Another portal may have taken the name."""
-        self.own_verified = False
+        self.own_verified = self.fresh = False
         self.own_shown = None
 
     def format_of(self, index: int) -> int:

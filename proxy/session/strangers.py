@@ -1,4 +1,4 @@
-"""Relations that the server describes and the catalog does not know: made a moment ago past pgveil, or by this very session.
+"""Relations and columns that the server describes and the catalog does not know: made a moment ago past pgveil, or by this very session.
 
 A description that names one waits until the catalog has been read again. What is unknown even then is temporary, or was made in this session's
 open transaction, where nobody else can see it: made with the login's own rights, which the server holds it to. For a login that privileges
@@ -69,8 +69,8 @@ class Strangers:
         judge = self._state.judge
         if self._familiar.get(raw) == judge.generation:
             return False
-        oids = frozenset(f.table for f in parse_row_description(raw[5:]) if f.table >= FIRST_NORMAL_OID)
-        if oids and judge.unfamiliar(oids):
+        columns = frozenset((f.table, f.attnum) for f in parse_row_description(raw[5:]) if f.table >= FIRST_NORMAL_OID)
+        if columns and judge.unfamiliar(columns):
             return True
         if len(self._familiar) >= _REMEMBERED:
             self._familiar.clear()

@@ -94,7 +94,7 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
     fields = parse_row_description(raw[5:])
     if plan is None or plan.results is None:
         for field in fields:
-            source = _source(judge, field)
+            source = source_of(judge, field)
             if source is not None:
                 return disagreement(source)
         return Shown(raw, tuple(f.format for f in fields), ())
@@ -103,7 +103,7 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
     shown = []
     openings = []
     for index, (field, result) in enumerate(zip(fields, plan.results, strict=True)):
-        source = _source(judge, field)
+        source = source_of(judge, field)
         if not _agrees(judge, principal, result, source):
             return disagreement(source or (result.open.name if result.open is not None else None))
         if result.open is None:
@@ -120,7 +120,8 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
     return Shown(message, tuple(f.format for f in fields), tuple(openings))
 
 
-def _source(judge: Judge, field: Field) -> ColumnName | None:
+def source_of(judge: Judge, field: Field) -> ColumnName | None:
+    """The protected column that a described column comes from."""
     return judge.source_of(field.table, field.attnum) if field.table else None
 
 

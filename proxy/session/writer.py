@@ -22,6 +22,7 @@ from proxy.session.assigning import Assignment, assignable, cells_of, mismatch
 from proxy.session.collect import Collector
 from proxy.session.computer import Computer
 from proxy.session.computing import Compute, Question, Write
+from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
 from proxy.session.judging import PLAN_CHANGED
@@ -221,6 +222,16 @@ class Writer(Computer):
         if not state.trail.durable(ticket):
             self._fail(refused(AUDIT_DOWN), source, run)
             return
+        if writing.write.apply.witness is not None:
+            witness = yield from ask(state, writing.write.apply)
+            if witness.failed or state.ignores():
+                state.under_way = None
+                state.end_run(run, "error", None)
+                return
+            refusal = disagreed(state, witness)
+            if refusal is not None:
+                self._fail(refused(refusal), source, run)
+                return
         portal = self._opened(writing, bound, shown=limit is None and writing.returning is None)
         self._judging.flush()
         # What a disagreement would find out afterwards might be committed by then.

@@ -117,12 +117,14 @@ class RelationRef:
 class Stored:
     """A protected column that gets a new value. `source`: what kind of value.
 
-    `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `destroyed` (DELETE), `other`.
+    `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `destroyed` (DELETE), `other`. `place`: the tokens of the
+    written relation's name, and what the column is called there; None where that is not known.
     """
 
     column: ColumnName
     source: str
     token: int
+    place: tuple[int, int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,7 @@ class Writes:
             if not isinstance(value, exp.Null):
                 self.expressions.visit(*value.find_all(exp.Identifier))
         elif self.expressions.constant(flow, value, array=False, compared=False):
-            self.record.stored.append(Stored(flow.column, "constant", token))
+            self.record.stored.append(Stored(flow.column, "constant", token, self._place(target, name)))
         else:
             self._store(target, name, self.expressions.value(value, scope), value)
 
@@ -250,9 +250,16 @@ class Writes:
             self.record.copies.append(Pair(into.column, source.column, token))
         else:
             kind = "other"
-        self.record.stored.append(Stored(into.column, kind, token))
+        self.record.stored.append(Stored(into.column, kind, token, self._place(target, name)))
         if kind == "other":
             self.record.copies += [Pair(into.column, column, token) for column in sorted(source.touches)]
+
+    def _place(self, target: Entry, name: str | None) -> tuple[int, int, str] | None:
+        """Where the text names the relation that is written, and the column's name there."""
+        if target.table is None or name is None:
+            return None
+        table = self.record.tables[target.table]
+        return table.first, table.last, name
 
     def _seals(self, source: Flow, into: Flow) -> bool:
         """Whether the value is one of some constants, which are sealed where they stand."""

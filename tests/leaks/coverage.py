@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ATTEMPTS, SCRIPTS = "test_attempts::test_single_statements", "test_attempts::test_scripts"
+DDL = "tests.ddl.test_ddl"
 ORACLES, PROTOCOL, EXTENSIONS, LOOKUPS = "test_oracles", "test_protocol", "test_extensions", "test_lookups"
 GUESSES = f"{ORACLES}::test_right_and_wrong_guesses_look_alike"
 
@@ -112,6 +113,12 @@ LEAKS: tuple[Leak, ...] = (
         "`apply` takes them from logins that do not see all of it clear; pgveil refuses them; one that it does not know yet waits until it does.",
         (f"{ATTEMPTS}[views]", f"{SCRIPTS}[views]", f"{PROTOCOL}::test_a_view_made_a_moment_ago_past_pgveil"),
         "A view made since the last `apply` shows what its owner granted, past pgveil; through pgveil for up to a second where every column of the result is computed.",
+    ),
+    Leak(
+        "changes of the schema, roles and settings under a running statement",
+        "The server describes each execution anew before a row passes, a COPY and a write of sealed values before they run; a column or relation that pgveil does not know waits for the catalog.",
+        (f"{DDL}::test_no_stale_plan", f"{DDL}::test_every_kind_at_every_moment"),
+        "Until the catalog has been read (a second): what a function or a view's expression reads after it was redefined, or after a table took the name in its text; what a role that was just taken away shows; what several statements in one simple query copy or write. A renamed table leaves the rules.",
     ),
     Leak(
         "functions, SECURITY DEFINER included",

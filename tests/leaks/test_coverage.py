@@ -96,10 +96,12 @@ def test_every_test_that_is_named_is_there_and_every_part_is_named() -> None:
     for leak in LEAKS:
         assert leak.tests, leak.entry
         for test in leak.tests:
-            found = re.fullmatch(r"(\w+)::(\w+)(?:\[(.+)\])?", test)
+            found = re.fullmatch(r"([\w.]+)::(\w+)(?:\[(.+)\])?", test)
             assert found is not None, test
             module, function, part = found.groups()
-            assert callable(getattr(importlib.import_module(f"tests.leaks.{module}"), function)), test
+            assert callable(
+                getattr(importlib.import_module(module if "." in module else f"tests.leaks.{module}"), function)
+            ), test
             if function in TABLES:
                 assert part in TABLES[function], test
                 named[function].add(part)

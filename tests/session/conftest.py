@@ -120,8 +120,8 @@ class FakeJudge:
     def principal(self, login: str) -> Principal:
         return Principal(login, ("clerk",), self.verdicts, self.exposed, self.lookups)
 
-    def unfamiliar(self, oids: frozenset[int]) -> frozenset[int]:
-        return oids & self.strangers
+    def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
+        return any(oid in self.strangers for oid, _ in columns)
 
     def decide(
         self, sql: bytes, principal: Principal, settings: Settings, *, extended: bool, names: Names | None = None

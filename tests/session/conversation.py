@@ -182,6 +182,7 @@ class Talk:
     def __init__(self, session: Session, server: Server, cut: Callable[[bytes], list[bytes]]) -> None:
         self.session = session
         self.server = server
+        self.reads_catalog = True
         self._cut = cut
         self._coming: deque[bytes] = deque()
         self.hear(m.build_backend_key(7, b"key!") + m.build_ready(b"I"))
@@ -202,6 +203,8 @@ class Talk:
     def move(self) -> None:
         """Carry what the session has for the server, and back, until nothing moves."""
         while True:
+            if self.session.catalog_stale and self.reads_catalog:
+                self.session.catalog_refreshed()
             pieces, self.session.to_server = self.session.to_server, []
             said = self.server.receive(b"".join(pieces))
             self._coming += self._cut(said) if said else []

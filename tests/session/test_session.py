@@ -326,7 +326,7 @@ def test_an_error_takes_the_books_back(bench: Bench) -> None:
     session.server_received(server_error(b"42601") + READY)
     taken(session)
     session.client_received(m.build_bind(b"", b"s") + m.build_execute(b"") + m.SYNC)
-    session.server_received(m.BIND_COMPLETE + rows(bench, "4000") + tag(b"SELECT 1") + READY)
+    session.server_received(m.BIND_COMPLETE + DESCRIBED + rows(bench, "4000") + tag(b"SELECT 1") + READY)
     client, _ = taken(session)
     assert client == m.BIND_COMPLETE + plain_rows("4000") + tag(b"SELECT 1") + READY
 
@@ -504,12 +504,17 @@ def test_passed_statements_cost_nothing_beyond_their_entry(bench: Bench) -> None
         m.PARSE_COMPLETE + m.build_parameter_description((25,)) + description((b"a", 0, 25)) + READY
     )
     taken(session)
-    batch = m.build_bind(b"", b"s", (), (b"x",)) + m.build_execute(b"") + m.SYNC
-    for _ in range(50):
-        session.client_received(batch)
-        assert taken(session)[1] == batch
-        session.server_received(m.BIND_COMPLETE + m.build_data_row((b"x",)) + tag(b"SELECT 1") + READY)
-        taken(session)
+    bind, describe = m.build_bind(b"", b"s", (), (b"x",)), m.build_describe(b"P", b"")
+    execute = m.build_execute(b"") + m.SYNC
+    described = description((b"a", 0, 25))
+    ran = m.build_data_row((b"x",)) + tag(b"SELECT 1") + READY
+    for asks in (b"", describe) * 25:
+        session.client_received(bind + asks + execute)
+        assert taken(session)[1] == bind + describe + execute, (
+            "what the names mean now is asked for at each Bind, and once"
+        )
+        session.server_received(m.BIND_COMPLETE + described + ran)
+        assert taken(session)[0] == m.BIND_COMPLETE + (described if asks else b"") + ran
     assert bench.observer.objects == 0
     assert len(session._state.portals) == 0
 
