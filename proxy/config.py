@@ -240,6 +240,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Keepalive:
+    """How a peer that has vanished without a word (power, cable, firewall) is noticed, on both sides of a connection (TCP only)."""
+
+    idle_seconds: int = _setting(_whole(1, 32_767), "Silence before the kernel asks whether the peer is there.", 60)
+    interval_seconds: int = _setting(_whole(1, 32_767), "Between two such questions.", 15)
+    count: int = _setting(_whole(1, 127), "Questions without an answer after which the connection is cut.", 4)
+    unacknowledged_seconds: int = _setting(
+        _whole(0, 86_400),
+        "How long bytes that were sent may stay unacknowledged before the connection is cut (TCP_USER_TIMEOUT). 0: as long as the system says, "
+        "which is about 15 minutes on Linux. A peer that is there and takes nothing for so long is cut as well.",
+        0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogLogin:
     """The login with which pgveil itself reads the database's catalog."""
 
@@ -355,6 +370,7 @@ class Config:
     tls: Tls = field(default_factory=Tls)
     server: Server = field(default_factory=Server)
     limits: Limits = field(default_factory=Limits)
+    keepalive: Keepalive = field(default_factory=Keepalive)
     catalog: CatalogLogin = field(default_factory=CatalogLogin)
     metrics: MetricsPage = field(default_factory=MetricsPage)
     calculator: CalculatorSettings = field(default_factory=CalculatorSettings)
@@ -372,6 +388,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "tls": Tls,
     "server": Server,
     "limits": Limits,
+    "keepalive": Keepalive,
     "catalog": CatalogLogin,
     "metrics": MetricsPage,
     "calculator": CalculatorSettings,

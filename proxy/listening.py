@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from proxy.config import Address
+from proxy.descriptors import OUT_OF_RESOURCES, Spare
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 16
 # Running out of file descriptors ends when connections do; trying at once again would only burn a processor.
 _ACCEPT_PAUSE: Final = 0.2
-_OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 # ECONNABORTED and what accept(2) says Linux passes on from the network: they concern one connection.
 _SHRUGGED_OFF: Final = frozenset(
     (errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -180,8 +180,15 @@ class Acceptor:
     A task that waits for `accept` loses the connection that it has just been given when it is cancelled; a callback can't be caught in between.
     """
 
-    def __init__(self, listener: socket.socket, take: Callable[[socket.socket, object], None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        take: Callable[[socket.socket, object], None],
+        turned_away: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._listener = listener
+        self._spare = Spare()
+        self._turned_away = turned_away
         self._take = take
         self._log = structlog.get_logger("worker")
         self._loop = asyncio.get_running_loop()
@@ -200,6 +207,7 @@ class Acceptor:
         if not self._active:
             return
         self._active = False
+        self._spare.close()
         self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()
@@ -212,8 +220,12 @@ class Acceptor:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    self._log.error("accept.failed", errno=error.errno)
+                if error.errno in OUT_OF_RESOURCES:
+                    told = 0
+                    while told < _AT_ONCE and self._spare.turn_away(self._listener):
+                        told += 1
+                    self._log.error("accept.failed", errno=error.errno, turned_away=told)
+                    self._turned_away(told)
                     self._loop.remove_reader(self._listener)
                     self._pause = self._loop.call_later(_ACCEPT_PAUSE, self._again)
                     return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import structlog
 
 from proxy import limits
+from proxy.config import Keepalive
 from proxy.errors import PgveilError, ProtocolError
 from proxy.wire.messages import TERMINATE
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 # What a peer may send before the session exists: a startup packet and a few authentication messages.
 _DIALOGUE_BUFFER: Final = limits.STARTUP_PACKET + 2 * limits.AUTH_MESSAGE
-# A peer that vanished without a word (power, firewall) is noticed after 60 + 4 * 15 seconds.
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+_BY_DEFAULT: Final = Keepalive()
 
 
 class LegClosed(Exception):  # noqa: N818
@@ -51,10 +51,16 @@ class Leg(asyncio.Protocol):
     """One side's connection. `full`: its buffer is above the high-water mark. `is_read`: its peer's bytes are taken.
     `most_unsent` is the largest number of bytes that ever waited in its transport's buffer."""
 
-    def __init__(self, write_buffer: int = 256 * limits.KIB, close_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        write_buffer: int = 256 * limits.KIB,
+        close_seconds: float = 10.0,
+        keepalive: Keepalive = _BY_DEFAULT,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._write_buffer = write_buffer
         self._close_seconds = close_seconds
+        self._keepalive = keepalive
         self._transport: asyncio.Transport | None = None
         self._sink: LegSink | None = None
         self._kept = bytearray()
@@ -94,7 +100,7 @@ class Leg(asyncio.Protocol):
         """The connection stands."""
         stream = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self._adopt(stream)
-        _tune(stream)
+        _tune(stream, self._keepalive)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: for the relay, or kept for `read`."""
@@ -253,7 +259,7 @@ class Leg(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-def _tune(transport: asyncio.Transport) -> None:
+def _tune(transport: asyncio.Transport, keepalive: Keepalive) -> None:
     """Small messages leave at once, vanished peers are noticed."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
@@ -261,7 +267,12 @@ def _tune(transport: asyncio.Transport) -> None:
     with contextlib.suppress(OSError):  # a peer that reset the connection already: reading will tell
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE:
+        for name, value in (
+            ("TCP_KEEPIDLE", keepalive.idle_seconds),
+            ("TCP_KEEPINTVL", keepalive.interval_seconds),
+            ("TCP_KEEPCNT", keepalive.count),
+            ("TCP_USER_TIMEOUT", keepalive.unacknowledged_seconds * 1000),
+        ):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

@@ -109,12 +109,12 @@ class Worker:
         except BaseException:
             await self._services.stop()
             raise
-        self._acceptors = [Acceptor(sock, self._take) for sock in self._sockets]
+        self._acceptors = [Acceptor(sock, self._take, self._turned_away) for sock in self._sockets]
         for acceptor in self._acceptors:
             acceptor.start()
         for place, others in (places or {}).items():
             self._others += others
-            self._places[place] = [Acceptor(sock, self._take) for sock in others]
+            self._places[place] = [Acceptor(sock, self._take, self._turned_away) for sock in others]
         self._log.info("worker.ready", port=self.port)
 
     def cover(self, places: Collection[int]) -> None:
@@ -270,8 +270,12 @@ class Worker:
             raise ssl.SSLError("no ALPN")
         return leg
 
+    def _turned_away(self, count: int) -> None:
+        for _ in range(count):
+            self._services.metrics.connection_refused(Turned.LIMIT)
+
     def _new_leg(self) -> Leg:
-        return Leg(self._config.limits.write_buffer, self._config.limits.close_seconds)
+        return Leg(self._config.limits.write_buffer, self._config.limits.close_seconds, self._config.keepalive)
 
     def _admit(self) -> PgveilError | None:
         if self._admitted >= self._config.limits.connections:

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proxy.descriptors import OUT_OF_RESOURCES, none_left
 from proxy.errors import HostUnreachable, ProtocolError, ServerUnreachable
 from proxy.hosts import NoSuchHost
 from proxy.relay import Leg, LegClosed
@@ -69,7 +70,8 @@ class Upstream:
     async def open(self, route: Route) -> Leg:
         """A connection that is ready for the startup packet.
 
-        Raises HostUnreachable, or ServerUnreachable where another route to the same host may help; their texts name no address.
+        Raises HostUnreachable, or ServerUnreachable where another route to the same host may help (their texts name no address), and
+        TooManyConnections where there is no file descriptor left.
         """
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
@@ -102,6 +104,8 @@ class Upstream:
         except TimeoutError:
             raise
         except OSError as error:
+            if error.errno in OUT_OF_RESOURCES:
+                raise none_left() from error
             raise HostUnreachable("the PostgreSQL server could not be reached") from error
         return leg
 

@@ -17,6 +17,7 @@ import typer
 
 from proxy.channel import MAX_WHY, Abort, Answer, Commit, Cover, Failed, Line, Order, Prepare, Ready, Retire
 from proxy.cli import BUG, guarded, read_settings
+from proxy.descriptors import enough, raise_limit
 from proxy.errors import ConfigError, PgveilError
 from proxy.reloading import Reloading
 from proxy.server import Worker
@@ -65,6 +66,11 @@ async def _serve(file: Path, options: WorkerOptions) -> None:
     line = await Line.open(socket.socket(fileno=os.dup(_STANDARD_INPUT)), Order)
     try:
         config = _settings(file, options)
+        limit = raise_limit()
+        if not enough(limit, config.limits.connections):
+            structlog.get_logger("worker").warning(
+                "descriptors.few", limit=limit, connections=config.limits.connections
+            )
         services = load_factory(options.factory)(config, options.number)
         worker = Worker(config, services, monotonic=time.monotonic, now=time.time)
         place = Place(worker, Reloading(config, worker, services), line)
