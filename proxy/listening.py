@@ -224,7 +224,7 @@ class Acceptor:
                     told = 0
                     while told < _AT_ONCE and self._spare.turn_away(self._listener):
                         told += 1
-                    self._log.error("accept.failed", errno=error.errno, turned_away=told)
+                    self._log.error("accept.failed", errno=error.errno, count=told)
                     self._turned_away(told)
                     self._loop.remove_reader(self._listener)
                     self._pause = self._loop.call_later(_ACCEPT_PAUSE, self._again)
