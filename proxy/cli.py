@@ -52,6 +52,7 @@ def make_app() -> typer.Typer:
     app.command("run")(run)
     app.command("check-config")(check_config)
     app.command("config-reference")(config_reference)
+    app.command("limits")(show_limits)
     app.command("explain")(explain)
     app.command("check")(check)
     observe.register(app)
@@ -200,6 +201,13 @@ def check_config(config: ConfigFile = _DEFAULT_FILE) -> None:
 def config_reference() -> None:
     """Print the documentation of every setting (docs/configuration.md)."""
     typer.echo(reference(), nl=False)
+
+
+def show_limits() -> None:
+    """Print every limit with its value and what happens there (docs/limits.md)."""
+    from proxy.limit_table import page  # noqa: PLC0415
+
+    typer.echo(page(), nl=False)
 
 
 def read_settings(path: Path) -> Config:

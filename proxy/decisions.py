@@ -7,6 +7,7 @@ other by its shape.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from proxy.named import (
     unknown_statement,
     unknown_to_unfenced,
 )
-from proxy.plan_cache import CacheObserver, GateLimits, SilentCache
+from proxy.plan_cache import BoundedCache, CacheObserver, GateLimits, SilentCache
 from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
 from proxy.session.metering import metered
@@ -40,14 +41,14 @@ from rules.classify import Classified, StatementKind, classify
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads
-from rules.lexer import Kind, LexError, lex, literal_value
+from rules.lexer import Kind, LexError, LexLimitError, lex, literal_value
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, Sources, calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
 
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
+TOO_COMPLEX = "54001"  # statement_too_complex, as PostgreSQL has it for what is nested too deeply
+_SPLIT = "Split the statement, or send its values as parameters or with COPY."
 _CHECK_TEXT = "Check the text's quotes and escapes, its encoding and its length."
 
 
@@ -80,6 +83,20 @@ class _Asker:
     unfenced: bool
     views: frozenset[TableName]
     keys: Mapping[ColumnName, tuple[str, ...]]
+
+
+# A decision on a text without literals holds the text, the text that runs and the shape.
+_TEXT_COPIES = 3
+# Bytes of a plan's edit, parameter or column with what hangs on it; measured in tests/proxy/test_limits.py.
+_PART_BYTES = 512
+
+
+def _weight(found: object) -> int:
+    """About how many bytes a plan takes."""
+    if not isinstance(found, Plan):
+        return _PART_BYTES
+    parts = sum(map(len, (found.edits, found.literals, found.params, found.touched, found.results or ())))
+    return _PART_BYTES * (1 + parts)
 
 
 class _RefusedError(Exception):
@@ -138,8 +155,8 @@ class Gate:
     def _install(self, world: _World) -> None:
         self._generation += 1
         self._world = replace(world, generation=self._generation)
-        self._plans: LRUCache[Hashable, object] = LRUCache(self._limits.plans)
-        self._texts: LRUCache[Hashable, Decision] = LRUCache(self._limits.texts)
+        self._plans: BoundedCache[object] = BoundedCache(self._limits.plans, self._limits.plan_bytes)
+        self._texts: BoundedCache[Decision] = BoundedCache(self._limits.texts, self._limits.decision_bytes)
         self._askers: LRUCache[str, _Asker] = LRUCache(self._limits.principals)
         self._wanted: set[int] = set()
         self._temporary: set[int] = set()  # relations that the catalog leaves out and that hold nothing of others
@@ -231,7 +248,7 @@ class Gate:
                 return known
         decision = self._judge(sql, self._asker(principal.login), settings, names, extended=extended)
         if key is not None and _lasting(decision):
-            self._texts[key] = decision
+            self._texts.put(key, decision, _TEXT_COPIES * len(sql))
         return decision
 
     # -- who asks
@@ -297,6 +314,8 @@ class Gate:
             return self._garbled(sql, asker, "22021", "the statement is not valid text in the client's encoding", None)
         try:
             lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
+        except LexLimitError as error:
+            return self._garbled(sql, asker, TOO_COMPLEX, f"the statement is too complex: {error}", error.position + 1)
         except LexError as error:
             check = check_garbled(text, error, settings)
             message = f"the statement was not understood: {error}"
@@ -512,6 +531,8 @@ class Gate:
         if not suspicious and not asker.unfenced:
             return Pass(unsettles=True, ddl=True)
         refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
+        if sqlstate == TOO_COMPLEX:
+            refusal = Refusal(Reason.LIMIT, sqlstate, message, hint=_SPLIT)
         return Refuse(refusal, "", position, check)
 
     def _shape(self, lexed: Lexed) -> str:
@@ -635,8 +656,9 @@ class Gate:
             self._observer.miss()
             significant, found = self._make(lexed, part, whole, words, asker, settings, told=told)
             if len(lexed.shape) <= self._limits.shape_chars:
-                self._plans[key] = significant
-                self._plans[key, _literals(lexed, significant)] = found
+                literals = _literals(lexed, significant)
+                self._plans.put(key, significant, sys.getsizeof(lexed.shape))
+                self._plans.put((key, literals), found, sum(map(sys.getsizeof, literals)) + _weight(found))
                 self._observer.entries(len(self._plans))
         if isinstance(found, Refusal):
             raise _RefusedError(found)

@@ -16,9 +16,9 @@ from itertools import islice
 from typing import Final
 
 from rules.literals import CONTINUED, bits_value, escaped_value, number_value, plain_value, unicode_value
-from rules.tokens import Kind, Lexed, LexError, LexLimits, Token
+from rules.tokens import Kind, Lexed, LexError, LexLimitError, LexLimits, Token
 
-__all__ = ["Kind", "LexError", "LexLimits", "Lexed", "Token", "lex", "literal_value"]
+__all__ = ["Kind", "LexError", "LexLimitError", "LexLimits", "Lexed", "Token", "lex", "literal_value"]
 
 DEFAULT_LIMITS: Final = LexLimits()
 MAX_IDENTIFIER_BYTES: Final = 63
@@ -86,7 +86,7 @@ def lex(text: str, *, standard_conforming_strings: bool = True, limits: LexLimit
     Raises LexError where the server would refuse the text while scanning it, where versions of the server disagree, and beyond `limits`.
     """
     if len(text) > limits.max_length:
-        raise LexError(f"statement text is longer than {limits.max_length} characters", 0)
+        raise LexLimitError(f"statement text is longer than {limits.max_length} characters", 0)
     if "\0" in text:
         raise LexError("statement text holds a NUL character", text.index("\0"))
     lone = None if text.isascii() else _SURROGATE.search(text)
@@ -169,7 +169,7 @@ class _Scan:
                 resume = self._rarer(group, start, end)
                 if resume != end:
                     return resume
-        raise LexError(f"statement text has more than {self.limits.max_tokens} tokens", at)
+        raise LexLimitError(f"statement text has more than {self.limits.max_tokens} tokens", at)
 
     def _rarer(self, group: int, start: int, end: int) -> int:
         """Take one token of the less common kinds; the offset behind what it consumed."""
@@ -247,7 +247,7 @@ class _Scan:
         if value in {"(", "["}:
             self.depth += 1
             if self.depth > self.limits.max_depth:
-                raise LexError(f"parentheses nest deeper than {self.limits.max_depth}", start)
+                raise LexLimitError(f"parentheses nest deeper than {self.limits.max_depth}", start)
         elif value in {")", "]"}:
             self.depth -= 1
             if self.depth < 0:

@@ -54,6 +54,10 @@ class LexError(ValueError):
         return f"{self.message} (at character {self.position + 1})"
 
 
+class LexLimitError(LexError):
+    """The text goes beyond a limit. PostgreSQL's might be wider."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lexed:
     """A text and its tokens.

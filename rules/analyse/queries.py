@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rules.analyse.record import Record
 
-_MAX_NESTING = 64
+MAX_NESTING = 64
 _PLAIN_QUERY = "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone."
 
 
@@ -40,7 +40,7 @@ class Queries:
     def outputs(self, node: exp.Expr, scope: Scope | None) -> Outputs:
         """The output columns of a query, a VALUES list or a parenthesised one. `scope`: the level around it."""
         self._depth += 1
-        if self._depth > _MAX_NESTING:
+        if self._depth > MAX_NESTING:
             raise RecursionError
         try:
             return self._outputs(node, Scope(scope))

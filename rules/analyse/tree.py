@@ -28,7 +28,7 @@ logging.getLogger("sqlglot").disabled = True
 _NUMBER_BASE = 10**9
 # sqlglot moves array subscripts by one; numbers that lie far apart stay recognisable.
 _NUMBER_STEP = 16
-_MAX_TREE_DEPTH = 400
+MAX_TREE_DEPTH = 400
 
 
 class ParseError(Exception):
@@ -118,7 +118,7 @@ def parse(lexed: Lexed, first: int, last: int) -> Tree:
     root = trees[0]
     if isinstance(root, exp.Command) or any(isinstance(node, exp.Command) for node in root.walk()):
         raise ParseError("the statement is of a kind that is not analysed")
-    if _depth(root) > _MAX_TREE_DEPTH:
+    if _depth(root) > MAX_TREE_DEPTH:
         raise ParseError("the statement is nested too deeply")
     return Tree(lexed, first, last, root, tuple(starts), normal)
 

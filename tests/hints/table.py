@@ -597,6 +597,9 @@ NOT_BY_REWRITING = {
     "See pgveil's log; check `catalog.dsn` in its configuration.": _OPERATOR,
     "If a pooler stands between pgveil and the server, let it log in as the client's own user.": _OPERATOR,
     "Connect with sslmode=require or stronger.": _CONNECTION,
+    "Close connections, or raise limits.connections or workers in pgveil's configuration.": _CONNECTION,
+    "Close connections, or raise limits.connections_per_login in pgveil's configuration.": _CONNECTION,
+    "Split the statement, or send its values as parameters or with COPY.": "a text of a million characters: tests/proxy/test_limits.py",
     "Connect replicas and base backups to the PostgreSQL server directly, with a login of their own.": _CONNECTION,
     "Let pg_hba.conf ask for scram-sha-256 on connections that come from pgveil.": _OPERATOR,
     "Set channel_binding=disable in the client, or give pgveil the certificate and key that the PostgreSQL server has, or let pgveil reach "
@@ -604,6 +607,8 @@ NOT_BY_REWRITING = {
 }
 # Modules all of whose hints are told elsewhere, with the reason.
 ELSEWHERE = {
+    "proxy/control.py": "of the commands, to the operator",
+    "proxy/tls.py": "of the connection, to the operator: tests/proxy/test_certificates.py",
     "proxy/calculator/": _CALCULATOR,
     "proxy/session/collect.py": _CALCULATOR,
     "proxy/session/computer.py": _CALCULATOR,

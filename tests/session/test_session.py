@@ -559,6 +559,27 @@ def test_limits_of_the_books(bench: Bench) -> None:
     assert taken(session)[1].count(b"pgveil_none") == 1
 
 
+def test_texts_of_prepared_statements_are_bounded_together(bench: Bench) -> None:
+    bench.limits = replace(bench.limits, statement_text=1000)
+    session = started(bench)
+    for name in (b"a", b"b"):
+        session.client_received(m.build_parse(name, b"SELECT 1 /* %s */" % (b"x" * 600)) + m.SYNC)
+    assert taken(session)[1].count(b"pgveil_refused") == 1
+    assert bench.observer.reasons == [Reason.LIMIT]
+    session.server_received(m.PARSE_COMPLETE + READY + SERVER_REFUSES + READY)
+    assert errors(taken(session)[0]) == ["53400"]
+
+
+def test_a_client_that_does_not_wait(bench: Bench) -> None:
+    bench.limits = SessionLimits(pending=5, held_client=1000)
+    session = started(bench)
+    session.client_received(m.build_parse(b"", b"SELECT 1") * 9 + m.SYNC)
+    assert not session.wants_client
+    session.client_received(m.build_parse(b"", b"SELECT 1 /* %s */" % (b"x" * 2000)))
+    assert errors(taken(session)[0]) == ["54000"]
+    assert session.closing
+
+
 def test_a_full_pipeline_holds_the_client(bench: Bench) -> None:
     bench.limits = SessionLimits(pending=5)
     session = started(bench)
