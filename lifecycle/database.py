@@ -44,11 +44,16 @@ class DatabaseUrlError(ValueError):
     """Not a connection URL. The text does not quote it: it may hold a password."""
 
 
-async def connect(dsn: str, *, application: str) -> Connection:
-    """A connection. Raises DatabaseError; DatabaseUrlError where the URL is not one."""
+async def connect(dsn: str, *, application: str, host: tuple[str, int] | None = None) -> Connection:
+    """A connection; `host` and port where the URL is to lead elsewhere. Raises DatabaseError; DatabaseUrlError where the URL is not one."""
+    name, port = (None, None) if host is None else host
     try:
         return await asyncpg.connect(
-            dsn, timeout=_CONNECT_SECONDS, server_settings={"application_name": application, "client_encoding": "UTF8"}
+            dsn,
+            host=name,
+            port=port,
+            timeout=_CONNECT_SECONDS,
+            server_settings={"application_name": application, "client_encoding": "UTF8"},
         )
     except asyncpg.PostgresError as error:
         raise DatabaseError(f"the database refuses the connection: {describe_error(error)}") from None

@@ -8,6 +8,7 @@ Errors are strict and name file:line:column and the fix; one run reports all of 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SESSION_ATTRS: Final = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SSLMODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAX_FILE: Final = limits.MIB
 # What ruamel.yaml raises on broken input beside its own errors: a date that there is not, a number too long, nesting too deep.
 _PARSER_SLIPS: Final = (
@@ -137,6 +139,13 @@ def _address(value: object, _: Path) -> Address:
     if match is None or not 1 <= port <= 65535:
         raise fault
     return Address(match[1] or match[2], port)
+
+
+def _networks(value: object, _: Path) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(str(entry)) for entry in (value if isinstance(value, list) else [value]))
+    except ValueError:
+        raise _Fault("write addresses or networks, as in [10.0.0.5, 10.0.1.0/28]") from None
 
 
 def _setting(form: Callable[[object, Path], Any], doc: str, default: Any = None, *, secret: bool = False) -> Any:
@@ -347,6 +356,21 @@ class Observe:
 
 
 @dataclass(frozen=True, slots=True)
+class Doctor:
+    """What `pgveil doctor` is told (docs/doctor.md)."""
+
+    accepted: Path | None = _setting(_path, "File of findings that are accepted, each with its reason.")
+    addresses: tuple[Network, ...] = _setting(
+        _networks,
+        "Where pgveil's machines come from, as the server sees them. None: where doctor itself comes from.",
+        (),
+    )
+    certificate_days: int = _setting(
+        _whole(0, 3650), "A certificate that expires within so many days is a warning.", 30
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole file. `file` is where it came from."""
 
@@ -376,6 +400,7 @@ class Config:
     calculator: CalculatorSettings = field(default_factory=CalculatorSettings)
     log: Log = field(default_factory=Log)
     observe: Observe = field(default_factory=Observe)
+    doctor: Doctor = field(default_factory=Doctor)
 
     @property
     def control_socket(self) -> Path:
@@ -394,6 +419,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "calculator": CalculatorSettings,
     "log": Log,
     "observe": Observe,
+    "doctor": Doctor,
 }
 _Section = TypeVar("_Section")
 
@@ -532,7 +558,7 @@ def reference() -> str:
 
 
 def _shown(value: object) -> str:
-    if value is None or value is MISSING:
+    if value is None or value is MISSING or value == ():
         return "none"
     if isinstance(value, bool):
         return str(value).lower()

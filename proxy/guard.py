@@ -101,6 +101,7 @@ class Guard:
         self._audit.on_durable(self._durable)
         self._audit.on_failure(self._audit_lost)
         self._force.begin()
+        self.metrics.rules_loaded(rules.version)
         await self._calculator.start()
         self.hosts.start(dsn_of(self._config.catalog))
         self._databases = Databases(
@@ -241,6 +242,7 @@ class Guard:
             replace_rules_and_keys()
             # Also where the rules are the same: constants that were sealed with other keys are in the caches.
             judge_anew()
+            self.metrics.rules_loaded(rules.version)
             self._audit.note(
                 RulesLoaded(
                     version=rules.version,

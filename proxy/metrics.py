@@ -43,6 +43,8 @@ SQLSTATE_CLASSES: Final = frozenset(
     )
 )
 OTHER_CLASS: Final = "other"
+# Of the rules' version: 48 bits, which a float holds exactly.
+RULES_DIGITS: Final = 12
 
 
 class Turned(StrEnum):
@@ -121,6 +123,9 @@ class MetricSink:
     def catalog_loaded(self, *, loaded: bool) -> None:
         """Whether the worker knows the database's catalog."""
 
+    def rules_loaded(self, version: str) -> None:
+        """The rules that hold from now on, by their version (hex digits)."""
+
     def server_reached(self, now: float) -> None:
         """The server answered; `now` is Unix time in seconds."""
 
@@ -186,6 +191,8 @@ class Metrics(MetricSink):
         "_passed",
         "_reached",
         "_refusals",
+        "_rules_highest",
+        "_rules_lowest",
         "_sealed",
         "_server",
     )
@@ -283,6 +290,18 @@ class Metrics(MetricSink):
             "1 while every live worker can write its audit log, else 0.",
             registry=registry,
             multiprocess_mode="livemin",
+        ).set
+        self._rules_lowest = Gauge(
+            "pgveil_rules_version_lowest",
+            "The first 12 hex digits of the rules' version as a number: the lowest of the workers'.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        ).set
+        self._rules_highest = Gauge(
+            "pgveil_rules_version_highest",
+            "The same, the highest. Where the two differ, a worker has not taken up the rules that others have.",
+            registry=registry,
+            multiprocess_mode="livemax",
         ).set
         self._catalog = Gauge(
             "pgveil_catalog_loaded",
@@ -404,6 +423,12 @@ class Metrics(MetricSink):
     def catalog_loaded(self, *, loaded: bool) -> None:
         """See MetricSink."""
         self._catalog(1 if loaded else 0)
+
+    def rules_loaded(self, version: str) -> None:
+        """See MetricSink."""
+        number = int(version[:RULES_DIGITS], 16)
+        self._rules_lowest(number)
+        self._rules_highest(number)
 
     def server_reached(self, now: float) -> None:
         """See MetricSink."""

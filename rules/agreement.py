@@ -13,7 +13,7 @@ from rules.problems import Problem, Severity, did_you_mean, nearest_name
 from rules.recognise import recognise_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from rules.catalog import Catalog, CatalogColumn, Relation
     from rules.model import Column, Rules, Table
@@ -64,6 +64,17 @@ def compare(
                 Severity.ERROR if strict else Severity.WARNING,
             )
     return tuple(sorted(report.found, key=lambda p: (p.line, p.column, p.message)))
+
+
+def missing_roles(rules: Rules, there: Container[str], file: str) -> tuple[Problem, ...]:
+    """Logins and roles of the rules that the database does not have: a misspelt one would leave its people without their post."""
+    return tuple(
+        Problem(file, 1, 1, f"role {role.name}: the database has no {word} {name}", None, Severity.WARNING)
+        for role in rules.roles.values()
+        for word, names in (("login", role.logins), ("role", role.member_of))
+        for name in sorted(names)
+        if name not in there and not name.startswith("pg_")
+    )
 
 
 def _table(report: _Report, table: Table, relation: Relation, catalog: Catalog) -> None:

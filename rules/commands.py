@@ -83,10 +83,10 @@ def check(
     problems = list(checked.problems)
     live = None if database is None else _reach(database)
     if live is not None:
-        from rules.agreement import compare
+        from rules.agreement import compare, missing_roles
 
         problems += compare(checked.rules, live.catalog, str(rules), checked.places, strict=strict)
-        problems += _role_problems(str(rules), checked.rules, live)
+        problems += missing_roles(checked.rules, live.roles, str(rules))
     holders = _holders(checked.rules, live, login)
     ordered = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.message)))
     _show(rules, ordered, checked.rules, holders, as_json=json_)
@@ -148,17 +148,6 @@ async def _ask(dsn: str) -> _Live:
     finally:
         await connection.close()
     return _Live(build_catalog(rows), {r["name"]: r["can_login"] for r in roles})
-
-
-def _role_problems(file: str, rules: Rules, live: _Live) -> Iterable[Problem]:
-    """Logins and roles that the database does not have: a misspelt one would leave its people without their post."""
-    for role in rules.roles.values():
-        for word, names in (("login", role.logins), ("role", role.member_of)):
-            for name in sorted(names - live.roles.keys()):
-                if not name.startswith("pg_"):
-                    yield Problem(
-                        file, 1, 1, f"role {role.name}: the database has no {word} {name}", None, Severity.WARNING
-                    )
 
 
 def _holders(rules: Rules, live: _Live | None, only: str | None) -> tuple[_Holder, ...]:

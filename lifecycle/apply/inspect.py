@@ -120,7 +120,9 @@ SELECT r.rolname::text AS name, r.rolcanlogin AS can_login, r.rolsuper AS superu
   FROM pg_catalog.pg_roles r
 """
 
+# Not by to_regclass, which is an error to who may not use the schema.
 _GROUND = """
+  WITH own AS (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS owner_role,
        COALESCE((SELECT rolcanlogin OR rolsuper OR rolcreaterole OR rolreplication FROM pg_roles WHERE rolname = $1), false) AS owner_can_much,
        (SELECT pg_get_userbyid(n.nspowner)::text FROM pg_namespace n WHERE n.nspname = $2) AS schema_owner,
@@ -129,9 +131,9 @@ SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS owner_role,
          WHERE n.nspname = $2 AND t.typname = 'sealed' AND t.typtype = 'd') AS domain,
        (SELECT obj_description(t.oid, 'pg_type') FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
          WHERE n.nspname = $2 AND t.typname = 'sealed' AND t.typtype = 'd') AS domain_comment,
-       to_regclass('pgveil_private.pseudonym_key') IS NOT NULL AS pseudonym_table,
-       to_regclass('pgveil_private.lookup_key') IS NOT NULL AS lookup_table,
-       to_regclass('pgveil.privileges_before') IS NOT NULL AS memory
+       EXISTS (SELECT FROM own WHERE nspname = 'pgveil_private' AND relname = 'pseudonym_key') AS pseudonym_table,
+       EXISTS (SELECT FROM own WHERE nspname = 'pgveil_private' AND relname = 'lookup_key') AS lookup_table,
+       EXISTS (SELECT FROM own WHERE nspname = 'pgveil' AND relname = 'privileges_before') AS memory
 """
 
 # What the functions really are, so that one replaced by hand is seen.

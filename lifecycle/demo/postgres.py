@@ -91,6 +91,7 @@ class Postgres:
     host: str = "127.0.0.1"
     superuser: str = "postgres"
     durable: bool = False
+    checksums: bool = False
     _process: subprocess.Popen[bytes] | None = None
     _databases: int = 0
 
@@ -104,12 +105,15 @@ class Postgres:
         hba: str | None = None,
         port: int | None = None,
         durable: bool = False,
+        checksums: bool = False,
     ) -> Self:
         """A server of major `version`, not yet started, below `root` (default: a new temporary directory)."""
         bin_dir = find_bin_dir(version)
         home = Path(tempfile.mkdtemp(prefix="pgveil-pg-")) if root is None else root
         home.mkdir(parents=True, exist_ok=True)
-        return cls(version, home, port or free_port(), bin_dir, dict(settings or {}), hba, durable=durable)
+        return cls(
+            version, home, port or free_port(), bin_dir, dict(settings or {}), hba, durable=durable, checksums=checksums
+        )
 
     @property
     def version(self) -> int:
@@ -213,6 +217,7 @@ class Postgres:
                     "-D",
                     str(self.data),
                 ),
+                *(("--data-checksums",) if self.checksums else ()),
             ],
             check=False,
             capture_output=True,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PACKAGES = ("rules", "keys", "audit", "proxy", "lifecycle", "console")
+PACKAGES = ("rules", "keys", "audit", "proxy", "lifecycle", "doctor", "console")
 MAPPED = re.compile(r"^- `((?:\w+/)+\w+\.py)`: (\S.*)$", re.MULTILINE)
 NAMED = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|pyproject\.toml|LICENSE)(?:::([\w:]+))?`")
 

@@ -1,0 +1,162 @@
+"""The keys: whether they open, who can reach them, and whether what is stored opens with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from doctor.facts import Missing, known
+from doctor.model import Check, Found, Group, Severity, listed
+from rules.model import Protection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from doctor.facts import Facts
+
+_PUBLISHED: Final = frozenset({"public_html", "htdocs", "wwwroot", "www", "webroot"})
+_WEB: Final = ("/usr/share/nginx", "/srv/http")
+
+
+def _modes(facts: Facts) -> Iterator[Found]:
+    host = facts.host
+    for found, right in ((host.keys, "700"), (host.master, "600"), (host.ring, "600")):
+        if not found.there:
+            yield Found(Severity.BAD, str(found.path), f"{found.path}: {found.problem}", _init(facts))
+        elif found.mode & 0o077:
+            yield Found(
+                Severity.BAD,
+                str(found.path),
+                f"{found.path} has mode {found.shown_mode}: others than its owner reach it",
+                f"chmod {right} {found.path}",
+            )
+    owners = {f.uid for f in (host.keys, host.master, host.ring) if f.there}
+    if len(owners) > 1:
+        yield Found(
+            Severity.WARNING,
+            str(host.keys.path),
+            f"{host.keys.path} and the files in it belong to {len(owners)} accounts",
+            f"chown -R pgveil {host.keys.path}",
+        )
+
+
+def _init(facts: Facts) -> str:
+    return f"pgveil keys init {facts.config.keys}, or put back the copy of it"
+
+
+def _ring(facts: Facts) -> Iterator[Found]:
+    if isinstance(facts.ring_or, Missing):
+        yield Found(Severity.BAD, str(facts.config.keys), facts.ring_or.reason, facts.ring_or.fix)
+
+
+def _domains(facts: Facts) -> Iterator[Found]:
+    sealed = [c for c in facts.rules.protected_columns() if c.protection is Protection.SEALED]
+    without = [c for c in sealed if (c.domain or str(c.name)) not in facts.ring.domains()]
+    for column in without:
+        domain = column.domain or str(column.name)
+        yield Found(
+            Severity.BAD,
+            str(column.name),
+            f"{column.name} has no live key (domain {domain}): nothing can be written to it, and nothing stored opens",
+            "pgveil apply makes the first one; a destroyed one comes back only from a copy of the key directory",
+        )
+
+
+def _opens(facts: Facts) -> Iterator[Found]:
+    for sample in known(facts.database.samples):
+        wrong = [
+            f"{count} {what}"
+            for count, what in (
+                (sample.no_key, "under keys that are not this column's, or not in this ring"),
+                (sample.damaged, "damaged"),
+                (sample.plain, "not sealed"),
+            )
+            if count
+        ]
+        if wrong:
+            yield Found(
+                Severity.BAD,
+                sample.column,
+                f"of {sample.looked} values of {sample.column}, {sample.opened} open; {listed(wrong)}",
+                "use the key directory that they were sealed with (pgveil keys list); damaged values come from a backup",
+            )
+
+
+def _place(facts: Facts) -> Iterator[Found]:
+    keys = facts.config.keys.absolute()
+    if _PUBLISHED & set(keys.parts) or str(keys).startswith(_WEB):
+        yield Found(
+            Severity.BAD,
+            str(keys),
+            f"{keys} lies where web servers publish from",
+            f"mv {keys} /etc/pgveil/keys, and set `keys:` in {facts.config.file}",
+        )
+    if facts.host.worktree is not None:
+        yield Found(
+            Severity.WARNING,
+            str(keys),
+            f"{keys} lies in the git working tree {facts.host.worktree}: one commit, and the keys are in its history",
+            f"mv {keys} /etc/pgveil/keys, and set `keys:` in {facts.config.file}",
+        )
+    if facts.host.keys.there and facts.host.audit.there and facts.host.keys.device == facts.host.audit.device:
+        yield Found(
+            Severity.NOTE,
+            str(keys),
+            "the keys and the audit log are on one volume: a full or lost disk takes both, and copies of one can hold the other",
+            "put the audit log on a volume of its own (`audit:`)",
+        )
+
+
+def _backup(facts: Facts) -> Iterator[Found]:
+    master = facts.host.master.path
+    yield Found(
+        Severity.NOTE,
+        str(master),
+        f"nobody can see from here whether there is a copy of {master} in another safe place",
+        "keep one, try it with `pgveil keys check COPY`, and accept this note with where it is (docs/doctor.md)",
+    )
+
+
+CHECKS: Final = (
+    Check(
+        "key-modes",
+        Group.KEYS,
+        "Only pgveil's account reaches the key directory",
+        "Whoever reads the master key and the database has everything that is sealed.",
+        _modes,
+    ),
+    Check(
+        "key-ring",
+        Group.KEYS,
+        "The key ring opens, with every live version in it",
+        "Without it pgveil does not start, and sealed values stay sealed.",
+        _ring,
+    ),
+    Check(
+        "key-missing",
+        Group.KEYS,
+        "Every sealed column has a live key",
+        "Without one the column can be neither read nor written.",
+        _domains,
+    ),
+    Check(
+        "sealed-opens",
+        Group.KEYS,
+        "Stored values of sealed columns open (a sample of each)",
+        "A value that does not open is lost, unless another copy of the keys opens it. Better to know before the old keys are gone.",
+        _opens,
+    ),
+    Check(
+        "key-place",
+        Group.KEYS,
+        "The keys lie where nothing publishes or copies them",
+        "Keys that a web server, a repository or the log's backup carries away are given away.",
+        _place,
+    ),
+    Check(
+        "key-backup",
+        Group.KEYS,
+        "There is a copy of the master key",
+        "With the master key lost, nothing that is sealed can ever be read again, from no backup.",
+        _backup,
+    ),
+)

@@ -1,0 +1,304 @@
+"""What lets protected values out of their tables: privileges, views, functions, copies, extensions."""
+
+# ruff: noqa: S608 - statements for people to run; nothing here runs them
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from doctor.facts import known
+from doctor.model import Check, Found, Group, Severity, listed
+from lifecycle.apply.inspect import PUBLIC, relation_sql
+from rules.hidden import hidden_reads
+from rules.model import ColumnName, Protection, quote_ident
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from doctor.facts import Facts
+    from rules.catalog import Relation
+
+# Extensions that read past the tables' privileges or run texts elsewhere: what each does.
+_EXTENSIONS: Final = {
+    "dblink": (Severity.WARNING, "runs any text at any server that its user can log in to"),
+    "postgres_fdw": (Severity.NOTE, "shows at one server what a user mapping's login sees at another"),
+    "file_fdw": (Severity.NOTE, "reads files of the server's machine"),
+    "adminpack": (Severity.WARNING, "reads and writes files of the server's machine"),
+    "pageinspect": (Severity.WARNING, "shows pages as they lie on disk, masked columns plain"),
+    "pg_walinspect": (Severity.WARNING, "shows what was written to the log, masked columns plain"),
+    "xml2": (Severity.WARNING, "xpath_table runs a text"),
+    "plperlu": (Severity.WARNING, "functions in it read files and open connections"),
+    "plpython3u": (Severity.WARNING, "functions in it read files and open connections"),
+    "pltclu": (Severity.WARNING, "functions in it read files and open connections"),
+}
+_WRITES: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"})
+
+
+def _open_columns(facts: Facts) -> Iterator[Found]:
+    columns: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for found in facts.database.open_columns:
+        columns[found.login, found.through, found.object].append(found.column)
+    readers = {n for n in facts.limited() if _reads_everything(facts, n)}
+    for (login, through, table), names in columns.items():
+        if login in readers:
+            continue  # login-reads-all says it
+        role = "" if through == login else f" as a member of {through}"
+        yield Found(
+            Severity.BAD,
+            f"{table} for {login}",
+            f"PostgreSQL lets {login}{role} read {listed(names)} of {table}, which it is to see masked",
+            f"REVOKE SELECT ON {table} FROM {quote_ident(through)}; or run pgveil apply again, which fences new grants",
+        )
+
+
+def _reads_everything(facts: Facts, login: str) -> bool:
+    return "pg_read_all_data" in facts.database.state.catalog.memberships(login)
+
+
+def _open_objects(facts: Facts) -> Iterator[Found]:
+    logins: dict[str, list[str]] = defaultdict(list)
+    through: dict[str, set[str]] = defaultdict(set)
+    for found in facts.database.open_objects:
+        if not _reads_everything(facts, found.login):
+            logins[found.object].append(found.login)
+            through[found.object].add(quote_ident(found.through))
+    for object_, each in logins.items():
+        word = "EXECUTE ON FUNCTION" if object_.startswith("function ") else "SELECT ON"
+        name = object_.removeprefix("materialized ").partition(" ")[2]
+        yield Found(
+            Severity.BAD,
+            object_,
+            f"{object_} reads columns that {listed(each)}, who may use it, are to see masked",
+            f"REVOKE {word} {name} FROM {', '.join(sorted(through[object_]))}, PUBLIC; or run pgveil apply again",
+        )
+
+
+def _public(facts: Facts) -> Iterator[Found]:
+    state, protection = facts.database.state, facts.protection
+    for relation in sorted(state.catalog.relations.values(), key=lambda r: r.name):
+        if not protection.columns_of(relation):
+            continue
+        name = relation_sql(relation.name)
+        held = sorted(
+            {a.privilege for a in state.held if a.object == name and a.grantee == PUBLIC and a.privilege in _WRITES}
+        )
+        if held:
+            yield Found(
+                Severity.WARNING,
+                str(relation.name),
+                f"PUBLIC holds {listed(held)} on {relation.name}, or on columns of it: so does every login that will ever be made",
+                f"REVOKE ALL ON {relation.name} FROM PUBLIC; and grant to roles",
+            )
+
+
+def _defaults(facts: Facts) -> Iterator[Found]:
+    limited, people = facts.limited(), facts.people
+    for owner, grantee in facts.database.state.default_grants:
+        reached = sorted(people.members(grantee) & limited.keys())
+        if reached:
+            who = "PUBLIC" if grantee == PUBLIC else quote_ident(grantee)
+            yield Found(
+                Severity.WARNING,
+                f"{owner} to {'PUBLIC' if grantee == PUBLIC else grantee}",
+                f"tables that {owner} makes are open to {listed(reached)} from their first moment until pgveil apply has run",
+                f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote_ident(owner)} REVOKE SELECT ON TABLES FROM {who};",
+            )
+
+
+def _foreign(facts: Facts) -> Iterator[Found]:
+    limited = facts.limited()
+    tables: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for found in facts.database.foreign:
+        if found.login in limited:
+            tables[found.object, found.through].append(found.login)
+    for (table, server), logins in tables.items():
+        yield Found(
+            Severity.WARNING,
+            table,
+            f"foreign table {table} (server {server}) is open to {listed(logins)}, who see masks here: it shows what its user mapping's login sees there",
+            f"REVOKE SELECT ON {table} FROM the role that has it; or map a login that sees masks: ALTER USER MAPPING FOR ... SERVER {server}",
+        )
+
+
+def _copies(facts: Facts) -> Iterator[Found]:
+    database, protection = facts.database, facts.protection
+    for relation in sorted(database.state.catalog.relations.values(), key=lambda r: r.name):
+        lineage = protection.lineage_of(relation) if relation.kind == "m" else None
+        inside = sorted(c for c in lineage.inside if _is_masked(facts, c)) if lineage is not None else []
+        if inside:
+            yield Found(
+                Severity.NOTE,
+                str(relation.name),
+                f"materialized view {relation.name} is a copy of {listed(inside)}, plain, as of its last refresh",
+                f"DROP MATERIALIZED VIEW {relation.name}; or keep it to logins that see these columns clear",
+            )
+
+
+def _derived(facts: Facts) -> Iterator[Found]:
+    for warning in known(facts.database.plan).warnings:
+        if warning.startswith("generated column "):
+            name = warning.split()[2]
+            yield Found(
+                Severity.BAD,
+                name,
+                warning.partition(": ")[0].removesuffix(": classify it too"),
+                f"classify {name} in the rules, with a mask",
+            )
+
+
+def _is_masked(facts: Facts, name: ColumnName) -> bool:
+    column = facts.rules.column(name)
+    return column is not None and column.protection is Protection.MASKED
+
+
+def _sent(facts: Facts) -> Iterator[Found]:
+    database = facts.database
+    for sent in database.publications:
+        relation = next(
+            (r for r in database.state.catalog.relations.values() if r.name == (sent.schema, sent.table)), None
+        )
+        names = {} if relation is None else facts.protection.columns_of(relation)
+        plain = sorted(c for c in sent.columns if c in names and _is_masked(facts, names[c]))
+        if plain:
+            yield Found(
+                Severity.WARNING,
+                f"publication {sent.publication}",
+                f"publication {sent.publication} sends {listed(plain)} of {sent.schema}.{sent.table} plain to whoever subscribes",
+                f"ALTER PUBLICATION {quote_ident(sent.publication)} SET TABLE {sent.schema}.{sent.table} (the other columns); "
+                "or protect the subscriber with the same rules",
+            )
+    for slot in database.slots:
+        yield Found(
+            Severity.WARNING,
+            f"slot {slot}",
+            f"logical replication slot {slot} streams every change of this database, masked columns plain",
+            f"SELECT pg_drop_replication_slot('{slot}'); or see that its reader is one that may see these columns",
+        )
+
+
+def _received(facts: Facts) -> Iterator[Found]:
+    protected = {str(r.name) for r in _protected(facts)}
+    for subscription, table in facts.database.subscribed:
+        if table in protected:
+            yield Found(
+                Severity.WARNING,
+                f"subscription {subscription}",
+                f"subscription {subscription} writes {table} past pgveil: plain values stop at the sealed columns' check, and stop the subscription",
+                f"publish {table} from a database that is sealed under the same keys",
+            )
+
+
+def _protected(facts: Facts) -> Iterator[Relation]:
+    return (r for r in facts.database.state.catalog.relations.values() if facts.protection.columns_of(r))
+
+
+def _hidden(facts: Facts) -> Iterator[Found]:
+    limited = facts.limited()
+    for read in hidden_reads(facts.protection):
+        if not read.fenced and any(columns & read.columns for columns in limited.values()):
+            yield Found(
+                Severity.WARNING,
+                str(read.relation),
+                f"writing {read.relation} runs {read.what}, which reads {listed(sorted(read.columns))} with rights that are not the writer's",
+                "make the function SECURITY INVOKER, or drop the rule",
+            )
+    for table, trigger in facts.database.triggers:
+        yield Found(
+            Severity.NOTE,
+            f"{table} ({trigger})",
+            f"trigger {trigger} on {table} sees real values of masked columns, and ciphertext of sealed ones",
+            "see that it writes them nowhere that somebody else reads",
+        )
+
+
+def _extensions(facts: Facts) -> Iterator[Found]:
+    for name in sorted(facts.database.extensions.keys() & _EXTENSIONS.keys()):
+        severity, what = _EXTENSIONS[name]
+        yield Found(
+            severity,
+            name,
+            f"extension {name} is installed: it {what}",
+            f"DROP EXTENSION {quote_ident(name)}; or keep it to administrators: REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ... FROM PUBLIC",
+        )
+
+
+CHECKS: Final = (
+    Check(
+        "column-open",
+        Group.OBJECTS,
+        "PostgreSQL itself lets no login read a column that it is to see masked",
+        "Past pgveil, and in whatever pgveil's analysis missed, the server's own privileges are the wall. This asks the server, not apply's books.",
+        _open_columns,
+    ),
+    Check(
+        "object-open",
+        Group.OBJECTS,
+        "No view or SECURITY DEFINER function hands masked columns to a login that is to see masks",
+        "Views and such functions read with their owner's rights, so the columns' privileges don't fence who may use them.",
+        _open_objects,
+    ),
+    Check(
+        "table-public",
+        Group.OBJECTS,
+        "PUBLIC holds no privilege on a protected table",
+        "What PUBLIC holds, each new login holds before anybody has given it a role.",
+        _public,
+    ),
+    Check(
+        "default-privileges",
+        Group.OBJECTS,
+        "No default privilege opens new tables to logins that are to see masks",
+        "A table that is made, or a copy of a protected one, is readable until the rules name it and apply has run.",
+        _defaults,
+    ),
+    Check(
+        "foreign-table",
+        Group.OBJECTS,
+        "No foreign table is open to a login that is to see masks",
+        "A foreign table can lead back to the same data by a login that sees it clear.",
+        _foreign,
+    ),
+    Check(
+        "materialized-copy",
+        Group.OBJECTS,
+        "No materialized view holds masked columns",
+        "It is a copy that outlives a change, or the destruction, of the original, until it is refreshed.",
+        _copies,
+    ),
+    Check(
+        "derived-column",
+        Group.OBJECTS,
+        "Generated columns that are made of masked ones are masked too",
+        "PostgreSQL computes them from the real values, and shows them to whoever may read the table.",
+        _derived,
+    ),
+    Check(
+        "publication",
+        Group.OBJECTS,
+        "No publication or logical slot sends masked columns away",
+        "Replication reads past privileges. What arrives elsewhere is plain there, and under no rules.",
+        _sent,
+    ),
+    Check(
+        "subscription",
+        Group.OBJECTS,
+        "No subscription writes protected tables",
+        "Its worker writes past pgveil, as the subscription's owner.",
+        _received,
+    ),
+    Check(
+        "trigger-reads",
+        Group.OBJECTS,
+        "No trigger or rule reads masked columns for somebody else",
+        "A rule reads with its table's owner's rights, a SECURITY DEFINER trigger with its own: who may write there can be shown what it reads.",
+        _hidden,
+    ),
+    Check(
+        "extension",
+        Group.OBJECTS,
+        "No extension that reads past privileges is installed",
+        "Such functions read pages, files or other servers. pgveil refuses them to logins that can't be fenced, and knows them by name only.",
+        _extensions,
+    ),
+)

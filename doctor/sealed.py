@@ -1,0 +1,58 @@
+"""Some stored values of every sealed column, opened and forgotten: only their number is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from doctor.database import AS_ADMINISTRATOR
+from doctor.facts import Missing, Sample
+from keys.sealed import MalformedError, UnknownKeyError, open_batch_lenient
+from rules.model import Protection, quote_ident
+
+if TYPE_CHECKING:
+    from keys.ring import KeyRing
+    from lifecycle.database import Connection
+    from rules.catalog import Catalog, Relation
+    from rules.model import Column, Rules
+
+LOOKED_AT: Final = 200
+"""Values of one column that are opened."""
+_QUERY: Final = "SELECT {column}::text AS value FROM {table}{sample} WHERE {column} IS NOT NULL LIMIT {limit}"
+_ROWS: Final = "SELECT GREATEST(reltuples, 0)::float8 FROM pg_class WHERE oid = $1"
+
+
+async def read_samples(
+    connection: Connection, rules: Rules, ring: KeyRing, catalog: Catalog
+) -> tuple[Sample, ...] | Missing:
+    """A sample of each sealed column that is there. Missing where this login may not read one of them."""
+    found = []
+    for column in rules.protected_columns():
+        relation = catalog.by_name.get(column.name.relation)
+        if column.protection is Protection.SEALED and relation is not None and relation.column(column.name.column):
+            try:
+                found.append(await _sample(connection, column, relation, ring))
+            except asyncpg.InsufficientPrivilegeError:
+                return Missing("this login may not read the sealed columns", AS_ADMINISTRATOR)
+    return tuple(found)
+
+
+async def _sample(connection: Connection, column: Column, relation: Relation, ring: KeyRing) -> Sample:
+    parts = [quote_ident(column.name.schema), quote_ident(column.name.table), quote_ident(column.name.column)]
+    rows = float(await connection.fetchval(_ROWS, relation.oid))
+    share = 100 * 4 * LOOKED_AT / rows if rows > 0 else 100
+    sample = f" TABLESAMPLE SYSTEM ({share})" if share < 100 else ""
+    query = _QUERY.format(column=parts[2], table=f"{parts[0]}.{parts[1]}", sample=sample, limit=LOOKED_AT)
+    async with connection.transaction(readonly=True):
+        values = [r["value"].encode() for r in await connection.fetch(query)]
+    keys = ring.keys(domain) if (domain := column.domain or str(column.name)) in ring.domains() else {}
+    opened = open_batch_lenient(keys, values)
+    return Sample(
+        column=str(column.name),
+        looked=len(values),
+        opened=sum(isinstance(v, bytes) for v in opened),
+        no_key=sum(isinstance(v, UnknownKeyError) for v in opened),
+        plain=sum(isinstance(v, MalformedError) for v in opened),
+        damaged=sum(not isinstance(v, bytes | UnknownKeyError | MalformedError) for v in opened),
+    )
