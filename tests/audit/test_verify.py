@@ -19,7 +19,7 @@ from audit.event import ColumnAccess, Event, LoggedOut, LogRestored, StatementEn
 from audit.log import AuditLog
 from audit.record import GENESIS, MAX_LINE_BYTES, Body, encode, stamp
 from audit.storage import OsStorage
-from audit.verify import Report, verify
+from audit.verify import Report, verify, verify_newest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -375,3 +375,26 @@ def test_a_clock_that_went_back_is_worth_a_note(tmp_path: Path) -> None:
     report = verify(tmp_path)
     assert report.ok
     assert ["clock went back" in n.message for n in report.notes] == [True]
+
+
+def test_the_newest_segments_alone(whole: Path, tmp_path: Path) -> None:
+    assert verify_newest(whole).ok
+    assert [(c.writer, c.head and c.head.seq) for c in verify_newest(whole).chains] == [
+        (c.writer, c.head and c.head.seq) for c in verify(whole).chains
+    ]
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    older, newest = copy / SEGMENTS[0], copy / SEGMENTS[2]
+    older.write_bytes(older.read_bytes().replace(b"alice", b"smith", 1))
+    assert verify_newest(copy).ok
+    assert not verify(copy).ok
+    text = newest.read_bytes()
+    for changed in (
+        text.replace(b"alice", b"smith", 1),
+        text[:-1],
+        b"".join(text.splitlines(keepends=True)[:1] + text.splitlines(keepends=True)[2:]),
+        b"",
+        b"none\n" + text,
+    ):
+        newest.write_bytes(changed)
+        assert not verify_newest(copy).ok

@@ -52,6 +52,7 @@ def test_modules_stand_under_their_package(page: str) -> None:
 def documents(root: Path) -> Iterator[Path]:
     yield root / "docs" / "architecture.md"
     yield root / "SECURITY.md"
+    yield root / "docs" / "threat-model.md"
     yield from sorted((root / "docs" / "adr").glob("*.md"))
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from doctor.examine import CHECKS, CODES, examine
@@ -24,6 +25,7 @@ from lifecycle.demo.postgres import PostgresUnavailableError
 from proxy.config import load_config
 from tests.doctor import page, systems
 from tests.doctor.systems import DATABASE, PASSWORD, bad_system, good_system
+from tests.e2e.world import records_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -401,3 +403,24 @@ def test_lines_of_pg_hba_conf(good: System, line: str, code: str, severity: str)
         assert {s for s, _ in found(read(good), code)} == {severity}
     finally:
         file.write_text(systems.GOOD_HBA)
+
+
+def test_who_sets_a_password_sees_what_its_login_sees(good: System) -> None:
+    """A limit, told in docs/threat-model.md: the server says who is who. What is left is the record, with the address."""
+    good.sql("ALTER ROLE teller PASSWORD 'set by somebody else'")
+    try:
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=good.port,
+            dbname=DATABASE,
+            user="teller",
+            password="set by somebody else",
+            sslmode="require",
+        ) as intruder:
+            row = intruder.execute("SELECT pan FROM cards ORDER BY id LIMIT 1").fetchone()
+    finally:
+        good.sql(f"ALTER ROLE teller PASSWORD '{PASSWORD}'")
+    assert row is not None
+    assert row[0].isdigit()
+    logins = [r for r in records_in(good.home / "audit") if r["kind"] == "login" and r.get("login") == "teller"]
+    assert "127.0.0.1" in json.dumps(logins)
