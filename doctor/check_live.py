@@ -47,7 +47,14 @@ def _rules(facts: Facts) -> Iterator[Found]:
             Severity.BAD,
             page,
             f"pgveil runs by rules {listed(other)}; {facts.config.rules} is {version}",
-            "kill -HUP the supervisor's process (systemctl reload pgveil); if its log says rules.refused, correct the file first",
+            "pgveil reload",
+        )
+    if facts.live.refused:
+        yield Found(
+            Severity.BAD,
+            page,
+            "the last reload was refused: what the files say of rules, keys and certificates is not in force",
+            "pgveil reload says what is wrong with them (docs/running.md)",
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
+from lifecycle.apply.inspect import relation_sql
 from lifecycle.apply.model import OWNER
 from rules.model import quote_ident
 
@@ -69,7 +70,7 @@ def _owners(facts: Facts) -> Iterator[Found]:
                 Severity.BAD,
                 login,
                 f"login {login} is to see masks of what it owns: {listed(owned)}",
-                " ".join(f"ALTER TABLE {n} OWNER TO some_role_without_login;" for n in owned[:3]),
+                " ".join(f"ALTER TABLE {relation_sql(n)} OWNER TO some_role_without_login;" for n in owned[:3]),
             )
 
 
@@ -146,7 +147,7 @@ def _md5(facts: Facts) -> Iterator[Found]:
             Severity.WARNING,
             login,
             f"the password of {login} is stored as md5: whoever reads pg_authid or a backup logs in with it as it is",
-            f"SET password_encryption = 'scram-sha-256'; \\password {login}",
+            f"SET password_encryption = 'scram-sha-256'; \\password {quote_ident(login)}",
         )
 
 

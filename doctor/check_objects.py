@@ -11,7 +11,7 @@ from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
 from lifecycle.apply.inspect import PUBLIC, relation_sql
 from rules.hidden import hidden_reads
-from rules.model import ColumnName, Protection, quote_ident
+from rules.model import ColumnName, Protection, TableName, quote_ident, quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +36,11 @@ _WRITES: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", 
 
 
 def _open_columns(facts: Facts) -> Iterator[Found]:
-    columns: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    columns: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for found in facts.database.open_columns:
-        columns[found.login, found.through, found.object].append(found.column)
+        columns[found.login, found.through, found.object, found.sql].append(found.column)
     readers = {n for n in facts.limited() if _reads_everything(facts, n)}
-    for (login, through, table), names in columns.items():
+    for (login, through, table, sql), names in columns.items():
         if login in readers:
             continue  # login-reads-all says it
         role = "" if through == login else f" as a member of {through}"
@@ -48,7 +48,7 @@ def _open_columns(facts: Facts) -> Iterator[Found]:
             Severity.BAD,
             f"{table} for {login}",
             f"PostgreSQL lets {login}{role} read {listed(names)} of {table}, which it is to see masked",
-            f"REVOKE SELECT ON {table} FROM {quote_ident(through)}; or run pgveil apply again, which fences new grants",
+            f"REVOKE SELECT ON {sql} FROM {quote_ident(through)}; or run pgveil apply again, which fences new grants",
         )
 
 
@@ -57,20 +57,19 @@ def _reads_everything(facts: Facts, login: str) -> bool:
 
 
 def _open_objects(facts: Facts) -> Iterator[Found]:
-    logins: dict[str, list[str]] = defaultdict(list)
+    logins: dict[tuple[str, str], list[str]] = defaultdict(list)
     through: dict[str, set[str]] = defaultdict(set)
     for found in facts.database.open_objects:
         if not _reads_everything(facts, found.login):
-            logins[found.object].append(found.login)
-            through[found.object].add(quote_ident(found.through))
-    for object_, each in logins.items():
-        word = "EXECUTE ON FUNCTION" if object_.startswith("function ") else "SELECT ON"
-        name = object_.removeprefix("materialized ").partition(" ")[2]
+            logins[found.object, found.sql].append(found.login)
+            through[found.sql].add(quote_ident(found.through))
+    for (object_, sql), each in logins.items():
+        word = "EXECUTE ON ROUTINE" if object_.startswith("function ") else "SELECT ON"
         yield Found(
             Severity.BAD,
             object_,
             f"{object_} reads columns that {listed(each)}, who may use it, are to see masked",
-            f"REVOKE {word} {name} FROM {', '.join(sorted(through[object_]))}, PUBLIC; or run pgveil apply again",
+            f"REVOKE {word} {sql} FROM {', '.join(sorted(through[sql]))}, PUBLIC; or run pgveil apply again",
         )
 
 
@@ -88,36 +87,37 @@ def _public(facts: Facts) -> Iterator[Found]:
                 Severity.WARNING,
                 str(relation.name),
                 f"PUBLIC holds {listed(held)} on {relation.name}, or on columns of it: so does every login that will ever be made",
-                f"REVOKE ALL ON {relation.name} FROM PUBLIC; and grant to roles",
+                f"REVOKE ALL ON {name} FROM PUBLIC; and grant to roles",
             )
 
 
 def _defaults(facts: Facts) -> Iterator[Found]:
     limited, people = facts.limited(), facts.people
-    for owner, grantee in facts.database.state.default_grants:
+    for owner, grantee, schema in facts.database.default_grants:
         reached = sorted(people.members(grantee) & limited.keys())
         if reached:
+            where = "" if schema is None else f" IN SCHEMA {quote_ident(schema)}"
             who = "PUBLIC" if grantee == PUBLIC else quote_ident(grantee)
             yield Found(
                 Severity.WARNING,
                 f"{owner} to {'PUBLIC' if grantee == PUBLIC else grantee}",
                 f"tables that {owner} makes are open to {listed(reached)} from their first moment until pgveil apply has run",
-                f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote_ident(owner)} REVOKE SELECT ON TABLES FROM {who};",
+                f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote_ident(owner)}{where} REVOKE SELECT ON TABLES FROM {who};",
             )
 
 
 def _foreign(facts: Facts) -> Iterator[Found]:
     limited = facts.limited()
-    tables: dict[tuple[str, str], list[str]] = defaultdict(list)
+    tables: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for found in facts.database.foreign:
         if found.login in limited:
-            tables[found.object, found.through].append(found.login)
-    for (table, server), logins in tables.items():
+            tables[found.object, found.through, found.sql].append(found.login)
+    for (table, server, sql), logins in tables.items():
         yield Found(
             Severity.WARNING,
             table,
             f"foreign table {table} (server {server}) is open to {listed(logins)}, who see masks here: it shows what its user mapping's login sees there",
-            f"REVOKE SELECT ON {table} FROM the role that has it; or map a login that sees masks: ALTER USER MAPPING FOR ... SERVER {server}",
+            f"REVOKE SELECT ON {sql} FROM the role that has it; or map a login that sees masks: ALTER USER MAPPING FOR ... SERVER {quote_ident(server)}",
         )
 
 
@@ -131,7 +131,7 @@ def _copies(facts: Facts) -> Iterator[Found]:
                 Severity.NOTE,
                 str(relation.name),
                 f"materialized view {relation.name} is a copy of {listed(inside)}, plain, as of its last refresh",
-                f"DROP MATERIALIZED VIEW {relation.name}; or keep it to logins that see these columns clear",
+                f"DROP MATERIALIZED VIEW {relation_sql(relation.name)}; or keep it to logins that see these columns clear",
             )
 
 
@@ -155,9 +155,8 @@ def _is_masked(facts: Facts, name: ColumnName) -> bool:
 def _sent(facts: Facts) -> Iterator[Found]:
     database = facts.database
     for sent in database.publications:
-        relation = next(
-            (r for r in database.state.catalog.relations.values() if r.name == (sent.schema, sent.table)), None
-        )
+        table = TableName(sent.schema, sent.table)
+        relation = database.state.catalog.by_name.get(table)
         names = {} if relation is None else facts.protection.columns_of(relation)
         plain = sorted(c for c in sent.columns if c in names and _is_masked(facts, names[c]))
         if plain:
@@ -165,15 +164,15 @@ def _sent(facts: Facts) -> Iterator[Found]:
                 Severity.WARNING,
                 f"publication {sent.publication}",
                 f"publication {sent.publication} sends {listed(plain)} of {sent.schema}.{sent.table} plain to whoever subscribes",
-                f"ALTER PUBLICATION {quote_ident(sent.publication)} SET TABLE {sent.schema}.{sent.table} (the other columns); "
-                "or protect the subscriber with the same rules",
+                f"DROP PUBLICATION {quote_ident(sent.publication)}; or publish {relation_sql(table)} with a list of the other columns; or protect the "
+                "subscriber with the same rules",
             )
     for slot in database.slots:
         yield Found(
             Severity.WARNING,
             f"slot {slot}",
             f"logical replication slot {slot} streams every change of this database, masked columns plain",
-            f"SELECT pg_drop_replication_slot('{slot}'); or see that its reader is one that may see these columns",
+            f"SELECT pg_drop_replication_slot({quote_literal(slot)}); or see that its reader is one that may see these columns",
         )
 
 

@@ -9,11 +9,11 @@ from doctor.model import Check, Found, Group, NotChecked, Severity, alter_system
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from doctor.facts import Database, Facts
+    from doctor.facts import Facts
 
 _OLDEST, _TESTED = 15, frozenset({15, 16, 18})
 _CLOCK_SECONDS: Final = 5.0
-_AS_READER: Final = "GRANT pg_read_all_settings TO {user}; or give doctor a superuser's URL (--database)"
+_AS_READER: Final = "GRANT pg_read_all_settings TO pgveil's login; or give doctor a superuser's URL (--database)"
 
 
 def _version(facts: Facts) -> Iterator[Found]:
@@ -39,30 +39,21 @@ def _encoding(facts: Facts) -> Iterator[Found]:
         )
 
 
-def _values(database: Database, name: str) -> Iterator[tuple[str, str]]:
-    """A setting's values with whom each is for: the server's, then those of ALTER ROLE and ALTER DATABASE."""
-    if name in database.settings:
-        yield "", database.settings[name]
-    for whom, other, value in database.own_settings:
-        if other == name:
-            yield whom, value
-
-
 def _judge(
     facts: Facts, name: str, wrong: Callable[[str], bool], severity: Severity, says: str, right: str
 ) -> Iterator[Found]:
+    """A setting's values that are wrong: the server's, and those of ALTER ROLE and ALTER DATABASE."""
     database = facts.database
-    seen = list(_values(database, name))
-    if not seen and "." not in name:
-        raise NotChecked(f"login {database.user} may not see the setting {name}", _AS_READER.format(user=database.user))
-    for whom, value in seen:
-        if wrong(value):
-            place = f"{name} of {whom}" if whom else name
-            fix = alter_system(name, right)
-            if whom:
-                kind, _, rest = whom.partition(" ")
-                fix = f"ALTER {kind.upper()} {rest.split(' in ')[0]} RESET {name};"
-            yield Found(severity, place, f"{place} = {value or 'empty'}: {says}", fix)
+    own = [s for s in database.own_settings if s.name == name]
+    value = database.settings.get(name)
+    if value is None and not own and "." not in name:
+        raise NotChecked(f"login {database.user} may not see the setting {name}", _AS_READER)
+    if value is not None and wrong(value):
+        yield Found(severity, name, f"{name} = {value or 'empty'}: {says}", alter_system(name, right))
+    for setting in own:
+        if wrong(setting.value):
+            place = f"{name} of {setting.whose}"
+            yield Found(severity, place, f"{place} = {setting.value}: {says}", f"{setting.alter} RESET {name};")
 
 
 def _on(value: str) -> bool:

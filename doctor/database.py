@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
-from doctor.facts import Database, Missing, Open, Published, Role
+from doctor.facts import Database, DefaultGrant, Missing, Open, OwnSetting, Published, Role
 from doctor.hba import HbaLine, networks_of
-from lifecycle.apply.inspect import read_state
+from lifecycle.apply.inspect import read_state, relation_sql
 from lifecycle.apply.plan import plan_inside
 from lifecycle.apply.privileges import people_of
 from lifecycle.database import DatabaseError, connect, describe_error, fix_settings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
     from lifecycle.database import Connection
-    from rules.model import ColumnName, Rules
+    from rules.model import ColumnName, Rules, TableName
 
 AS_ADMINISTRATOR: Final = "give doctor a superuser's URL: pgveil doctor --database postgresql://postgres@HOST/DATABASE"
 
@@ -44,11 +44,20 @@ _SETTINGS = "SELECT name, setting FROM pg_settings"
 
 _OWN_SETTINGS = """
 SELECT concat_ws(' in ', CASE WHEN s.setrole = 0 THEN NULL ELSE 'role ' || pg_get_userbyid(s.setrole) END,
-                 CASE WHEN s.setdatabase = 0 THEN NULL ELSE 'database ' || d.datname END) AS whom,
+                 CASE WHEN s.setdatabase = 0 THEN NULL ELSE 'database ' || d.datname END) AS whose,
+       CASE WHEN s.setrole = 0 THEN 'ALTER DATABASE ' || quote_ident(d.datname)
+            ELSE 'ALTER ROLE ' || quote_ident(pg_get_userbyid(s.setrole)) || COALESCE(' IN DATABASE ' || quote_ident(d.datname), '') END AS alter,
        split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value
   FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
  WHERE s.setdatabase = 0 OR d.datname = current_database()
- ORDER BY 1, 2
+ ORDER BY 1, 3
+"""
+
+_DEFAULTS = """
+SELECT pg_get_userbyid(d.defaclrole)::text AS owner, CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
+       n.nspname::text AS schema
+  FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace, LATERAL aclexplode(d.defaclacl) a
+ WHERE d.defaclobjtype = 'r' AND a.privilege_type = 'SELECT' AND a.grantee <> d.defaclrole ORDER BY 1, 2, 3
 """
 
 _EXTENSIONS = "SELECT extname::text AS name, extversion AS version FROM pg_extension"
@@ -68,7 +77,8 @@ _SLOTS = "SELECT slot_name::text AS name FROM pg_replication_slots WHERE slot_ty
 
 # A foreign table shows what its user mapping's login sees over there.
 _FOREIGN = """
-SELECT r.rolname::text AS login, f.srvname::text AS through, n.nspname || '.' || c.relname AS object
+SELECT r.rolname::text AS login, f.srvname::text AS through, n.nspname || '.' || c.relname AS object,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS sql
   FROM pg_foreign_table t JOIN pg_class c ON c.oid = t.ftrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_foreign_server f ON f.oid = t.ftserver
  CROSS JOIN pg_roles r
@@ -159,15 +169,16 @@ async def _read(
         state=state,
         roles={r["name"]: Role(**dict(r)) for r in await connection.fetch(_ROLES)},
         settings={r["name"]: r["setting"] for r in await connection.fetch(_SETTINGS)},
-        own_settings=tuple((r["whom"], r["name"], r["value"]) for r in await connection.fetch(_OWN_SETTINGS)),
+        own_settings=tuple(OwnSetting(**dict(r)) for r in await connection.fetch(_OWN_SETTINGS)),
         extensions={r["name"]: r["version"] for r in await connection.fetch(_EXTENSIONS)},
+        default_grants=tuple(DefaultGrant(**dict(r)) for r in await connection.fetch(_DEFAULTS)),
         publications=tuple(
             Published(r["publication"], r["schema"], r["name"], tuple(r["columns"] or ()))
             for r in await connection.fetch(_PUBLICATIONS)
         ),
         subscribed=tuple((r["subscription"], r["name"]) for r in await _optional(connection, _SUBSCRIBED) or ()),
         slots=tuple(r["name"] for r in await _optional(connection, _SLOTS) or ()),
-        foreign=tuple(Open(r["login"], r["through"], r["object"]) for r in await connection.fetch(_FOREIGN)),
+        foreign=tuple(Open(**dict(r)) for r in await connection.fetch(_FOREIGN)),
         hba=await _hba(connection, server["login"], server["version"]),
         md5_logins=await _md5(connection),
         plan=await _plan(connection, state, rules, ring),
@@ -199,11 +210,15 @@ async def _reach(connection: Connection, state: State, rules: Rules | Missing) -
     return _Reach(
         tuple((r["name"], r["trigger"]) for r in await connection.fetch(_TRIGGERS, tables)),
         tuple(
-            Open(r["login"], r["through"], str(by_oid[r["relation"]].name), names[r["relation"], r["attnum"]])
+            _open_column(r["login"], r["through"], by_oid[r["relation"]].name, names[r["relation"], r["attnum"]])
             for r in rows
         ),
         await _objects(connection, state, protection, limits, masked),
     )
+
+
+def _open_column(login: str, through: str, table: TableName, column: str) -> Open:
+    return Open(login, through, str(table), relation_sql(table), column)
 
 
 async def _objects(
@@ -214,25 +229,32 @@ async def _objects(
     masked: set[ColumnName],
 ) -> tuple[Open, ...]:
     """Views and SECURITY DEFINER functions that read masked columns, and logins that may use them and do not see these clear."""
-    reads: dict[int, tuple[str, frozenset[ColumnName], bool, str]] = {}
+    reads: dict[int, tuple[str, str, frozenset[ColumnName], bool, str]] = {}
     for relation in state.catalog.relations.values():
         lineage = protection.lineage_of(relation)
         inside = frozenset(lineage.inside & masked) if lineage is not None else frozenset()
         if inside and relation.oid not in state.invoker_views and not relation.name.schema.startswith("pgveil"):
             kind = "materialized view" if relation.kind == "m" else "view"
-            reads[relation.oid] = (f"{kind} {relation.name}", inside, False, relation.owner)
+            reads[relation.oid] = (
+                f"{kind} {relation.name}",
+                relation_sql(relation.name),
+                inside,
+                False,
+                relation.owner,
+            )
     for function in state.catalog.functions:
         inside = frozenset(protection.functions.get(function.name.name, frozenset()) & masked)
         if function.oid in state.routines and inside:
-            reads[function.oid] = (f"function {state.routines[function.oid]}", inside, True, function.owner)
+            sql = state.routines[function.oid]
+            reads[function.oid] = (f"function {function.name}", sql, inside, True, function.owner)
     wanted = [
         (login, oid, routine)
-        for oid, (_, inside, routine, owner) in reads.items()
+        for oid, (_, _, inside, routine, owner) in reads.items()
         for login, limited in limits.items()
         if inside & limited and login != owner and owner not in state.catalog.memberships(login)
     ]
     rows = await connection.fetch(_OPEN_OBJECTS, *_columns(wanted, 3))
-    return tuple(Open(r["login"], r["through"], reads[r["id"]][0]) for r in rows)
+    return tuple(Open(r["login"], r["through"], *reads[r["id"]][:2]) for r in rows)
 
 
 def _columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from doctor.model import NotChecked
@@ -49,6 +50,23 @@ class Sample:
     plain: int
 
 
+class OwnSetting(NamedTuple):
+    """A setting of a role or a database (ALTER ROLE / DATABASE ... SET): whose it is, in words and as SQL."""
+
+    whose: str
+    alter: str
+    name: str
+    value: str
+
+
+class DefaultGrant(NamedTuple):
+    """New tables that `owner` makes (in `schema`; None: in any) are open to `grantee` ("": PUBLIC)."""
+
+    owner: str
+    grantee: str
+    schema: str | None
+
+
 class ChainProblem(NamedTuple):
     """Something wrong in the audit log: where, and what."""
 
@@ -71,11 +89,12 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Something that the server lets a login use, itself or as a role that it is a member of."""
+    """Something that the server lets a login use, itself or as a role that it is a member of. `sql`: the object's name as SQL has it."""
 
     login: str
     through: str
     object: str
+    sql: str
     column: str = ""
 
 
@@ -104,8 +123,9 @@ class Database:
     state: State
     roles: Mapping[str, Role]
     settings: Mapping[str, str]
-    own_settings: tuple[tuple[str, str, str], ...]  # for whom, name, value (ALTER ROLE / DATABASE ... SET)
+    own_settings: tuple[OwnSetting, ...]
     extensions: Mapping[str, str]
+    default_grants: tuple[DefaultGrant, ...]
     publications: tuple[Published, ...]
     subscribed: tuple[tuple[str, str], ...]  # subscription, table
     slots: tuple[str, ...]
@@ -155,21 +175,21 @@ class Facts:
         """The database. Raises NotChecked."""
         return known(self.database_or)
 
-    @property
+    @cached_property
     def people(self) -> People:
         """Every login as it is under the rules. Raises NotChecked."""
         from lifecycle.apply.privileges import people_of  # noqa: PLC0415
 
         return people_of(self.database.state, self.rules)
 
-    @property
+    @cached_property
     def protection(self) -> ProtectionMap:
         """The rules over this database. Raises NotChecked."""
         from rules.protect import ProtectionMap  # noqa: PLC0415
 
         return ProtectionMap(self.rules, self.database.state.catalog)
 
-    @property
+    @cached_property
     def masked(self) -> tuple[ColumnName, ...]:
         """The masked columns of the rules. Raises NotChecked."""
         return tuple(c.name for c in self.rules.protected_columns() if c.protection is Protection.MASKED)
@@ -189,8 +209,12 @@ class Facts:
         """Whether the configuration leads to another machine."""
         return any(not is_local(h.host) for h in self.config.server.hosts)
 
-    def limited(self) -> dict[str, frozenset[ColumnName]]:
+    def limited(self) -> Mapping[str, frozenset[ColumnName]]:
         """Logins that do not see every masked column clear, with those that they don't. Raises NotChecked."""
+        return self._limited
+
+    @cached_property
+    def _limited(self) -> Mapping[str, frozenset[ColumnName]]:
         people, masked = self.people, self.masked
         found = {login: people.limited(login, masked) for login in sorted(self.database.state.logins)}
         return {login: columns for login, columns in found.items() if columns}

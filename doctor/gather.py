@@ -13,6 +13,7 @@ import asyncpg
 from audit.verify import verify_newest
 from doctor.database import read_database
 from doctor.facts import ChainProblem, Facts, Missing, known
+from doctor.hba import LOOPBACK
 from doctor.host import read_host
 from doctor.live import log_in, read_pages
 from doctor.model import NotChecked
@@ -163,8 +164,10 @@ def _host(config: Config, url: str) -> tuple[str, int] | None:
 def _addresses(config: Config, database: Database | Missing) -> tuple[Network, ...]:
     if config.doctor.addresses:
         return config.doctor.addresses
-    address = None if isinstance(database, Missing) else database.our_address
-    return () if address is None else (ipaddress.ip_network(address),)
+    if isinstance(database, Missing):
+        return ()
+    # By a Unix socket, pgveil is on the server's own machine.
+    return LOOPBACK if database.our_address is None else (ipaddress.ip_network(database.our_address),)
 
 
 def _agreement(

@@ -23,6 +23,7 @@ _MAX_PAGE: Final = 4 * 1024 * 1024
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104 - compared with, not bound to
 _WHO: Final = "SELECT pg_postmaster_start_time()::text AS started, current_database()::text AS name"
 _BUILD: Final = re.compile(r'^pgveil_build_info\{[^}]*version="([^"]*)"', re.MULTILINE)
+_REFUSED: Final = re.compile(r"^pgveil_reload_failed(?:\{[^}]*\})? 1(?:\.0)?$", re.MULTILINE)
 _RULES: Final = re.compile(r"^pgveil_rules_version_(?:lowest|highest)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 RULES_DIGITS: Final = 12
 """Hex digits of the rules' version that the metrics carry (`proxy.metrics`)."""
@@ -36,6 +37,7 @@ class Live:
     checks: Mapping[str, bool] | None = None
     version: str | None = None
     rules: frozenset[str] = frozenset()
+    refused: bool = False
     tried_login: bool = False
     login: str | None = None
     started: str | None = None
@@ -58,7 +60,8 @@ def read_pages(config: Config) -> Live:
         checks = {str(k): bool(v) for k, v in json.loads(ready or "")["checks"].items()}
     build = _BUILD.search(metrics or "")
     rules = frozenset(f"{int(float(number)):0{RULES_DIGITS}x}" for number in _RULES.findall(metrics or ""))
-    return Live(asked=True, checks=checks, version=build[1] if build else None, rules=rules)
+    refused = _REFUSED.search(metrics or "") is not None
+    return Live(asked=True, checks=checks, version=build[1] if build else None, rules=rules, refused=refused)
 
 
 def _page(host: str, port: int, path: str) -> str | None:

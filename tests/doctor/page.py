@@ -31,7 +31,8 @@ HEAD: Final = """\
 
 Rules that are right protect nothing if a login owns the tables, if pg_hba.conf lets people past pgveil, or if the server writes phone numbers into its log.
 `pgveil doctor` looks at the live system (database, server, keys, files, certificates, the pgveil that runs) and says what is not as it should be, why it matters,
-and the statement, line or command that fixes it. It changes nothing. Findings name objects and count values; they never show one.
+and the statement, line or command that fixes it. It changes nothing (it logs in once through pgveil, which the audit log records). Findings name objects and count
+values; they never show one.
 
 ## Run it
 
@@ -76,7 +77,7 @@ accepted:
 ```
 
 `code` and `reason` have to be there. Without `object` every finding of the code is accepted, those to come too. After `until` the finding counts again, and
-`acceptance` says so. Keep the file under change control: who edits it says what is good enough ([ADR 0021](adr/0021-doctor-above-both.md)).
+`acceptance` says so. Keep the file under change control: who edits it says what is good enough ([ADR 0023](adr/0023-doctor-above-both.md)).
 
 ## Keep people from going past pgveil
 
@@ -136,7 +137,7 @@ SELECT pg_reload_conf();
       "object": "analyst",
       "found": "login analyst is to see masks of what it owns: public.accounts",
       "why": "An owner reads its tables whatever is revoked, and grants itself again what apply took.",
-      "fix": "ALTER TABLE public.accounts OWNER TO some_role_without_login;",
+      "fix": "ALTER TABLE \\"public\\".\\"accounts\\" OWNER TO some_role_without_login;",
       "accepted": null
     }
   ]

@@ -6,7 +6,10 @@ import ast
 import asyncio
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -196,7 +199,7 @@ def test_the_bad_system_s_details(unwell: list[dict[str, Any]]) -> None:
     assert says("column-open", "trainee", "phone of public.customers")
     assert not says("column-open", "agent")  # it reads everything: said once
     assert says("object-open", "trainee", "view public.phone_book")
-    assert says("object-open", "trainee", '"public"."phone_of"(bigint)')
+    assert says("object-open", "trainee", "function public.phone_of")
     assert says("derived-column", "public.customers.earns")
     assert says("publication", "everything", "phone", "public.customers")
     assert says("publication", "slot tap")
@@ -278,6 +281,31 @@ def test_a_reload_that_was_forgotten(good: System, facts: Facts) -> None:
         good.rules.write_text(rules)
     assert severity == "bad"
     assert facts.rules.version[:12] in text
+
+
+def test_a_reload_that_was_refused(good: System) -> None:
+    rules = good.rules.read_text()
+
+    def reload() -> int:
+        return subprocess.run(
+            [sys.executable, "-m", "proxy", "reload", "--config", good.config],
+            env={**os.environ, "PYTHONPATH": str(systems.REPOSITORY)},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        ).returncode
+
+    try:
+        good.rules.write_text(rules.replace("level: important", "level: imported"))
+        assert reload() == 1
+        good.rules.write_text(rules)
+        assert [
+            text for severity, text in found(read(good), "live-rules") if "was refused" in text and severity == "bad"
+        ]
+    finally:
+        good.rules.write_text(rules)
+        assert reload() == 0
+    assert [s for s, _ in found(read(good), "live-rules")] == ["ok"]
 
 
 def test_another_version_runs(facts: Facts) -> None:
@@ -376,6 +404,34 @@ def test_settings_of_one_role(good: System) -> None:
     assert "log_statement of role teller = all" in text
 
 
+# Fixes that are statements, up to the first "; or" or "; and".
+STATEMENTS = (
+    *(
+        "login-superuser",
+        "login-reads-all",
+        "login-watches",
+        "login-attributes",
+        "column-open",
+        "object-open",
+        "table-public",
+    ),
+    *(
+        "default-privileges",
+        "publication",
+        "extension",
+        "materialized-copy",
+        "log-statements",
+        "log-errors",
+        "log-parameters",
+    ),
+    *("auto-explain", "statement-statistics", "password-encryption", "durability"),
+)
+ONLY = tuple(word for code in STATEMENTS for word in ("--only", code))
+FDW = '"postgres_fdw"'
+# What no statement fixes: the superuser of initdb, and checksums.
+STAY = {("login-superuser", "postgres"), ("durability", "data_checksums")}
+
+
 LINES = {
     "host all all 10.0.0.0/8 trust": ("hba-trust", "bad"),
     "host all all 10.0.0.0/8 ident": ("hba-trust", "bad"),
@@ -424,3 +480,15 @@ def test_who_sets_a_password_sees_what_its_login_sees(good: System) -> None:
     assert row[0].isdigit()
     logins = [r for r in records_in(good.home / "audit") if r["kind"] == "login" and r.get("login") == "teller"]
     assert "127.0.0.1" in json.dumps(logins)
+
+
+def test_what_is_said_to_fix_it_fixes_it(bad: System, unwell: list[dict[str, Any]]) -> None:
+    """Last, since it changes the bad system. The statements run as they are printed."""
+    wrong = [
+        f for f in unwell if f["code"] in STATEMENTS and f["severity"] != "ok" and (f["code"], f["object"]) not in STAY
+    ]
+    # Three tables of one publication have one fix.
+    for statement in dict.fromkeys(re.split(r"; (?:or|and) ", f["fix"])[0] for f in wrong):
+        bad.sql(statement.replace(f"DROP EXTENSION {FDW}", f"DROP EXTENSION {FDW} CASCADE"))
+    left = [f for f in bad.findings("--database", bad.url("postgres"), *ONLY) if f["severity"] != "ok"]
+    assert {(f["code"], f["object"]) for f in left} <= STAY
