@@ -30,12 +30,13 @@ class FromItems:
 
     def item(self, node: exp.Expr, scope: Scope) -> list[Named]:
         """Add one FROM item to the scope, with what is joined to it; its columns as `*` shows them."""
+        start = len(scope.entries)
         star = self._parenthesised(node, scope) if _is_join(node) else self._single(node, scope)
         joins = node.args.get("joins")
         if not joins:
             return star
         before, scope.star = scope.star, star
-        self.joins(joins, scope)
+        self.joins(joins, scope, start)
         star, scope.star = scope.star, before
         return star
 
@@ -126,8 +127,8 @@ class FromItems:
 
     # -- joins
 
-    def joins(self, joins: Sequence[exp.Join], scope: Scope) -> None:
-        """Add what is joined to the level\'s entries and its `*`."""
+    def joins(self, joins: Sequence[exp.Join], scope: Scope, first: int = 0) -> None:
+        """Add what is joined to the level\'s entries and its `*`. `first`: the entry that is joined to."""
         group_start = 0
         for join in joins:
             if str(join.args.get("kind") or "") not in _JOIN_KINDS or str(join.args.get("method") or "") not in {
@@ -141,6 +142,7 @@ class FromItems:
             left_entries = scope.entries[:] if not comma else []
             if comma:
                 group_start = len(scope.star)
+                first = len(scope.entries)
             left = scope.star[group_start:]
             right = self.item(join.this, scope)
             using = list(join.args.get("using") or [])
@@ -154,7 +156,24 @@ class FromItems:
                 self._using_alias(using, merged[: len(names)], scope)
             else:
                 scope.star += right
-            self.expressions.condition(join.args.get("on"), scope)
+            condition = join.args.get("on")
+            self._sees_only_the_join(condition, scope.entries[:first], scope.entries[first:])
+            self.expressions.condition(condition, scope)
+
+    def _sees_only_the_join(self, condition: exp.Expr | None, before: list[Entry], joined: list[Entry]) -> None:
+        """The condition of a join sees what is joined, and then what is around the query, but not FROM items before the join."""
+        if condition is None or not before:
+            return
+        for column in condition.find_all(exp.Column):
+            name = column.table or column.name
+            if any(e.name == name or (not column.table and _may_have(e, name)) for e in joined):
+                continue
+            if any(e.name == name or (not column.table and _may_have(e, name)) for e in before):
+                self._queries.not_analysed(
+                    column,
+                    "the condition of a join names a FROM item that it does not see",
+                    "Write the condition in WHERE, or rename the item in FROM.",
+                )
 
     def _using_alias(self, using: Sequence[exp.Identifier], merged: list[Named], scope: Scope) -> None:
         """USING (...) AS alias: the merged columns under a name of their own."""
@@ -202,6 +221,10 @@ class FromItems:
         common = set(names)
         rest = [c for c in left if c.name not in common] + [c for c in right if c.name not in common]
         return merged + rest
+
+
+def _may_have(entry: Entry, name: str) -> bool:
+    return entry.opaque or bool(entry.unnamed) or entry.find(name) is not None
 
 
 def _is_join(node: exp.Expr) -> bool:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from rules.analyse import survey
@@ -64,7 +65,7 @@ def propose(
         return
     tail = sorted_tail(text) if lock is None and text.locking is None else None
     for built in (tail, Leaves(text, judge, lock).build()):
-        if built is None or len(built.leaves) > _MAX_LEAVES:
+        if built is None or len(built.leaves) > _MAX_LEAVES or _overlap(built):
             continue
         if not built.leaves:
             # All that names a relation was in a WITH clause that nothing refers to. The server has its word all the same.
@@ -127,6 +128,12 @@ def _split(lexed: Lexed, first: int, built: Built) -> Split:
         before,
         after,
     )
+
+
+def _overlap(built: Built) -> bool:
+    """Whether two edits are of the same tokens: then the proposal is none."""
+    edits = sorted(built.edits)
+    return any(after[0] <= before[1] for before, after in pairwise(edits))
 
 
 def united(leaves: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> str:

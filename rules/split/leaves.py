@@ -327,7 +327,7 @@ class Leaves:
                 continue
             name = None if not inside.outputs else inside.outputs[0]
             after_word = text.is_name(opening - 1) and before not in _BEFORE_VALUE
-            if name is not None and before not in _NOT_A_VALUE and not after_word:
+            if name is not None and before not in _NOT_A_VALUE and not after_word and _is_value(inside.node):
                 found[opening, closing] = name
         return found
 
@@ -489,6 +489,37 @@ _BEFORE_VALUE: Final = frozenset(
         "from",
     }
 )
+
+
+# What a query in parentheses is no value in: a FROM item, an arm of a set operation, a list of rows.
+_HOLDS_ROWS: Final = (
+    exp.From,
+    exp.Join,
+    exp.Lateral,
+    exp.SetOperation,
+    exp.CTE,
+    exp.Any,
+    exp.All,
+    exp.Array,
+    exp.Table,
+)
+_MAKES_A_QUERY: Final = ("alias", "joins", "order", "limit", "offset", "fetch", "with_", "laterals", "pivots", "sample")
+
+
+def _is_value(node: exp.Expr) -> bool:
+    """Whether the query that begins with this SELECT stands in parentheses where one value does."""
+    while isinstance(node.parent, exp.SetOperation):
+        node = node.parent
+    if not isinstance(node.parent, exp.Subquery):
+        return False
+    while isinstance(node.parent, exp.Subquery | exp.Paren):
+        node = node.parent
+        if any(node.args.get(key) for key in _MAKES_A_QUERY):
+            return False
+    around = node.parent
+    if around is None or isinstance(around, _HOLDS_ROWS):
+        return False
+    return not (isinstance(around, exp.In) and around.args.get("query") is node)
 
 
 def _with_clause(text: Text) -> Span | None:
