@@ -458,13 +458,15 @@ class Gate:
             facts = analyse(lexed, span, database, settings.search_path, protection.suspects)
         except ParseError:
             return None
+        if any(obstacle.unread for obstacle in facts.obstacles):
+            return None
         rules, policy = protection.rules, asker.principal.policy
         folded = taking.fold(span, database) if folding and may_be_read(facts, rules, policy) else None
         if folded is not None:
             return folded
         if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
             writable = may_be_written(facts, rules, policy)
-            return taking.write(span, database, protection.column_words, self._dated) if writable else None
+            return taking.write(span, database, protection.column_words, self._logical) if writable else None
         return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
 
     def _computed_copy(
@@ -486,11 +488,10 @@ class Gate:
             return replace(made, copy=form, action=Action.COPY, shape=self._shape(lexed))
         return made if isinstance(made, NeedSettings) else None
 
-    def _dated(self, name: ColumnName) -> str | None:
-        """The type of a sealed column of dates or times, whose constants are spelled in more ways than one."""
+    def _logical(self, name: ColumnName) -> str | None:
+        """The type that clients see of a sealed column."""
         column = self.column(name)
-        sealed = column is not None and column.protection is Protection.SEALED and column.type is not None
-        return column.type if sealed and column is not None and str(column.type).startswith(_DATED) else None
+        return column.type if column is not None and column.protection is Protection.SEALED else None
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
@@ -970,7 +971,6 @@ def _names_any(lowered: bytes, names: frozenset[str]) -> bool:
 _RAW_WORDS = re.compile(rb"[a-z0-9_$]+")
 _PLAIN_NAME = re.compile(rb"[a-z_][a-z0-9_$]*")
 _WORDS = re.compile(r"[^\W\d][\w$]*")
-_DATED = ("date", "time", "interval")
 
 
 class _Nothing:

@@ -63,15 +63,15 @@ class TakingApart:
         statement: tuple[int, int],
         database: Protected,
         protected: Collection[str],
-        dated: Callable[[ColumnName], str | None],
+        logical: Callable[[ColumnName], str | None],
     ) -> Write | None:
         """What to compute, and what to write then; None where it can't be done.
 
-        `protected`: the names of all protected columns. `dated`: the type of a sealed column of dates or times.
+        `protected`: the names of all protected columns. `logical`: the type that clients see of a sealed column.
         """
         path = self._settings.search_path
         try:
-            found = propose_write(self._lexed, statement, database, path, self._may_write, protected, dated)
+            found = propose_write(self._lexed, statement, database, path, self._may_write, protected, logical)
             return None if found is None else self._written(found, database)
         except (ParseError, AmbiguousNameError, EncodingError):
             return None
@@ -105,6 +105,8 @@ class TakingApart:
             if computed is None:
                 return None
             source = computed
+        # The client binds all of its parameters, whatever the source needs of them.
+        source = replace(source, parameters=found.first - 1)
         returning = None
         if found.returning is not None:
             names, local = found.returning

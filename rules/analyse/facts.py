@@ -148,7 +148,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A form that pgveil does not protect. `sqlstate`: the server's own, where it would refuse the statement as well."""
+    """A form that pgveil does not protect. `sqlstate`: the server's own, where it would refuse the statement as well.
+
+    `unread`: what names mean in it was not found out, so nothing can be built on the rest of the facts.
+    """
 
     reason: Reason
     message: str
@@ -156,6 +159,7 @@ class Obstacle:
     token: int | None = None
     columns: frozenset[ColumnName] = frozenset()
     sqlstate: str | None = None
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

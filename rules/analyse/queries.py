@@ -398,7 +398,7 @@ class Queries:
     def not_analysed(self, node: exp.Expr | None, message: str, hint: str) -> None:
         """Note a form that is not analysed."""
         anchor = self.expressions.anchor(node) if node is not None else None
-        self.record.obstacle(message, hint, anchor, frozenset())
+        self.record.obstacle(message, hint, anchor, unread=True)
 
 
 def _outside_aggregates(value: object) -> list[exp.Column]:

@@ -154,13 +154,15 @@ class Record:
         token: int | None,
         columns: frozenset[ColumnName] = frozenset(),
         reason: Reason = Reason.UNSUPPORTED,
+        *,
+        unread: bool = False,
     ) -> None:
         """Note a form that can't be protected."""
-        self.obstacles.append(Obstacle(reason, message, hint, token, columns))
+        self.obstacles.append(Obstacle(reason, message, hint, token, columns, unread=unread))
 
     def missing(self, message: str, hint: str, token: int, sqlstate: str) -> None:
         """Note a name that means nothing here, so the server should refuse the statement; if it does not, the analysis has missed something."""
-        self.obstacles.append(Obstacle(Reason.UNPARSED, message, hint, token, frozenset(), sqlstate))
+        self.obstacles.append(Obstacle(Reason.UNPARSED, message, hint, token, frozenset(), sqlstate, unread=True))
 
     def facts(self, action: Action, outputs: list[Named] | None, *, writes: bool) -> Facts:
         """The findings as a value."""

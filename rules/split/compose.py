@@ -80,15 +80,15 @@ def propose_write(
     search_path: tuple[str, ...] | None,
     judge: Callable[[str], bool],
     protected: Collection[str],
-    dated: Callable[[ColumnName], str | None],
+    logical: Callable[[ColumnName], str | None],
 ) -> WriteText | None:
     """How an INSERT, UPDATE or DELETE can be done in steps; None where it can't.
 
-    `protected`: the names of all protected columns. `dated`: the type of a sealed column of dates or times, None for any other.
+    `protected`: the names of all protected columns. `logical`: the type that clients see of a sealed column, None for any other.
     Raises ParseError and AmbiguousNameError.
     """
     text = _read(lexed, statement, database, search_path)
-    return None if text is None else rewrite(text, database, protected, judge, dated)
+    return None if text is None else rewrite(text, database, protected, judge, logical)
 
 
 def propose_fold(

@@ -9,6 +9,7 @@ one row, with the computed values as parameters; `many_rows` makes it one for an
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from rules.model import ColumnName
     from rules.split.text import Text
 
+_DATED: Final = ("date", "time", "interval")
+_MODIFIER: Final = re.compile(r"\([0-9, ]*\)")
+# A bare character or bit is one of them; without a length of their own they are called otherwise.
+_UNBOUNDED: Final = {"character": "bpchar", "char": "bpchar", "bit": "varbit"}
 VALUES_NAME: Final = "pgveil_values"
 _CONSTANT_WORDS: Final = frozenset({"null", "default"})
 
@@ -62,6 +67,7 @@ class _Written:
     first: int
     edits: list[tuple[int, int, str]] = field(default_factory=list)
     values: list[tuple[Span, str]] = field(default_factory=list)
+    logical: dict[str, str] = field(default_factory=dict)
     dated: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -77,6 +83,15 @@ class _Written:
             return False
         return is_constant(self.text, span)
 
+    def type_of(self, column: str) -> str | None:
+        """The type under which a constant for the column is read, without its modifier: what is too long is an error, and not cut."""
+        found = self.relation.column(column)
+        declared = None if found is None else self.logical.get(column, found.declared_type)
+        if declared is None:
+            return None
+        plain = _MODIFIER.sub("", declared)
+        return _UNBOUNDED.get(plain, plain)
+
     def value(self, index: int) -> str:
         """A value that is computed; a bare constant has the type of its column."""
         span, column = self.values[index]
@@ -90,12 +105,12 @@ def rewrite(
     database: Protected,
     protected: Collection[str],
     judge: Callable[[str], bool],
-    dated: Callable[[ColumnName], str | None],
+    logical: Callable[[ColumnName], str | None],
 ) -> WriteText | None:
     """How the statement can be done in two steps; None where it can't.
 
-    `protected`: the names of all protected columns. `judge`: whether the database may run a statement for the principal as it is. `dated`: the
-    type of a sealed column of dates or times, whose constants PostgreSQL reads in more forms than can be sealed as they are.
+    `protected`: the names of all protected columns. `judge`: whether the database may run a statement for the principal as it is. `logical`: the
+    type that clients see of a sealed column. Constants of dates and times PostgreSQL reads in more forms than can be sealed as they are.
     """
     if not text.survey.tables:
         return None
@@ -106,7 +121,8 @@ def rewrite(
     sealed = database.columns_of(use.relation)
     numbers = [int(t.value) for t in text.lexed.tokens[text.first : text.last + 1] if t.kind is Kind.PARAM]
     made = _Written(text, use, use.relation, max(numbers, default=0) + 1)
-    made.dated = {column: spelled for column, name in sealed.items() if (spelled := dated(name)) is not None}
+    made.logical = {column: spelled for column, name in sealed.items() if (spelled := logical(name)) is not None}
+    made.dated = {column: spelled for column, spelled in made.logical.items() if spelled.startswith(_DATED)}
     match text.value(text.first):
         case "update":
             found = _Update(made, sealed, protected, judge).build()
@@ -294,7 +310,33 @@ def _inserted_query(made: _Written, columns: list[str], span: Span) -> WriteText
     row = ", ".join(made.parameter(i) for i in range(width))
     made.edits.append((*span, f"VALUES ({row})"))
     targets = tuple(columns[:width])
-    return WriteText(text.source(span), None, "", made.first, many=True, columns=targets, relation=made.relation)
+    return WriteText(_typed_source(made, targets, span), None, "", made.first, many=True, columns=targets, relation=made.relation)
+
+
+def _typed_source(made: _Written, targets: tuple[str, ...], span: Span) -> str:
+    """The query, in which a constant or parameter that is a whole value has its column's type: in a SELECT by itself it would be text."""
+    text = made.text
+    clauses, block = next((c, b) for c, b in text.blocks if span[0] <= c.first <= span[1])
+    alone = clauses.first == span[0] and clauses.alone and clauses.items is not None
+    if not alone or clauses.items is None or block.node.args.get("distinct") is not None:
+        return text.source(span)
+    items = split_at(text.lexed, clauses.items, ",")
+    if len(items) != len(targets):
+        return text.source(span)
+    # What is sorted by is text for the server, too.
+    order = clauses.spans.get("order")
+    places = {text.value(i) for i in range(order[0], order[1] + 1)} if order is not None else set()
+    pieces: list[str] = []
+    at = text.token(span[0]).start
+    for place, ((first, last), column) in enumerate(zip(items, targets, strict=True), 1):
+        token = text.token(first)
+        bare = token.kind in (Kind.STRING, Kind.PARAM) or (token.kind is Kind.WORD and token.value == "null")
+        named = last == first or (text.value(first + 1) == "as" and last == first + 2)
+        spelled = made.type_of(column)
+        if bare and named and spelled is not None and str(place) not in places:
+            pieces += [text.lexed.text[at : token.end], f"::{spelled}"]
+            at = token.end
+    return "".join([*pieces, text.lexed.text[at : text.token(span[1]).end]])
 
 
 # -- RETURNING, and the statement put together
