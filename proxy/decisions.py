@@ -458,7 +458,7 @@ class Gate:
             facts = analyse(lexed, span, database, settings.search_path, protection.suspects)
         except ParseError:
             return None
-        if any(obstacle.unread for obstacle in facts.obstacles):
+        if facts.doubtful or any(obstacle.unread for obstacle in facts.obstacles):
             return None
         rules, policy = protection.rules, asker.principal.policy
         folded = taking.fold(span, database) if folding and may_be_read(facts, rules, policy) else None

@@ -40,9 +40,11 @@ class OffsetMap:
     """Character positions of an edited text in terms of the original.
 
     `edits`: (start in edited text, length in edited text, start in original, length in original), ascending, 0-based.
+    `nowhere`: the text is one of pgveil's own, and no place in it means anything to the client.
     """
 
     edits: tuple[tuple[int, int, int, int], ...] = ()
+    nowhere: bool = False
 
     def original(self, position: int) -> int:
         """The 1-based position in the original of a 1-based position in the edited text (inside an edit: the edit's start)."""

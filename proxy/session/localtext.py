@@ -120,9 +120,8 @@ def compose(compute: Compute, columns: Sequence[LeafColumns], before: int, setti
         names = [(leaf.name.encode(), _shown_name(leaf, settings)) for leaf in compute.leaves]
     except EncodingError:
         return Refusal(Reason.COMPUTE, "0A000", "the statement cannot be written in the session's client_encoding")
-    return LocalText(
-        text, _through(compute.offsets, at, len(inserted)), number - before, (*names, (ROW_NAME, b"the result"))
-    )
+    offsets = _through(compute.offsets, at, len(inserted)) if compute.positions else OffsetMap(nowhere=True)
+    return LocalText(text, offsets, number - before, (*names, (ROW_NAME, b"the result")))
 
 
 def _definition(name: str, columns: LeafColumns, before: int) -> str:
@@ -166,7 +165,7 @@ def client_error(error: CalculatorError, local: LocalText) -> bytes:
         if code in _INSIDE or (code == ord("W") and b"pgveil" in text):
             continue
         if code == ord("P"):
-            if text.isdigit():
+            if text.isdigit() and not local.offsets.nowhere:
                 pairs.append((code, str(local.offsets.original(int(text))).encode()))
             continue
         shown = text

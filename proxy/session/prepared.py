@@ -156,7 +156,7 @@ TEXT_OID: Final = 25
 TEXT_ARRAY_OID: Final = 1009
 
 # Any place in a text that pgveil made, in terms of the client's: its beginning.
-_NOWHERE: Final = OffsetMap(((0, 1 << 30, 0, 0),))
+_NOWHERE: Final = OffsetMap(nowhere=True)
 # What the judgement lets pass without a plan is witnessed all the same: nothing protected may be in it.
 _NOTHING_PROTECTED: Final = Plan(Action.SELECT)
 

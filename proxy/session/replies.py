@@ -119,7 +119,7 @@ def server_report(raw: bytes, offsets: OffsetMap | None) -> tuple[bytes, ErrorFi
     """
     fields = parse_error(raw[5:])
     moved = fields
-    if offsets is not None and offsets.edits:
+    if offsets is not None and (offsets.edits or offsets.nowhere):
         moved = _move(fields, offsets)
     if moved is fields and _SUSPECT.search(raw) is None:
         return raw, fields
@@ -148,6 +148,8 @@ def _move(fields: ErrorFields, offsets: OffsetMap) -> ErrorFields:
     position = fields.get("P")
     if position is None or not position.isdigit():
         return fields
+    if offsets.nowhere:
+        return ErrorFields(tuple(pair for pair in fields.pairs if pair[0] != ord("P")))
     return fields.replace("P", str(offsets.original(int(position))).encode())
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from proxy.session.gate import Admit
     from proxy.session.judging import Judging, Steps
-    from proxy.session.prepared import Computed
+    from proxy.session.prepared import Computed, Prepared
     from proxy.session.state import State
     from proxy.session.statements import Run
 
@@ -147,24 +147,35 @@ class Writer(Computer):
         yield lambda: self._state.ignores() or statement.verified
         if self._state.ignores():
             return None
-        types = tuple(t or inferred(n, [statement]) for n, t in enumerate(types, 1))
+        applied = parameters_in(write.apply.text, self._state.tracker.settings)
+        types = tuple(
+            t or (inferred(n, [statement]) if n in applied or n in known else 0) for n, t in enumerate(types, 1)
+        )
         text = yield from self._text(write, values)
         if isinstance(text, Failed):
             return text
         fields = shown_fields(statement)
-        returning = None
-        if write.returning is not None:
-            described = yield from self._calculations.local(write.returning, [statement], (), 0)
-            if isinstance(described, Failed):
-                return described
-            question = self._calculations.question(described)
-            answer = yield from self._calculations.answer(lambda c, wake: c.describe(question, wake), described.local)
-            if isinstance(answer, Failed):
-                return answer
-            returning = described.described_by(answer)
-            fields = returning.fields
+        returning = yield from self._returning(write, statement, types)
+        if isinstance(returning, Failed):
+            return returning
+        if returning is not None:
+            fields, types = returning.fields, returning.types
+        types = tuple(t or TEXT_OID for t in types)
         writing = PreparedWrite(write, text, types, tuple(f.type for f in columns), own, returning)
         return replace(source, prepared=replace(own, types=types, fields=fields)), writing
+
+    def _returning(
+        self, write: Write, statement: PreparedStatement, types: tuple[int, ...]
+    ) -> Generator[Callable[[], bool], None, Prepared | Failed | None]:
+        """What is computed of the rows that the write returns; its parameters' types are found where they were not known (0)."""
+        if write.returning is None:
+            return None
+        described = yield from self._calculations.local(write.returning, [statement], types, len(types))
+        if isinstance(described, Failed):
+            return described
+        question = self._calculations.question(described)
+        answer = yield from self._calculations.answer(lambda c, wake: c.describe(question, wake), described.local)
+        return answer if isinstance(answer, Failed) else described.described_by(answer)
 
     def _text(self, write: Write, values: tuple[int, ...]) -> Generator[Callable[[], bool], None, bytes | Failed]:
         """What runs: for any number of rows, the arrays of values under their types."""
@@ -401,7 +412,7 @@ class Writer(Computer):
         yield from self._fetcher.collected(collector)
         if not collector.complete or state.ignores():
             return
-        shown = Asked((), (), asked.result_formats)
+        shown = Asked(asked.values, asked.formats, asked.result_formats)
         outcome = yield from self._calculations.run(writing.returning, write.returning, collector, shown)
         if isinstance(outcome, Failed):
             self._fail(outcome, write.source, run)

@@ -432,7 +432,8 @@ class Expressions:
             return NOTHING
         if entry.unnamed:
             return mixed(*(c.flow for c in entry.unnamed))
-        # PostgreSQL reads t.f as f(t) where t has no column f: the whole row goes into a function.
+        # PostgreSQL reads t.f as f(t) where t has no column f: the whole row goes into a function. Most often there is none.
+        self.record.doubtful = True
         return self.whole_row(entry, field)
 
     def _bare(self, node: exp.Column, scope: Scope) -> Flow:
@@ -443,6 +444,7 @@ class Expressions:
             if len(flows) == 1 and not further_in:
                 return flows[0]
             # The server will call it ambiguous; if it does not, the analysis has missed something.
+            self.record.doubtful |= len(flows) > 1
             self._doubt(name, node, mixed(*flows))
             return mixed(*flows)
         entry = scope.entry(name)

@@ -169,7 +169,7 @@ class Facts:
     `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
     no masking view can stand in for. `united`: columns that one value may come from, as of the arms of a UNION. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
     value changes the facts (ordinals in ORDER BY), so they belong to the cache key. `parameters`: every parameter's (token, number).
-    `sites`: what could be a look-up.
+    `sites`: what could be a look-up. `doubtful`: a name could mean several things, which the server will not let pass.
     """
 
     action: Action
@@ -190,6 +190,7 @@ class Facts:
     significant: tuple[int, ...] = ()
     parameters: tuple[tuple[int, int], ...] = ()
     sites: tuple[LookupSite, ...] = ()
+    doubtful: bool = False
 
     @property
     def columns(self) -> frozenset[ColumnName]:

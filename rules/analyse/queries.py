@@ -119,8 +119,10 @@ class Queries:
         for position, cte in enumerate(ctes):
             own = isinstance(cte.this, exp.SetOperation)
             ahead = set(names[position + own :]) - set(names[:position])
+            base = {id(t) for t in cte.this.this.find_all(exp.Table)} if own else frozenset()
             for table in cte.this.find_all(exp.Table):
-                if not table.db and table.name in ahead:
+                itself = id(table) in base and table.name == names[position] and table.name not in names[:position]
+                if not table.db and (table.name in ahead or itself):
                     self.not_analysed(
                         table,
                         "a recursive WITH query that names itself or a later one in this form is not analysed",

@@ -133,6 +133,7 @@ class Record:
     visited: set[int] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     sites: list[LookupSite] = field(default_factory=list)
+    doubtful: bool = False
     tables: list[TableUse] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     cte_references: list[int] = field(default_factory=list)
@@ -201,6 +202,7 @@ class Record:
             obstacles=tuple(self.obstacles),
             significant=tuple(sorted(self.significant)),
             sites=tuple(self.sites),
+            doubtful=self.doubtful,
             parameters=tuple(
                 (index, int(self.tree.lexed.tokens[index].value))
                 for index in range(self.tree.first, self.tree.last + 1)

@@ -508,18 +508,18 @@ _MAKES_A_QUERY: Final = ("alias", "joins", "order", "limit", "offset", "fetch", 
 
 def _is_value(node: exp.Expr) -> bool:
     """Whether the query that begins with this SELECT stands in parentheses where one value does."""
-    while isinstance(node.parent, exp.SetOperation):
-        node = node.parent
-    if not isinstance(node.parent, exp.Subquery):
-        return False
-    while isinstance(node.parent, exp.Subquery | exp.Paren):
-        node = node.parent
-        if any(node.args.get(key) for key in _MAKES_A_QUERY):
+    inner, around = node, node.parent
+    while isinstance(around, exp.SetOperation):
+        inner, around = around, around.parent
+    parentheses = 0
+    while isinstance(around, exp.Subquery | exp.Paren):
+        if any(around.args.get(key) for key in _MAKES_A_QUERY):
             return False
-    around = node.parent
-    if around is None or isinstance(around, _HOLDS_ROWS):
+        parentheses += isinstance(around, exp.Subquery)
+        inner, around = around, around.parent
+    if not parentheses or around is None or isinstance(around, _HOLDS_ROWS):
         return False
-    return not (isinstance(around, exp.In) and around.args.get("query") is node)
+    return not (isinstance(around, exp.In) and around.args.get("query") is inner)
 
 
 def _with_clause(text: Text) -> Span | None:

@@ -310,7 +310,9 @@ def _inserted_query(made: _Written, columns: list[str], span: Span) -> WriteText
     row = ", ".join(made.parameter(i) for i in range(width))
     made.edits.append((*span, f"VALUES ({row})"))
     targets = tuple(columns[:width])
-    return WriteText(_typed_source(made, targets, span), None, "", made.first, many=True, columns=targets, relation=made.relation)
+    return WriteText(
+        _typed_source(made, targets, span), None, "", made.first, many=True, columns=targets, relation=made.relation
+    )
 
 
 def _typed_source(made: _Written, targets: tuple[str, ...], span: Span) -> str:

@@ -24,9 +24,10 @@ SHORTEST_BINARY = 8  # bytes
 
 @dataclass(slots=True)
 class Canaries:
-    """`values` by the forms in which they could travel: text as bytes, and binary forms."""
+    """`values` by the forms in which they could travel: text as bytes, and binary forms, of which `texts` has the text."""
 
     values: frozenset[bytes]
+    texts: Mapping[bytes, bytes] = field(default_factory=dict)
     _pattern: re.Pattern[bytes] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -37,15 +38,13 @@ class Canaries:
         """The values in `received` that are not in `own`, what the client itself had sent."""
         if self._pattern is None:
             return ()
-        found = {v for v in self._pattern.findall(received) if v not in own}
+        found = {v for v in self._pattern.findall(received) if v not in own and self.texts.get(v, v) not in own}
         return tuple(sorted(v.decode(errors="backslashreplace") for v in found))
 
 
-def protected_values(
-    admin: psycopg.Connection[Any], masks: Mapping[TableName, Mapping[str, TextMask]]
-) -> frozenset[bytes]:
+def protected_values(admin: psycopg.Connection[Any], masks: Mapping[TableName, Mapping[str, TextMask]]) -> Canaries:
     """Every value of the masked columns that is long enough and is not what a mask leaves as it was, in text and binary form."""
-    found: set[bytes] = set()
+    found: dict[bytes, bytes] = {}
     for table, columns in masks.items():
         for name, mask in columns.items():
             column = quote_ident(name)
@@ -54,17 +53,19 @@ def protected_values(
                 v for (v,) in admin.execute(f"select {column}::text from {qualified(table)} where {column} is not null")
             }
             found |= _forms(type_name, (v for v in values if len(v) >= SHORTEST and mask.apply(v) != v))
-    return frozenset(found - _shown(admin, masks))
+    shown = _shown(admin, masks)
+    return Canaries(frozenset(found.keys() - shown), found)
 
 
-def _forms(type_name: str, values: Iterable[str]) -> set[bytes]:
+def _forms(type_name: str, values: Iterable[str]) -> dict[bytes, bytes]:
+    """Each form of each value, with its text."""
     type_ = parse_type(type_name)
-    found: set[bytes] = set()
+    found: dict[bytes, bytes] = {}
     for value in values:
-        found.add(value.encode())
+        text = found[value.encode()] = value.encode()
         binary = encode(type_, decode_literal(type_, value), 1)
         if len(binary) >= SHORTEST_BINARY:
-            found.add(binary)
+            found[binary] = text
     return found
 
 
@@ -77,7 +78,7 @@ def _shown(admin: psycopg.Connection[Any], masks: Mapping[TableName, Mapping[str
             type_name = mask.column.type or _type(admin, table, name)
             values = [v for (v,) in admin.execute(f"select distinct {column}::text from {qualified(table)}")]
             masked = {m for v in values if (m := mask.apply(v)) is not None}
-            shown |= _forms(type_name, masked)
+            shown |= _forms(type_name, masked).keys()
     return shown
 
 

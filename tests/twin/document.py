@@ -32,7 +32,8 @@ protected value had been replaced by its mask. What can't be had so is **refused
 
 - **Values in error texts.** pgveil writes no value into an error. Where PostgreSQL quotes a protected one, `DETAIL` has `<sealed>` in its place
   (`Key (pan)=(<sealed>) already exists.`), and where pgveil itself finds a value to be wrong, the message ends before it (`invalid input
-  syntax for type integer`). SQLSTATE, position, and the names of tables, columns and constraints are PostgreSQL's. `CONTEXT` may be missing.
+  syntax for type integer`). SQLSTATE, position, and the names of tables, columns and constraints are PostgreSQL's. `CONTEXT` may be missing,
+  and the position where pgveil computes a statement in parts.
 - **When a wrong constant is noticed.** A constant or parameter for a sealed column is read when the statement is prepared or bound, where PostgreSQL
   may do so only when it runs.
 - **Where a computed column is from.** PostgreSQL says of a result column which table's column it is. Of columns that pgveil computed it says nothing.

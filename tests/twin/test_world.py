@@ -78,6 +78,9 @@ def test_a_canary_is_found_unless_the_client_sent_it() -> None:
     canaries = Canaries(frozenset({b"4929000011112101"}))
     assert canaries.seen(b"x4929000011112101y", b"select 1") == ("4929000011112101",)
     assert canaries.seen(b"x4929000011112101y", b"select '4929000011112101'") == ()
+    binary = Canaries(frozenset({b"\x00\x01\x02\x03"}), {b"\x00\x01\x02\x03": b"-120.30"})
+    assert binary.seen(b"\x00\x01\x02\x03", b"select (-120.30)") == ()
+    assert binary.seen(b"\x00\x01\x02\x03", b"select 1")
 
 
 def test_the_canaries_would_be_seen(shop_world: World) -> None:

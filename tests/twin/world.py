@@ -162,7 +162,7 @@ def twin_world(pg: Postgres, home: Path, fixture: Fixture) -> Iterator[World]:
     with psycopg.connect(pg.dsn(plain), autocommit=True) as admin:
         for role in limited:
             masks[role] = text_masks(rules, policies[role], admin)
-            canaries[role] = Canaries(protected_values(admin, masks[role]))
+            canaries[role] = protected_values(admin, masks[role])
         tables = {role: _selections(admin, fixture, masks.get(role, {})) for role in fixture.logins}
     for role in limited:
         with psycopg.connect(pg.dsn(databases[f"masks_{role}"]), autocommit=True) as admin:

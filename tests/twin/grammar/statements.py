@@ -431,9 +431,7 @@ class Composer(Expressions):
             level = Level()
             source = self.from_clause(level, 1)
             values = [self.new(table, n, kinds[n]) if n in _FIXED else self.assigned(level, n, kinds[n]) for n in names]
-            body = (
-                f"select {', '.join(values)}{source} where {self.condition(level, DEPTH)} order by {_places(1)} limit 1"
-            )
+            body = f"select {', '.join(values)}{source} where {self.condition(level, DEPTH)} order by {_places(len(values))} limit 1"
         else:
             rows = [
                 ", ".join(self.new(table, n, kinds[n], i) if n in _FIXED else self.given(kinds[n]) for n in names)
