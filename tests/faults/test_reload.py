@@ -17,6 +17,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from proxy.control import ask
 from proxy.reports import Outcome, Reported
+from tests.faults.clients import Crowd
 from tests.faults.faulty import FACTORY
 from tests.faults.ground import until
 
@@ -217,3 +218,17 @@ def test_nobody_to_ask(ground: Ground, tmp_path: Path) -> None:
     assert code == 3
     assert "no pgveil answers there" in errors
     assert "Traceback" not in errors
+
+
+def test_under_load_nobody_notices(ground: Ground) -> None:
+    """Rules change for one login and back while others write and read: no error, no value that is not the one that was written."""
+    with Crowd(ground, 4) as crowd:
+        until(lambda: crowd.commits > 20, "the clients work")
+        for _ in range(2):
+            with rules(ground, CLEAR, MASKED):
+                assert reload(ground).outcome is Outcome.APPLIED
+                wanted = crowd.commits + 20
+                until(lambda: crowd.commits > wanted, "they go on")  # noqa: B023
+    assert not crowd.stuck()
+    for client in crowd.clients:
+        assert (client.errors, client.wrong, client.refused_connections) == ({}, [], 0)
