@@ -172,7 +172,7 @@ def test_an_oversized_statement_is_refused(world: World) -> None:
     with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
         with pytest.raises(psycopg.Error) as caught:
             teller.execute("select name from customers where id in (" + ",".join(["1"] * 400_000) + ")")
-        assert caught.value.sqlstate in {"54000", "42601"}
+        assert caught.value.sqlstate == "54001"
     with psycopg.connect(world.dsn("teller")) as again:
         assert again.execute("select 1").fetchone() == (1,)
 
