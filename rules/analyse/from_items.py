@@ -199,6 +199,8 @@ class FromItems:
         """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
         merged: list[Named] = []
         for name in names:
+            # The server would refuse a name that one side has not.
+            self.record.doubtful |= scope.star_known and not {name} <= {c.name for c in left} & {c.name for c in right}
             first = next((c.flow for c in left if c.name == name), NOTHING)
             second = next((c.flow for c in right if c.name == name), NOTHING)
             for flow in (first, second):

@@ -143,14 +143,7 @@ class Leaves:
         """Whether a name inside may mean a column of a SELECT around it."""
         inside = [b for c, b in self.text.blocks if unit[0] <= c.first <= unit[1]]
         around = {id(b.scope) for c, b in self.text.blocks if not unit[0] <= c.first <= unit[1]}
-        for block in inside:
-            for column in _own_columns(block.node):
-                for level in block.scope.levels():
-                    if _knows(level, column):
-                        if id(level) in around:
-                            return True
-                        break
-        return False
+        return any(id(_meant(block.scope, column)) in around for block in inside for column in _own_columns(block.node))
 
     def _nameless(self, opening: int, closing: int) -> bool:
         """Whether nobody can name the columns of the subquery in these parentheses."""
@@ -573,10 +566,14 @@ def _own_columns(node: exp.Select) -> Iterable[exp.Column]:
             pending += each.iter_expressions()
 
 
-def _knows(level: Scope, column: exp.Column) -> bool:
-    """Whether a reference means something of this query level."""
+def _meant(scope: Scope, column: exp.Column) -> Scope | None:
+    """The query level that a reference means something of. A bare name is a column's, however far out, before it is a whole row's."""
+    if not column.table:
+        found = next((level for level in scope.levels() if level.own(column.name)), None)
+        if found is not None:
+            return found
     name = column.table or column.name
-    return any(e.name == name for e in level.entries) or (not column.table and level.own(column.name))
+    return next((level for level in scope.levels() if any(e.name == name for e in level.entries)), None)
 
 
 def _aggregates(node: exp.Select) -> bool:
