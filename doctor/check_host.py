@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from doctor.check_keys import AS_PGVEIL
 from doctor.facts import known
-from doctor.model import Check, Found, Group, Severity, listed
+from doctor.model import Check, Found, Group, NotChecked, Severity, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,8 @@ def _writable(found: PathFacts) -> bool:
 
 def _audit(facts: Facts) -> Iterator[Found]:
     found = facts.host.audit
+    if found.hidden:
+        raise NotChecked(f"{found.path}: {found.problem}", AS_PGVEIL)
     if not found.there:
         yield Found(
             Severity.WARNING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from doctor.facts import Missing, known
-from doctor.model import Check, Found, Group, Severity, listed
+from doctor.model import Check, Found, Group, NotChecked, Severity, listed
 from rules.model import Protection
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from doctor.facts import Facts
 
+AS_PGVEIL: Final = "run doctor as pgveil's account: sudo -u pgveil pgveil doctor ..."
 _PUBLISHED: Final = frozenset({"public_html", "htdocs", "wwwroot", "www", "webroot"})
 _WEB: Final = ("/usr/share/nginx", "/srv/http")
 
@@ -20,6 +21,8 @@ _WEB: Final = ("/usr/share/nginx", "/srv/http")
 def _modes(facts: Facts) -> Iterator[Found]:
     host = facts.host
     for found, right in ((host.keys, "700"), (host.master, "600"), (host.ring, "600")):
+        if found.hidden:
+            raise NotChecked(f"{found.path}: {found.problem}", AS_PGVEIL)
         if not found.there:
             yield Found(Severity.BAD, str(found.path), f"{found.path}: {found.problem}", _init(facts))
         elif found.mode & 0o077:
@@ -44,6 +47,10 @@ def _init(facts: Facts) -> str:
 
 
 def _ring(facts: Facts) -> Iterator[Found]:
+    host = facts.host
+    if host.master.hidden or (host.master.there and host.master.uid != host.uid):
+        # What the key ring says then ("chown") is meant for pgveil's own account.
+        raise NotChecked(f"{host.keys.path} belongs to another account than doctor runs as", AS_PGVEIL)
     if isinstance(facts.ring_or, Missing):
         yield Found(Severity.BAD, str(facts.config.keys), facts.ring_or.reason, facts.ring_or.fix)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -21,11 +22,12 @@ _MAX_STATUS: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """A file or directory. `there`: false where it is not, or can't be looked at (`problem` says why)."""
+    """A file or directory. `there`: false where it is not, or can't be looked at: `problem` says why, `hidden` that we may not."""
 
     path: Path
     there: bool
     problem: str = ""
+    hidden: bool = False
     directory: bool = False
     mode: int = 0
     uid: int = 0
@@ -110,7 +112,8 @@ def path_facts(path: Path) -> PathFacts:
     try:
         status = path.lstat()
     except OSError as error:
-        return PathFacts(path, there=False, problem=error.strerror or "cannot be looked at")
+        hidden = error.errno in {errno.EACCES, errno.EPERM}
+        return PathFacts(path, there=False, problem=error.strerror or "cannot be looked at", hidden=hidden)
     return PathFacts(
         path,
         there=True,

@@ -20,8 +20,9 @@ import psycopg
 import pytest
 
 from doctor.examine import CHECKS, CODES, examine
+from doctor.facts import Missing
 from doctor.gather import gather
-from doctor.host import Disk, Process, swapped_to, workers_of
+from doctor.host import Disk, PathFacts, Process, swapped_to, workers_of
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from lifecycle.demo.postgres import PostgresUnavailableError
@@ -342,6 +343,19 @@ def test_keys_that_are_not_those(good: System, tmp_path: Path) -> None:
     mixed = read(good, keys=other)
     assert [s for s, _ in found(mixed, "key-ring")] == ["bad"]
     assert not examine(mixed, database="", only=["key-missing"]).findings[0].checked
+
+
+def test_files_of_another_account(facts: Facts) -> None:
+    """Root, or anybody, who looks for pgveil is not told to take its keys."""
+    keys = replace(facts.host, uid=facts.host.master.uid + 1)
+    other = replace(facts, host=keys, ring_or=Missing("belongs to user id 7; run: chown 8", "chown"))
+    shut = PathFacts(Path("keys"), there=False, problem="Permission denied", hidden=True)
+    closed = replace(facts, host=replace(facts.host, keys=shut, master=shut, audit=shut))
+    for seen, code in ((other, "key-ring"), (closed, "key-ring"), (closed, "key-modes"), (closed, "audit-mode")):
+        (finding,) = examine(seen, database="", only=[code]).findings
+        assert not finding.checked
+        assert "pgveil's account" in finding.fix
+        assert "chown" not in finding.text
 
 
 def test_memory_that_reaches_a_disk(facts: Facts, tmp_path: Path) -> None:
