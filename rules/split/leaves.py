@@ -157,6 +157,9 @@ class Leaves:
         span, entries = clauses.spans.get("from"), block.scope.entries
         if span is None or not entries or not text.tables_in(span) or not self._plain_entries(entries):
             return False
+        around = [] if block.scope.parent is None else list(block.scope.parent.levels())
+        if any(level.own(str(e.name)) for e in entries for level in around):
+            return False  # by itself the SELECT would take the name for its own row
         prefix = self._prefix(clauses, span)
         if prefix is None:
             return False
