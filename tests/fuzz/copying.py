@@ -209,7 +209,7 @@ def _copy_in() -> Callable[[bytes], int]:
             m.parse_error(copy.fault.response[5:])
             copy.told_by(m.ErrorFields(((ord("C"), b"57014"), (ord("M"), FAIL_REASON))))
         _only_sealed(form, columns, b"".join(out))
-        return len(stream) // 8 + 1
+        return 1
 
     return run
 
@@ -259,7 +259,7 @@ def _copy_out() -> Callable[[bytes], int]:
             promise(not any(c in str(error).encode() for c in shown), "an error tells a value")
         if verdict is not Verdict.CLEAR:
             promise(not any(canary in out for canary in shown), "a masked value is shown")
-        return len(stream) // 8 + 1
+        return 1
 
     return run
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from proxy.session.gate import Decision
+    from rules.tokens import Lexed
 
 _FIXTURES: Final = Path(__file__).parent.parent / "fixtures"
 _ENCODINGS: Final = (
@@ -37,6 +38,15 @@ _ENCODINGS: Final = (
     "nonsense",
 )
 _LONG_VALUE: Final = 8  # a constant of so many characters is not in a sentence of ours by chance
+_VERSIONS: Final = (150000, 160000, 170000, 180000)
+_COPIES: Final = (
+    "copy t from stdin",
+    "copy public.t (a, \"B\") to stdout with (format csv, delimiter ';', null '', header, quote '~', force_quote (a, \"B\"))",
+    "copy t from stdin with (format text, default 'D', on_error ignore, log_verbosity verbose, encoding 'LATIN1') where a > 1",
+    "copy binary t to stdout using delimiters '|' with null as 'n'",
+    "copy (select a, b from t where c = $1 order by 1) to stdout (format binary)",
+    "copy t to program 'cat'; copy t from '/tmp/x' csv header force not null a force null b",
+)
 _WORDS: Final = tuple(
     b"select from where insert into values update set delete merge using with recursive as union all except intersect order by group "
     b"having limit offset fetch for distinct on case when then end cast over partition window filter within lateral join left cross "
@@ -63,7 +73,9 @@ def _lexer() -> Callable[[bytes], int]:
     def run(data: bytes) -> int:
         cursor = Cursor(data)
         encoding = cursor.pick(_ENCODINGS)
-        conforming = bool(cursor.byte() & 1)
+        flags = cursor.byte()
+        conforming = bool(flags & 1)
+        version = _VERSIONS[flags >> 1 & 3]
         raw = cursor.rest()
         try:
             text = decode_sql(raw, encoding)
@@ -88,15 +100,25 @@ def _lexer() -> Callable[[bytes], int]:
             raise BrokenPromise("a shape can't be read") from error
         for first, last in lexed.statements:
             if classify(lexed, first, last).kind in (StatementKind.COPY_TABLE, StatementKind.COPY_QUERY):
-                parse_copy(lexed, first, last, server_version=160000)
+                _copy(lexed, first, last, version)
         return 1
 
     return run
 
 
-def _value(lexed: object, index: int) -> None:
+def _copy(lexed: Lexed, first: int, last: int, version: int) -> None:
+    """A COPY is not understood, or all that is said of it is about its own tokens."""
+    found = parse_copy(lexed, first, last, server_version=version)
+    if found is None:
+        return
+    places = [found.first, found.last, found.closing, found.direction, *(found.where or ())]
+    promise(all(first <= place <= last for place in places), "a part of a COPY is outside of it")
+    promise(found.options is None or len(found.options.delimiter) == 1, "a delimiter of another length")
+
+
+def _value(lexed: Lexed, index: int) -> None:
     try:
-        literal_value(lexed, index)  # type: ignore[arg-type]
+        literal_value(lexed, index)
     except LexError:
         return
 
@@ -105,6 +127,8 @@ def _lexer_seeds() -> Iterator[bytes]:
     for number, text in enumerate(statements()):
         if number % 4 == 0:
             yield bytes((0, 1)) + text
+    for number, copied in enumerate(_COPIES):
+        yield bytes((0, 2 * number % 8 + 1)) + copied.encode()
     for number, name in enumerate(_ENCODINGS[3:], start=3):
         try:
             yield bytes((number, 0)) + encode_sql("select '\u00e9\u8868' as \"\u540d\"", name)
