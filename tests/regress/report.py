@@ -100,14 +100,26 @@ def tables(results: Sequence[Result]) -> str:
             for r in results
         ),
         "",
-        *_reasons("Different through pgveil, and why:", "No file is listed as an exception.", EXCEPTIONS),
+        *_reasons(
+            "Different through pgveil, and why:",
+            "No file is different.",
+            {
+                f"`{name}`, PostgreSQL {version}": reason
+                for version, reasons in EXCEPTIONS.items()
+                for name, reason in reasons.items()
+            },
+        ),
         "",
-        *_reasons("Not as in `expected/` even directly, and why:", "Every file is as expected.", NOT_AS_EXPECTED),
+        *_reasons(
+            "Not as in `expected/` even directly (15), and why:",
+            "Every file is as expected.",
+            {f"`{name}`": reason for name, reason in NOT_AS_EXPECTED.items()},
+        ),
         "",
     ]
     return "\n".join(lines)
 
 
 def _reasons(title: str, none: str, reasons: Mapping[str, str]) -> list[str]:
-    listed = [f"| `{name}` | {reason} |" for name, reason in reasons.items()]
+    listed = [f"| {name} | {reason} |" for name, reason in reasons.items()]
     return [title, "", "| File | Reason |", "|---|---|", *listed] if listed else [none]
