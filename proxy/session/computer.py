@@ -156,6 +156,7 @@ class Computer:
             state.tracker.settings,
             declared,
             compute.text,
+            compute.parameters,
             compute.copy,
             compute.offsets,
             tuple(leaf.fetch.text for leaf in compute.leaves),

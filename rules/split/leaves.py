@@ -155,11 +155,8 @@ class Leaves:
     def _joined(self, clauses: Clauses, block: Block) -> bool:
         text = self.text
         span, entries = clauses.spans.get("from"), block.scope.entries
-        if span is None or not entries or not text.tables_in(span) or not self._plain_entries(entries):
+        if span is None or not text.tables_in(span) or not self._plain_entries(block.scope):
             return False
-        around = [] if block.scope.parent is None else list(block.scope.parent.levels())
-        if any(level.own(str(e.name)) for e in entries for level in around):
-            return False  # by itself the SELECT would take the name for its own row
         prefix = self._prefix(clauses, span)
         if prefix is None:
             return False
@@ -217,8 +214,11 @@ class Leaves:
         found = None if relation is None else relation.column(column)
         return found is not None and _sorts_otherwise(found)
 
-    def _plain_entries(self, entries: list[Entry]) -> bool:
+    def _plain_entries(self, scope: Scope) -> bool:
+        entries = scope.entries
         names = [e.name for e in entries]
+        if not entries or _hides_column(scope):
+            return False
         if None in names or len(set(names)) != len(names) or any(e.opaque or e.unnamed for e in entries):
             return False
         return all(len({c.name for c in e.columns}) == len(e.columns) for e in entries)
@@ -567,6 +567,12 @@ def _own_columns(node: exp.Select) -> Iterable[exp.Column]:
             yield each
         elif not isinstance(each, exp.Query):
             pending += each.iter_expressions()
+
+
+def _hides_column(scope: Scope) -> bool:
+    """Whether a relation is called like a column farther out, which a bare name means: by itself the SELECT would take it for a row."""
+    around = [] if scope.parent is None else list(scope.parent.levels())
+    return any(level.own(str(e.name)) for e in scope.entries for level in around)
 
 
 def _meant(scope: Scope, column: exp.Column) -> Scope | None:
