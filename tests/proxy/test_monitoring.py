@@ -129,8 +129,10 @@ def test_an_ending_that_was_asked_for_is_no_restart(leash: Leash) -> None:
     assert leash.failing() == {"workers", "catalog", "audit", "server"}
 
 
-def test_a_server_not_heard_of_for_long_is_not_reached(leash: Leash) -> None:
-    leash.say("start healthy 960")
+@pytest.mark.parametrize("heard", [960, 1040])
+def test_a_server_not_heard_of_for_long_is_not_reached(leash: Leash, heard: int) -> None:
+    """Nor one that was heard of in what is the future since the clock was set back."""
+    leash.say(f"start healthy {heard}")
     assert leash.failing() == {"server"}
 
 
