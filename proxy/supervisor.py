@@ -316,7 +316,7 @@ class Supervisor:
             if place.worker is not worker:
                 proven = True
                 continue
-            if code in _HOPELESS and not proven:
+            if code in _HOPELESS and not proven and not self._anybody_serves():
                 self._hopeless = True
                 self.stop()
                 return
@@ -324,6 +324,10 @@ class Supervisor:
             pause = _FIRST_PAUSE if self._monotonic() - began > _OLD else min(pause * 2, _LONGEST_PAUSE)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def _anybody_serves(self) -> bool:
+        """Whether a worker serves: then what another one could not begin with is no mistake that all would make."""
+        return any(p.worker is not None and p.worker.serves and not p.worker.ended.done() for p in self._places)
 
     async def _spawn(self, place: _Place, number: int) -> Child:
         """A worker on its way to that place. Raises OSError."""

@@ -1,6 +1,6 @@
 """A worker whose disk and clock can be made to fail, by files beside the configuration.
 
-`eio`: the audit log's next fsyncs fail. `clock`: seconds by which the wall clock is off. `refuse-w00`: that worker refuses to reload.
+`eio`: the audit log's next fsyncs fail. `broken1`: the worker of that number can't begin. `clock`: seconds by which the wall clock is off. `refuse-w00`: that worker refuses to reload.
 """
 
 from __future__ import annotations
@@ -70,4 +70,6 @@ def services(config: Config, number: int) -> FaultyGuard:
 
     from proxy.metrics import Metrics  # noqa: PLC0415
 
+    if (config.audit.parent / f"broken{number}").exists():
+        raise ConfigError("this worker can't begin")
     return FaultyGuard(config, number, Metrics(CollectorRegistry()))

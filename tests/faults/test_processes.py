@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.faults.clients import Crowd
+from tests.faults.faulty import FACTORY
 from tests.faults.ground import alive, slay, until
 
 if TYPE_CHECKING:
@@ -94,6 +95,20 @@ def test_a_worker_that_cannot_start_again_is_tried_again_and_its_sibling_goes_on
             assert held.execute("select pan from cards limit 1").fetchone() is not None, "the sibling goes on"
             assert connects(ground), "and takes new clients"
         until(lambda: len(ground.workers()) == 2 and ground.ready(), "once that is repaired the worker comes back")
+
+
+def test_a_worker_that_cannot_begin_while_another_one_serves_stops_nobody(ground: Ground, tmp_path: Path) -> None:
+    """A key file that was away for a moment, while the second worker was on its way."""
+    other = ground.beside(tmp_path / "begin")
+    (other.home / "broken1").touch()
+    other.launch(factory=FACTORY)
+    try:
+        until(lambda: len(other.events("worker.ended")) >= 2, "it is tried again")
+        until(lambda: connects(other), "its sibling serves")
+        (other.home / "broken1").unlink()
+        until(lambda: len(other.workers()) == 2 and other.ready(), "it comes")
+    finally:
+        other.stop()
 
 
 def _serves(ground: Ground, pid: int, backend: int) -> bool:
