@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 REGRESS_ARGS ?=
 
-.PHONY: help demo test lint check twin bench soak fuzz regress fmt clean
+.PHONY: help demo test lint check twin bench soak fuzz regress compatibility fmt clean
 
 help:
 	@echo "make demo         a bank behind pgveil, as a story (KEEP=1 leaves it running)"
@@ -18,6 +18,7 @@ help:
 	@echo "make twin         statements on twins: plain, masked, and sealed behind pgveil"
 	@echo "make bench        ratios to direct PostgreSQL and PgBouncer; writes bench/results/"
 	@echo "make soak         the long tests"
+	@echo "make compatibility  every driver against every check; writes docs/compatibility.md"
 	@echo "make fuzz         every parser of outside bytes under a fuzzer (FUZZ_SECONDS=60 each; FUZZ_TARGETS for some of them)"
 	@echo "make regress      PostgreSQL's own regression suite, directly and through pgveil (REGRESS_ARGS for some files)"
 
@@ -61,6 +62,9 @@ fuzz: $(VENV)/.fuzz
 
 regress: $(VENV)/.dev
 	$(BIN)/python -m tests.regress.run $(REGRESS_ARGS)
+
+compatibility: $(VENV)/.dev
+	$(BIN)/python -m tests.drivers.table
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -22,6 +22,7 @@ _LOCK_SECONDS = 10.0
 def register(app: typer.Typer) -> None:
     """Add the commands over the data to pgveil's command line."""
     app.command("apply")(apply)
+    app.command("plain-types")(plain_types)
 
 
 def apply(
@@ -62,6 +63,19 @@ def apply(
         )
     if code:
         raise typer.Exit(code)
+
+
+def plain_types(
+    rules: Annotated[Path, typer.Argument(help="The rules file (YAML).", metavar="RULES")],
+) -> None:
+    """Write the SQL that gives sealed columns their logical types, for a plain database that a dump was restored into (docs/compatibility.md)."""
+    from keys.types import TypeSpecError
+    from lifecycle.plain import plain_types_sql
+
+    try:
+        typer.echo(plain_types_sql(_rules(rules)), nl=False)
+    except TypeSpecError as error:
+        _fail(_USAGE, str(error))
 
 
 async def _apply(

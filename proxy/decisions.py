@@ -19,6 +19,7 @@ from proxy import copy_decisions
 from proxy.blanked import check_garbled, server_check
 from proxy.computable import may_be_read, may_be_written
 from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES, is_dangerous
+from proxy.dumps import refused_dump
 from proxy.named import (
     NamesInText,
     declared,
@@ -698,7 +699,8 @@ class Gate:
             return self._analysed(lexed, part, asker, settings, called)
         if part.kind is StatementKind.COPY_TABLE:
             return (), self._copy(lexed, whole, asker, settings)
-        return (), self._utility(part, words, asker, whole[0])
+        dump = refused_dump(lexed, whole, protection.catalog, asker.principal.policy, self._columns_of)
+        return (), dump or self._utility(part, words, asker, whole[0])
 
     def _analysed(
         self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings, called: frozenset[ColumnName]
@@ -762,7 +764,7 @@ class Gate:
                         Reason.UNSUPPORTED,
                         DENIED,
                         "pgveil's own objects can't be named through pgveil",
-                        hint="Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly.",
+                        hint="Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly; a dump leaves them out by pg_dump -N 'pgveil*'.",
                         token=index,
                     )
                 )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 E2E = "tests/e2e/"
 LEAKS = "tests/leaks/"
+DRIVERS = "tests/drivers/"
 VERSIONS = ("15", "16", "18")
 
 
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = f"world-{callspec.params.get('any_pg', '')}" if callspec is not None else "world"
         elif LEAKS in name:
             name = "leaks"
+        elif DRIVERS in name:
+            name = "drivers"
         item.add_marker(pytest.mark.xdist_group(name))
 
 

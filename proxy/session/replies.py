@@ -101,7 +101,8 @@ def own_words(raw: bytes, check: ServerCheck, *, understood: bool = False) -> by
     fields = parse_error(raw[5:])
     several = fields.sqlstate == SYNTAX_ERROR and fields.get("R") == b"exec_parse_message"
     at, message = fields.get("P"), fields.get("M")
-    if several or fields.sqlstate.startswith("22") or SEALED_TYPE in (message or b""):
+    sealed = any(SEALED_TYPE in (fields.get(code) or b"") for code in ("M", "D", "H"))
+    if several or fields.sqlstate.startswith("22") or sealed:
         return None
     if fields.sqlstate in TYPE_ERRORS and understood and _TEXT.search(message or b""):
         return None

@@ -49,6 +49,8 @@ class Expressions:
             return Flow(null=True)
         if isinstance(node, exp.Literal):
             return NOTHING
+        if isinstance(node, exp.Cast) and (extent := extent_of(self.record.tree, node)) is not None:
+            self.record.visited |= set(range(extent.first, extent.last + 1))
         if isinstance(node, exp.Identifier):
             return self._name(node, scope)
         chosen = self.choices.value(node, scope)
@@ -272,6 +274,8 @@ class Expressions:
             return known.column == flow.column
         # A type's modifier in a cast decides whether the cast can be left out.
         tokens = self.record.tree.lexed.tokens
+        # And its name means a type, whatever column or table has the same.
+        self.record.visited |= set(range(extent.first, extent.last + 1))
         self.record.significant |= {
             i for i in range(extent.first, extent.last + 1) if i != extent.token and tokens[i].kind is Kind.NUMBER
         }

@@ -63,7 +63,8 @@ GRANTS = """
 GRANT USAGE ON SCHEMA {schema} TO clerk, guest;
 GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO clerk;
 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO guest;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO clerk;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO clerk;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO guest;
 """
 LOGINS = f"""
 SET password_encryption = 'scram-sha-256';
@@ -246,12 +247,15 @@ def make_ground(home: Path) -> Ground:
 
 
 async def apply_rules(pg: Postgres, home: Path, database: str) -> None:
-    """Keys made below `home`/pgveil, and the rules applied."""
+    """The rules applied; their keys are below `home`/pgveil, and made where there are none."""
     place = home / "pgveil"
     keys = place / "keys"
-    keys.mkdir(mode=0o700, parents=True)
-    (place / "rules.yaml").write_text(RULES)
-    ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
+    if keys.exists():
+        ring = KeyRing.open(keys, FileMasterKey.load(keys / "master.key"))
+    else:
+        keys.mkdir(mode=0o700, parents=True)
+        (place / "rules.yaml").write_text(RULES)
+        ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
     rules = load_rules(place / "rules.yaml")
     connection = await asyncpg.connect(pg.dsn(database))
     try:

@@ -150,6 +150,7 @@ PYTHON: tuple[Driver, ...] = (
     External("node-postgres", "program_node"),
     External("pgx", "program_go"),
     External("lib/pq", "program_pq"),
+    External("pgjdbc", "program_java"),
     InProcess("psql", "program_psql"),
     InProcess("pgbench", "program_pgbench"),
 )

@@ -59,6 +59,15 @@ CASES = (
         sqlstate="42501",
     ),
     Case(
+        "pg_dump's lock",
+        "Dump with a login that sees every column clear, or leave the table out: pg_dump -T 'public.cards'",
+        "verdict",
+        AGENT,
+        "lock table public.cards in access share mode",
+        (Step("begin; lock table public.cards in access share mode; commit", login=TELLER),),
+        sqlstate="42501",
+    ),
+    Case(
         "search by a masked column",
         "Select the column as it is, or search by another column.",
         "lookup",
@@ -516,7 +525,7 @@ CASES = (
     ),
     Case(
         "pgveil's own schema",
-        "Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly.",
+        "Name the tables themselves; pgveil masks them. To look after its objects, connect to the server directly; a dump leaves them out by pg_dump -N 'pgveil*'.",
         "unsupported",
         AGENT,
         "select phone from {schema}.customers where id = 1",

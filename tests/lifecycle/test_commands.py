@@ -108,3 +108,20 @@ def test_bad_input(app: typer.Typer, arguments: list[str], tmp_path: Path) -> No
     assert run(app, [*arguments[:3], "--keys", str(tmp_path), *arguments[5:]]).exit_code == 3
     (tmp_path / "rules.yaml").write_text("version: 2")
     assert run(app, arguments).exit_code == 2
+
+
+def test_plain_types(app: typer.Typer, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    done = CliRunner().invoke(app, ["plain-types", str(rules)])
+    assert done.exit_code == 0
+    assert done.output.splitlines() == [
+        "BEGIN;",
+        'ALTER TABLE "public"."t"',
+        '    ALTER COLUMN "pan" TYPE pg_catalog.text USING "pan"::pg_catalog.text::pg_catalog.text;',
+        "DROP DOMAIN pgveil.sealed;",
+        "DROP SCHEMA pgveil;",
+        "COMMIT;",
+    ]
+    rules.write_text("version: 2")
+    assert CliRunner().invoke(app, ["plain-types", str(rules)]).exit_code == 2

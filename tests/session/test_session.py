@@ -890,10 +890,17 @@ def test_the_server_is_asked_about_a_text_that_was_not_understood(bench: Bench, 
 
 
 @pytest.mark.parametrize("kind", ["Q", "P"])
-def test_an_error_about_the_sealed_type_is_no_word_for_a_client(bench: Bench, kind: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"C42883\0Mfunction avg(pgveil.sealed) does not exist",
+        b"C42P08\0Minconsistent types deduced for parameter $1\0Dtext versus pgveil.sealed",
+    ],
+)
+def test_an_error_about_the_sealed_type_is_no_word_for_a_client(bench: Bench, kind: str, words: bytes) -> None:
     session, _ = checked(bench, kind)
     closes = m.CLOSE_COMPLETE * (2 if kind == "Q" else 1)
-    words = b"SERROR\0VERROR\0C42883\0Mfunction avg(pgveil.sealed) does not exist\0P7\0\0"
+    words = b"SERROR\0VERROR\0" + words + b"\0P7\0\0"
     session.server_received(closes + m.message(m.Back.ERROR, words) + READY)
     assert errors(taken(session)[0]) == ["0A000"]
     assert bench.observer.reasons == [Reason.UNPARSED]

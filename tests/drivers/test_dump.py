@@ -1,0 +1,192 @@
+"""pg_dump and pg_restore through pgveil and past it (docs/adr/0023): clear data for those who see it, an error for all others, ciphertext past pgveil."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lifecycle.demo.postgres import PostgresUnavailableError, find_bin_dir
+from lifecycle.plain import plain_types_sql
+from rules.load import load_rules_text
+from tests.drivers.ground import GRANTS, RULES, TABLES, apply_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.drivers.ground import Ground, Target
+
+WAYS = {
+    "plain": ("-Fp",),
+    "custom": ("-Fc",),
+    "directory": ("-Fd", "-j2"),
+    "inserts": ("-Fp", "--inserts"),
+    "rows-per-insert": ("-Fp", "--rows-per-insert=7", "--column-inserts"),
+}
+way = pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+
+
+def program(name: str, target: Target, *arguments: str, version: str = "15") -> subprocess.CompletedProcess[str]:
+    """A program of PostgreSQL's, as the target's login."""
+    place = f"host={target.host} port={target.port} dbname={target.database} user={target.user}"
+    # The embedded programs are built without TLS.
+    place += " sslmode=" + ("require" if version == "15" else "disable")
+    return subprocess.run(
+        [str(find_bin_dir(version) / name), "-d", place, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PGPASSWORD": target.password, "LC_ALL": "C.UTF-8"},
+    )
+
+
+def well(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr.lower()
+    return done.stdout
+
+
+def direct(ground: Ground, database: str) -> Target:
+    """The server itself, as its superuser."""
+    return replace(ground.target("direct"), database=database, user="postgres")
+
+
+def restore(file: Path, target: Target, *options: str) -> None:
+    if file.is_dir() or file.read_bytes()[:5] == b"PGDMP":
+        well(program("pg_restore", target, "--exit-on-error", *options, str(file)))
+    else:
+        well(program("psql", target, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(file)))
+
+
+CONTENT = "select * from shop.people where id < 5000 order by id; select * from shop.orders order by id"
+COLUMNS = (
+    "select attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull from pg_attribute"
+    " where attrelid in ('shop.people'::regclass, 'shop.orders'::regclass) and attnum > 0 order by 1, attnum"
+)
+
+
+def content(target: Target, text: str = CONTENT) -> str:
+    return well(program("psql", target, "-XAtc", text))
+
+
+@pytest.fixture
+def fresh(ground: Ground) -> Iterator[Target]:
+    """An empty database, reached directly."""
+    name = ground.pg.create_database()
+    yield direct(ground, name)
+    ground.pg.psql(f'drop database "{name}" with (force)')
+
+
+@way
+def test_a_clear_dump_makes_a_plain_database(
+    ground: Ground, fresh: Target, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    file = tmp_path / "dump"
+    well(program("pg_dump", ground.target("clear"), "-n", "shop", "-O", "-x", *options, "-f", str(file)))
+    well(program("psql", fresh, "-Xqc", "create schema pgveil; create domain pgveil.sealed as text"))
+    restore(file, fresh)
+    script = tmp_path / "types.sql"
+    script.write_text(plain_types_sql(load_rules_text(RULES, "rules.yaml")))
+    restore(script, fresh)
+    plain = direct(ground, "plain")
+    assert content(fresh) == content(plain)
+    assert content(fresh, COLUMNS) == content(plain, COLUMNS)
+    assert "6200000000000001" in content(fresh)
+
+
+@way
+def test_a_clear_dump_is_sealed_again_on_its_way_in(
+    ground: Ground, fresh: Target, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    clear = ground.target("clear")
+    file = tmp_path / "dump"
+    well(program("pg_dump", clear, "-n", "shop", "--data-only", *options, "-f", str(file)))
+    ground.pg.psql(TABLES.format(schema="shop") + GRANTS.format(schema="shop"), fresh.database)
+    asyncio.run(apply_rules(ground.pg, ground.home, fresh.database))
+    through = replace(clear, database=fresh.database)
+    restore(file, through)
+    assert content(through) == content(clear)
+    past = content(fresh)
+    assert "6200000000000001" not in past
+    assert past.count("\n") == content(through).count("\n")
+
+
+@pytest.mark.parametrize("version", ["16", "18"])
+@pytest.mark.parametrize("options", [(), ("--inserts",)], ids=["copy", "inserts"])
+def test_newer_programs_dump_what_they_dump_directly(ground: Ground, version: str, options: tuple[str, ...]) -> None:
+    try:
+        find_bin_dir(version)
+    except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    asked = ("-n", "shop", "--data-only", *options)
+    dumps = [
+        _lines(well(program("pg_dump", target, *asked, version=version)))
+        for target in (ground.target("clear"), ground.target("direct"))
+    ]
+    assert dumps[0] == dumps[1]
+    assert any("6200000000000001" in line for line in dumps[0])
+
+
+def _lines(dump: str) -> list[str]:
+    """Without what differs between two runs: a token of pg_dump's, where a sequence stands, and the order of rows."""
+    return sorted(line for line in dump.splitlines() if not re.match(r"\\(un)?restrict|SELECT pg_catalog.setval", line))
+
+
+@pytest.mark.parametrize("login", ["guest", "postgres"])
+@way
+def test_nobody_gets_a_dump_of_masks(ground: Ground, tmp_path: Path, login: str, options: tuple[str, ...]) -> None:
+    """`guest` is fenced by privileges; `postgres` is a superuser whom the rules do not name."""
+    file = tmp_path / "dump"
+    masked = replace(ground.target("masked"), user=login)
+    done = program("pg_dump", masked, "-n", "shop", *options, "-f", str(file))
+    assert done.returncode != 0
+    assert 'this login can\'t dump table "shop.people"' in done.stderr
+    assert "HINT:  Dump with a login that sees every column clear, or leave the table out: pg_dump -T" in done.stderr
+    if file.is_file():
+        assert "Ann" not in file.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("name", ["", "report"])
+def test_the_clients_own_name_does_not_matter(ground: Ground, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGAPPNAME", name)
+    done = program("pg_dump", ground.target("masked"), "-n", "shop", "--inserts")
+    assert "can't dump table" in done.stderr
+    assert "INSERT" not in done.stdout
+
+
+def test_what_holds_nothing_masked_can_be_dumped(ground: Ground) -> None:
+    masked = ground.target("masked")
+    dumped = well(program("pg_dump", masked, "-n", "shop", "-T", "shop.people", "--data-only"))
+    assert "COPY shop.orders" in dumped
+    assert "COPY open.people" in well(program("pg_dump", masked, "-n", "open"))
+
+
+def test_pgveils_own_objects_are_left_out_of_dumps_through_it(ground: Ground) -> None:
+    clear = ground.target("clear")
+    done = program("pg_dump", clear)
+    assert "pg_dump -N 'pgveil*'" in done.stderr
+    assert "COPY shop.people" in well(program("pg_dump", clear, "-N", "pgveil*"))
+
+
+@way
+def test_a_dump_past_pgveil_is_of_ciphertext_and_opens_elsewhere(
+    ground: Ground, fresh: Target, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    file = tmp_path / "dump"
+    past = direct(ground, "guarded")
+    well(program("pg_dump", past, "-N", "open", *options, "-f", str(file)))
+    for part in [file] if file.is_file() else file.iterdir():
+        assert b"6200000000000001" not in part.read_bytes()
+    restore(file, fresh)
+    for login in ("clear", "masked"):
+        target = ground.target(login)
+        text = "select id, name, phone, card, credit, mood from shop.people where id < 5000 order by id"
+        assert content(replace(target, database=fresh.database), text) == content(target, text)
