@@ -52,7 +52,7 @@ TAIL = """
 ## pg_dump
 
 What is tested by `tests/drivers/test_dump.py` with pg_dump 15 in the plain, custom and directory formats, with `--inserts` and `--rows-per-insert`, and with 16 and 18 in
-the plain one ([ADR 0023](adr/0023-dumps.md)). A login that sees every column clear dumps through pgveil as directly, without pgveil's own schemas:
+the plain one ([ADR 0024](adr/0024-dumps.md)). A login that sees every column clear dumps through pgveil as directly, without pgveil's own schemas:
 
 ```console
 $ pg_dump -h pgveil -p 6432 -U backup -N 'pgveil*' -O -x -Fc -f shop.dump shop

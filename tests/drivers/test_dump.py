@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore through pgveil and past it (docs/adr/0023): clear data for those who see it, an error for all others, ciphertext past pgveil."""
+"""pg_dump and pg_restore through pgveil and past it (docs/adr/0024): clear data for those who see it, an error for all others, ciphertext past pgveil."""
 
 from __future__ import annotations
 
