@@ -36,6 +36,8 @@ _ZONE = r"(?: *(?P<zone>Z|UTC|GMT|[+-]\d{1,2}(?::?\d{2}(?::?\d{2})?)?))?"
 _DATE = r"(?:(?P<year>\d{4,7})-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<ymd>\d{8}))"
 _FLAGS = re.ASCII | re.IGNORECASE
 _STAMP = re.compile(rf"{_DATE}(?:(?:T| +)(?:{_TIME}|{_COMPACT_TIME}){_ZONE})?(?P<era> +(?:BC|AD))?", _FLAGS)
+# A day with an offset, as pgjdbc's setDate writes it; the server takes the offset off.
+_ZONED_DAY = re.compile(rf"{_DATE}(?P<era> +(?:BC|AD))? +(?P<zone>[+-]\d{{1,2}}(?::\d{{2}}(?::\d{{2}})?)?)", _FLAGS)
 _CLOCK = re.compile(
     rf"(?:{_TIME}|(?P<chour>\d{{2}})(?P<cminute>\d{{2}})(?P<csecond>\d{{2}})(?P<cfrac>\.\d*)?){_ZONE}", _FLAGS
 )
@@ -208,9 +210,12 @@ class DateCodec(ScalarCodec):
         if word.lower() in _INFINITE:
             return _INFINITE[word.lower()].encode()
         found = _STAMP.fullmatch(word)
-        if found is None:
-            raise _not_understood(word, self.label)
-        _clock(found)
+        if found is not None:
+            _clock(found)
+        else:
+            found = _ZONED_DAY.fullmatch(word)
+            if found is None:
+                raise _not_understood(word, self.label)
         if found["zone"] is not None:
             _zone_seconds(found["zone"])
         return self.canonical(_date_days(found))

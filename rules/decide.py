@@ -543,7 +543,14 @@ class _Decision:
                 continue
             if constant.first != constant.last:
                 uncast.append(Edit(constant.first, constant.last, f"${number}"))
-            made = SealParam(number, column, constant.array, exact=constant.compared, listed=constant.listed)
+            made = SealParam(
+                number,
+                column,
+                constant.array,
+                exact=constant.compared,
+                listed=constant.listed,
+                cast=self._cast_to_own(constant, column),
+            )
             sealed_tokens[number].append(constant.token)
             if number in params and not _same_sealing(params[number], made):
                 self._shared_parameter(number, constant)
@@ -577,6 +584,19 @@ class _Decision:
         )
         if refusal is not None:
             raise RefusedError(refusal)
+
+    def _cast_to_own(self, constant: Constant, column: Column) -> bool:
+        """Whether a cast that means the column's own type stands around the constant; the casts are known to change nothing."""
+        assert column.type is not None
+        own = _without_modifier(self.judgement.canonical_type(column.type))
+        for cast in constant.casts:
+            try:
+                canonical = self.judgement.canonical_type(cast)
+            except ValueError:
+                canonical = cast
+            if _without_modifier(canonical.removesuffix("[]") if constant.array else canonical) == own:
+                return True
+        return False
 
     def _shared_parameter(self, number: int, constant: Constant) -> None:
         raise RefusedError(

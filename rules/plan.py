@@ -65,6 +65,7 @@ class SealParam:
     """Seal parameter `$number` for `column`; with `array` each element of it. `exact` as for SealLiteral.
 
     `listed`: it is one of several behind IN, and so of the column's own type, not of the operator's.
+    `cast`: the text casts it to the column's own type, so a text is read as that type reads it.
     """
 
     number: int
@@ -72,6 +73,7 @@ class SealParam:
     array: bool = False
     exact: bool = False
     listed: bool = False
+    cast: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,7 @@ class Extended:
                     state.tracker.output,
                     array=param.array,
                     exact=param.exact,
+                    cast=param.cast,
                 )
             formats[place] = 0
         state.observer.sealed(len(plan.params))

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
 _NEVER: Final = b"\0pgveil:unrepresentable:"
 _TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
+_TEXT_OIDS: Final = frozenset({25, 1043})
+_UNKNOWN_OID: Final = 705
 _COMPARED_AS: Final = {1043: _TEXT_OID, 1015: _TEXT_ARRAY_OID}
 
 
@@ -139,14 +141,19 @@ class ValueCodec:
         *,
         array: bool = False,
         exact: bool = False,
+        cast: bool = False,
     ) -> bytes:
         """A parameter as the client sent it (format 0 text, 1 binary), sealed, in text form. With `array` each element is sealed.
+
+        `cast`: the statement casts it to the column's type, so a text is read as that type reads it.
 
         `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. Raises BadValue.
         """
         known = self._of(column)
         # A client that declares nothing sends what the description showed it.
         declared_oid = declared_oid or self.parameter_oid(column, array=array, exact=exact)
+        if cast and declared_oid in _TEXT_OIDS and known.type.oid not in _TEXT_OIDS:
+            declared_oid, format = _UNKNOWN_OID, 0  # noqa: A001 - the binary form of a text is the text
         try:
             if array:
                 value = decode_array(

@@ -341,6 +341,7 @@ class Writer(Computer):
                             state.tracker.output,
                             array=param.array,
                             exact=param.exact,
+                            cast=param.cast,
                         )
                     )
                 except BadValue as bad:

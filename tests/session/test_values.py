@@ -9,6 +9,7 @@ import pytest
 
 from keys.types import OutputSettings
 from proxy.session.gate import BadValue
+from rules.catalog import EnumType
 from rules.model import MaskSpec, OnDamage, Verdict
 from rules.plan import Reason
 
@@ -24,6 +25,32 @@ def test_parameters_and_constants_seal_alike(bench: Bench) -> None:
     assert text == codec.seal_param(BORN, pack("!i", -3619), 1, 1082, PLAIN)
     assert codec.seal_literal(SCORE, "-7", number=True) == codec.seal_literal(SCORE, "-7")
     assert codec.seal_literal(NOTE, "x") != codec.seal_literal(NOTE, "x")
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_a_text_that_the_statement_casts_is_read_as_the_columns_type(bench: Bench, form: int) -> None:
+    """As pgjdbc sends `?::date` with setString; without the cast PostgreSQL refuses a varchar for a date."""
+    codec = bench.codec
+    with pytest.raises(BadValue):
+        codec.seal_param(BORN, b"1990-02-03", form, 1043, PLAIN)
+    assert codec.seal_param(BORN, b"1990-02-03", form, 1043, PLAIN, cast=True) == codec.seal_literal(BORN, "1990-02-03")
+    with pytest.raises(BadValue):
+        codec.seal_param(BORN, b"1990-02-03", form, 23, PLAIN, cast=True)
+
+
+def test_enums_are_the_databases_own(bench: Bench) -> None:
+    mood = replace(CARD, type="enum public.mood(sad)", name=CARD.name._replace(column="mood"), mask=None)
+    one = bench.codec.in_database()
+    one.know_enums({"public.mood": EnumType(70001, 70002, ("sad", "glad"))})
+    assert one.logical_type(mood).oid == one.parameter_oid(mood, array=False) == 70001
+    assert one.parameter_oid(mood, array=True) == 70002
+    sealed = one.seal_param(mood, b"glad", 0, 70001, PLAIN)
+    assert one.open_batch(mood, Verdict.CLEAR, [sealed], 1) == [b"glad"]
+    assert bench.codec.logical_type(mood).oid == 0
+    one.know_enums({"public.mood": EnumType(70003, 70004, ("sad",))})
+    assert one.logical_type(mood).oid == 70003
+    with pytest.raises(BadValue):
+        one.seal_param(mood, b"glad", 0, 70003, PLAIN)
 
 
 def test_round_trip_in_both_formats(bench: Bench) -> None:
