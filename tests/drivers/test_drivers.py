@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tests.drivers.ground import Ground
 
 
+# The first check of a driver makes its program: from nothing, Go compiles for minutes.
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_as_directly(ground: Ground, driver: str, check: str) -> None:
