@@ -272,10 +272,11 @@ def wrong(case: Case) -> list[str]:
 
 
 def _some() -> list[tuple[str, str, str]]:
-    """Each kind at two moments, each moment by everybody, in turns."""
+    """Each kind at a moment, what is done to tables at two, in turns; `test_every_kind_at_every_moment` runs them all."""
     moments = itertools.cycle(MOMENTS)
     hows = itertools.cycle(("unpolled", "unpolled", "polled", "unpolled", "through", "unpolled", "same"))
-    return [(kind, next(moments), next(hows)) for kind in CHANGES for _ in range(2)]
+    tables = {kind for kind, change in CHANGES.items() if change.statements[0].startswith("ALTER TABLE")}
+    return [(kind, next(moments), next(hows)) for kind in CHANGES for _ in range(2 if kind in tables else 1)]
 
 
 @pytest.fixture(scope="module")
