@@ -61,6 +61,14 @@ def raw(den: Den) -> Iterator[Raw]:
     made.socket.close()
 
 
+@pytest.fixture(autouse=True)
+def _only_this(den: Den) -> None:
+    """What is searched is what the test itself brings about: in what came before there are guesses of the client's own."""
+    for login in (AGENT, CLERK, CHIEF):
+        for way in Way:
+            den.heard(login, way)
+
+
 def _clean(den: Den, login: str) -> None:
     for way in (Way.PGVEIL, Way.DIRECT):
         assert not den.leaks(login, den.heard(login, way))
