@@ -68,6 +68,19 @@ CASES = (
         sqlstate="42501",
     ),
     Case(
+        "a join's condition on what it does not see",
+        "Write the condition in WHERE, or rename the item in FROM.",
+        "unsupported",
+        TELLER,
+        "select id from customers c where exists (select 1 from customers c, cards a join payments p on p.id = a.id and a.id = c.id)",
+        (
+            Step(
+                "select id from customers c where exists (select 1 from customers d, cards a join payments p on p.id = a.id where a.id = c.id)",
+                [(1,)],
+            ),
+        ),
+    ),
+    Case(
         "search by a masked column",
         "Select the column as it is, or search by another column.",
         "lookup",
@@ -562,6 +575,8 @@ _CONNECTION = "of the connection, before any statement"
 NOT_BY_REWRITING = {
     "A failover is under way, or this login's default_transaction_read_only says otherwise. Try again.": _FAILOVER,
     "See server.target_session_attrs in pgveil's configuration; try again after the failover.": _FAILOVER,
+    "If tables or columns were changed a moment ago, try again.": "the witness's of a write: tests/ddl",
+    "Raise the limit of open files for pgveil's processes (LimitNOFILE in systemd, ulimit -n), or lower limits.connections.": _OPERATOR,
     "Run: pgveil apply": "tells the operator: tests/hints/test_hints.py::test_apply_is_what_was_missing does it",
     "Run the statement again.": "only while new rules come in between the analysis and the decision",
     "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.": "test_hints.py::test_commit_first",
