@@ -15,8 +15,7 @@ from proxy.session.localtext import (
     LocalText,
     client_error,
     compose,
-    foreign_function,
-    function_question,
+    foreign,
     leaf_types,
     not_allowed,
     not_known,
@@ -49,7 +48,7 @@ _CANCELLED: Final = Trouble("57014", "canceling statement due to user request")
 class Failed:
     """Why a computed statement ends with an error that is not the server's. `refusal`: where pgveil would not or could not do it.
 
-    `question`: a text to have the server analyse first; where it says 42883, the error is `missing`.
+    `question`: a text to have the server analyse first; where it says that something is not there, the error is `missing`.
     """
 
     sqlstate: str
@@ -167,11 +166,10 @@ class Calculations:
             return refused(not_known())
         if local is None:
             return troubled(Trouble("58000", "the calculator did not answer as expected"))
-        called = foreign_function(outcome)
-        if called is not None:
+        missed = foreign(outcome)
+        if missed is not None:
             # The database may have one that the catalog does not know: since a moment ago, or in this very transaction.
-            question, missing = function_question(called), client_error(outcome, local)
-            return replace(refused(not_known()), question=question, missing=missing)
+            return replace(refused(not_known()), question=missed.question, missing=client_error(outcome, local))
         return Failed(outcome.sqlstate, client_error(outcome, local))
 
 

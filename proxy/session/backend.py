@@ -8,6 +8,7 @@ from proxy import limits
 from proxy.errors import ProtocolError
 from proxy.session.copy_streams import FAIL_REASON
 from proxy.session.failures import Failures
+from proxy.session.localtext import MISSING
 from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
 from proxy.session.replies import (
     UNDEFINED_FUNCTION,
@@ -451,7 +452,7 @@ class Backend:
             own = own_words(raw, head.check, understood=understood)
             ours, response = own is None, own or response
         elif head.missing is not None:
-            ours, response = fields.sqlstate != UNDEFINED_FUNCTION, head.missing
+            ours, response = fields.sqlstate not in MISSING, head.missing
         else:
             expected = fields.sqlstate == _REPLACED.get(head.kind)
             ours = head.route is Route.REPLACE and (expected or head.in_any_case)

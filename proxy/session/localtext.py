@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 NOT_ALLOWED: Final = "42501"
 UNDEFINED_OBJECT: Final = "42704"
 UNDEFINED_FUNCTION: Final = "42883"
+UNDEFINED_SCHEMA: Final = "3F000"
+MISSING: Final = frozenset((UNDEFINED_FUNCTION, UNDEFINED_SCHEMA))
+_SCHEMA_OF: Final = re.compile(rb'schema "(.+)" does not exist')
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _CALLED: Final = re.compile(rb"(?:aggregate |function )+([^(\s]+)\(")
 ROW_NAME: Final = b"pgveil_row"  # what the judgement calls the rows of a query that is only sorted afterwards
@@ -188,25 +191,37 @@ def not_allowed() -> Refusal:
     )
 
 
-def foreign_function(error: CalculatorError) -> str | None:
-    """The function that the calculator misses, where it is none of PostgreSQL's: it may be the database's own. As in the error, unquoted."""
-    if error.sqlstate != UNDEFINED_FUNCTION:
-        return None
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Something that the calculator misses and that is none of PostgreSQL's: it may be the database's own.
+
+    `question`: a text that fails with one of MISSING when it is analysed, if the database has nothing of that name; None for a name that can't
+    be asked for.
+    """
+
+    question: bytes | None
+
+
+def foreign(error: CalculatorError) -> Foreign | None:
+    """What an error of the calculator's is about, where that is a function or a schema that is none of PostgreSQL's."""
+    pattern = {UNDEFINED_FUNCTION: _CALLED, UNDEFINED_SCHEMA: _SCHEMA_OF}.get(error.sqlstate)
     message = next((text for code, text in error.pairs if code == ord("M")), b"")
-    called = _CALLED.match(message)
-    if called is None:
+    found = None if pattern is None else pattern.match(message)
+    if found is None:
         return None
-    name = called[1].decode("utf-8", "replace")
+    name = found[1].decode("utf-8", "replace")
+    if error.sqlstate == UNDEFINED_SCHEMA:
+        # The session's own temporary schema is known by another name.
+        return Foreign(None if name == "pg_temp" else _question(name, "regnamespace"))
     bare = name.rpartition(".")[2]
-    return None if bare in known_functions() or bare in foreign_functions() else name
+    return None if bare in known_functions() or bare in foreign_functions() else Foreign(_question(name, "regproc"))
 
 
-def function_question(name: str) -> bytes | None:
-    """A text that fails with 42883 when it is analysed, if there is no function of that name; None for a name that can't be asked for."""
+def _question(name: str, kind: str) -> bytes | None:
     if _PLAIN_NAME.fullmatch(name) is None:
         return None
     quoted = ".".join(_quoted(part) for part in name.split("."))
-    return f"SELECT '{quoted}'::pg_catalog.regproc".encode()
+    return f"SELECT '{quoted}'::pg_catalog.{kind}".encode()
 
 
 def not_known() -> Refusal:
