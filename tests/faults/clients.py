@@ -40,6 +40,7 @@ class Client:
     number: int
     dsn: Callable[[str], str]
     stopping: threading.Event
+    base: int = 0
     entries: dict[int, Entry] = field(default_factory=dict)
     released: Counter[str] = field(default_factory=Counter)
     confirmed: Counter[str] = field(default_factory=Counter)
@@ -73,7 +74,7 @@ class Client:
 
     def _once(self, connection: psycopg.Connection[Any], name: str, chance: random.Random) -> None:
         """One piece of work. An error of the connection ends it; what was under way is then in doubt."""
-        n = self.number * _ROWS + len(self.entries)
+        n = self.base + self.number * _ROWS + len(self.entries)
         entry = self.entries[n] = Entry()
         insert = ("insert into ledger (n, pan) values (%s, %s)", (n, pan_of(n, 1)))
         version = 1
@@ -109,8 +110,10 @@ class Crowd:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        # Keys behind those of earlier crowds.
+        base = int(self.ground.pg.psql("select coalesce(max(n), 0) from ledger", self.ground.database) or 0)
         for number in range(1, self.count + 1):
-            client = Client(number, lambda name: self.ground.dsn("app", name=name), self.stopping)
+            client = Client(number, lambda name: self.ground.dsn("app", name=name), self.stopping, base)
             self.clients.append(client)
             self._threads.append(threading.Thread(target=client.run, daemon=True))
         for thread in self._threads:

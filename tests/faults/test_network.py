@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Connection = psycopg.Connection[Any]
 ROWS = 40
 LOOK = f"select n, pan from ledger where n between 5000 and {5000 + ROWS} order by n"
-MANY = "select pan, repeat('x', 1000) from ledger, generate_series(1, 5000)"
+MANY = "select pan, repeat('x', 1000) from ledger, generate_series(1, 5000) where n >= 5000 and n < 5040"
 
 
 def pans() -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -107,6 +107,7 @@ class Bank:
     home: Path
     port: int
     process: subprocess.Popen[bytes]
+    ran: set[str] = field(default_factory=set)  # cases that were tried
 
     def connect(self, login: str, application: str = "") -> psycopg.Connection[Any]:
         return psycopg.connect(

@@ -59,6 +59,7 @@ def run(connection: psycopg.Connection[Any], step: Step) -> list[tuple[Any, ...]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_hint_comes_and_works(bank: Bank, case: Case) -> None:
     schema = load_rules_text(RULES, "rules.yaml").principal(AGENT, ()).policy.schema
+    bank.ran.add(case.name)
     with bank.connect(case.login, case.name) as connection:
         for sql in case.before:
             connection.execute(sql.replace("{schema}", schema))
@@ -83,8 +84,8 @@ def test_with_the_rules_changed_it_is_admitted(other_bank: Bank, case: Case) -> 
 
 
 def test_each_was_refused_for_its_reason(bank: Bank) -> None:
-    """By the audit log. Runs behind the cases."""
-    wanted = {case.name: case.reason for case in CASES}
+    """By the audit log. Runs behind the cases, of which another worker may have had some."""
+    wanted = {case.name: case.reason for case in CASES if case.name in bank.ran}
     deadline = time.monotonic() + PATIENCE
     found: dict[str, str] = {}
     while time.monotonic() < deadline and not wanted.keys() <= found.keys():

@@ -373,7 +373,7 @@ class TestCommand:
         assert found["outcome"] == "passes", "the teller's customers are those of another schema"
         found = document(run(*arguments, "teller", "--search-path", "public", "select phone from customers"))
         assert found["outcome"] == "admitted"
-        found = document(run(*arguments, "nobody", "select phone from customers"))
+        found = document(run(*arguments, "nobody_at_all", "select phone from customers"))
         assert (found["login_exists"], found["roles"]) == (False, [])
 
     def test_by_configuration_with_keys(self, database: str, rules: Path, tmp_path: Path) -> None:
