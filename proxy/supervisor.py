@@ -111,6 +111,7 @@ class Supervisor:
         self._state = 0  # reloads that were put in force
         self._orders = 0
         self._hopeless = False
+        self._served = False  # a worker has served: what another one can't begin with is no mistake that all make
         self._ready = False
 
     @property
@@ -316,7 +317,7 @@ class Supervisor:
             if place.worker is not worker:
                 proven = True
                 continue
-            if code in _HOPELESS and not proven and not self._anybody_serves():
+            if code in _HOPELESS and not proven and not self._served:
                 self._hopeless = True
                 self.stop()
                 return
@@ -324,10 +325,6 @@ class Supervisor:
             pause = _FIRST_PAUSE if self._monotonic() - began > _OLD else min(pause * 2, _LONGEST_PAUSE)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
-
-    def _anybody_serves(self) -> bool:
-        """Whether a worker serves: then what another one could not begin with is no mistake that all would make."""
-        return any(p.worker is not None and p.worker.serves and not p.worker.ended.done() for p in self._places)
 
     async def _spawn(self, place: _Place, number: int) -> Child:
         """A worker on its way to that place. Raises OSError."""
@@ -349,6 +346,7 @@ class Supervisor:
         """A worker serves, or will not. One that began to read before the last reload was put in force may have read what was there before."""
         if not child.serves:
             return
+        self._served = True
         self._cover()
         if child.state != self._state:
             self._begin(self._catch_up(child))
