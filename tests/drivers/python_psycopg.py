@@ -205,6 +205,7 @@ def pipeline(target: Target) -> Any:
                 connection.execute(f"select name, card from {s}.people where id = %s", [i]) for i in range(1, 30)
             ]
         seen.append([c.fetchall() for c in cursors])
+        third = None  # the error may be there before it is sent
         try:
             with connection.pipeline() as pipe:
                 first = connection.execute(f"select card from {s}.people where id = 1")
@@ -214,7 +215,7 @@ def pipeline(target: Target) -> Any:
                 pipe.sync()
         except psycopg.Error as error:
             seen.append([type(error).__name__, error.diag.constraint_name])
-        seen.append([first.fetchall(), third.statusmessage])
+        seen.append([first.fetchall(), None if third is None else third.statusmessage])
         seen.append(connection.execute(f"select card from {s}.people where id = 3").fetchall())
     return seen
 
