@@ -12,6 +12,7 @@ from proxy.session.gate import OffsetMap
 from proxy.wire.messages import Back, ErrorFields, build_error
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import lex
+from rules.model import quote_ident
 from rules.plan import Reason, Refusal
 from rules.tokens import Kind
 
@@ -129,16 +130,12 @@ def compose(compute: Compute, columns: Sequence[LeafColumns], before: int, setti
 
 def _definition(name: str, columns: LeafColumns, before: int) -> str:
     """A leaf as a common table expression over its arrays. Names are qualified: nothing depends on a search_path."""
-    names = ", ".join(_quoted(name) for name, _ in columns)
+    names = ", ".join(quote_ident(name) for name, _ in columns)
     arrays = ", ".join(f"pg_catalog.unnest(${before + i + 1})" for i in range(len(columns)))
     cells = ", ".join(f"a{i}" for i in range(len(columns)))
     values = ", ".join(f"r.a{i}::{spelling}" for i, (_, spelling) in enumerate(columns))
     body = f"SELECT {values} FROM ROWS FROM ({arrays}) AS r ({cells})"  # noqa: S608 - names are quoted, types are the engine's words
-    return f"{_quoted(name)} ({names}) AS ({body})"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return f"{quote_ident(name)} ({names}) AS ({body})"
 
 
 def _shown_name(leaf: Leaf, settings: Settings) -> bytes:
@@ -205,7 +202,7 @@ class Foreign:
 def foreign(error: CalculatorError) -> Foreign | None:
     """What an error of the calculator's is about, where that is a function or a schema that is none of PostgreSQL's."""
     pattern = {UNDEFINED_FUNCTION: _CALLED, UNDEFINED_SCHEMA: _SCHEMA_OF}.get(error.sqlstate)
-    message = next((text for code, text in error.pairs if code == ord("M")), b"")
+    message = ErrorFields(error.pairs).get("M") or b""
     found = None if pattern is None else pattern.match(message)
     if found is None:
         return None
@@ -220,7 +217,7 @@ def foreign(error: CalculatorError) -> Foreign | None:
 def _question(name: str, kind: str) -> bytes | None:
     if _PLAIN_NAME.fullmatch(name) is None:
         return None
-    quoted = ".".join(_quoted(part) for part in name.split("."))
+    quoted = ".".join(quote_ident(part) for part in name.split("."))
     return f"SELECT '{quoted}'::pg_catalog.{kind}".encode()
 
 

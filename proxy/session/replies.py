@@ -150,7 +150,7 @@ def _move(fields: ErrorFields, offsets: OffsetMap) -> ErrorFields:
     if position is None or not position.isdigit():
         return fields
     if offsets.nowhere:
-        return ErrorFields(tuple(pair for pair in fields.pairs if pair[0] != ord("P")))
+        return fields.replace("P", None)
     return fields.replace("P", str(offsets.original(int(position))).encode())
 
 

@@ -7,41 +7,26 @@ question stands in the statement's transaction, so its locks hold the tables unt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from proxy.session.replies import Trouble
 from proxy.session.witness import TEXT_OID, disagreement, source_of
-from proxy.wire.messages import ErrorFields, build_error, parse_error, parse_row_description
+from proxy.wire.messages import build_error, parse_error, parse_row_description
 from rules.encodings import EncodingError, decode_sql
 
 if TYPE_CHECKING:
     from proxy.session.gate import CopyQuestion, Judge, OffsetMap
     from proxy.session.witness import Logical
+    from proxy.wire.messages import Field
     from rules.model import ColumnName, Principal
     from rules.plan import Storing
 
 
-class Witness(Protocol):
-    """A question on its way. `trouble`: the server does not agree; `failed`: it answered with an error, which is the client's."""
+class Witness:
+    """A question on its way. `trouble`: the server does not agree; `failed`: it answered with an error, which is the client's.
 
-    agreed: bool
-    failed: bool
-    finished: bool
-    offsets: OffsetMap | None
-    trouble: Trouble | None
-
-    def drop(self) -> None:
-        """There will be no answer."""
-
-    def error(self, raw: bytes) -> bytes:
-        """The server's error as one about the client's text."""
-
-    def described(self, raw: bytes | None, judge: Judge, principal: Principal, logical: Logical) -> None:
-        """The server's description (whole message; None: it returns no rows)."""
-
-
-class _Asked:
-    """What both have in common."""
+    `finished` also when the server ignores the question. `offsets`: of a text of the client's; None for a SELECT of our own.
+    """
 
     __slots__ = ("agreed", "failed", "finished", "offsets", "trouble")
 
@@ -51,27 +36,39 @@ class _Asked:
         self.trouble: Trouble | None = None
 
     def drop(self) -> None:
-        """See Witness."""
+        """There will be no answer."""
         self.finished = True
 
     def error(self, raw: bytes) -> bytes:
-        """See Witness. A position in a SELECT of our own means nothing in the client's text."""
+        """The server's error as one about the client's text: a position in a SELECT of our own means nothing there."""
         self.failed = True
         if self.offsets is not None:
             return raw
-        return build_error(ErrorFields(tuple(pair for pair in parse_error(raw[5:]).pairs if pair[0] != ord("P"))))
+        return build_error(parse_error(raw[5:]).replace("P", None))
 
     def described(self, raw: bytes | None, judge: Judge, principal: Principal, logical: Logical) -> None:
-        """See Witness."""
+        """The server's description (whole message; None: it returns no rows)."""
         self.finished = True
-        self.trouble = self.trouble or self._examined(raw, judge, principal, logical)
+        fields = () if raw is None else parse_row_description(raw[5:])
+        found = self._examined(fields, judge, principal, logical)
+        self.trouble = self.trouble or found
         self.agreed = self.trouble is None
 
-    def _examined(self, raw: bytes | None, judge: Judge, principal: Principal, logical: Logical) -> Trouble | None:
+    def _examined(
+        self, fields: tuple[Field, ...], judge: Judge, principal: Principal, logical: Logical
+    ) -> Trouble | None:
         raise NotImplementedError
 
 
-class StoreWitness(_Asked):
+def column_name(field: Field, encoding: str) -> str:
+    """A described column's name; '' where it is no text of the encoding."""
+    try:
+        return decode_sql(field.name, encoding)
+    except EncodingError:
+        return ""
+
+
+class StoreWitness(Witness):
     """Of a write: each sealed value goes into the column that it is sealed for."""
 
     __slots__ = ("_storing",)
@@ -82,13 +79,12 @@ class StoreWitness(_Asked):
 
     def _examined(
         self,
-        raw: bytes | None,
+        fields: tuple[Field, ...],
         judge: Judge,
         principal: Principal,  # noqa: ARG002 - the protocol's
         logical: Logical,  # noqa: ARG002 - the protocol's
     ) -> Trouble | None:
         columns = self._storing.columns
-        fields = () if raw is None else parse_row_description(raw[5:])
         if len(fields) != len(columns):
             return _elsewhere(None)
         for field, column in zip(fields, columns, strict=True):
@@ -98,7 +94,7 @@ class StoreWitness(_Asked):
         return None
 
 
-class PassWitness(_Asked):
+class PassWitness(Witness):
     """Of a COPY TO without a plan: nothing protected is in what it reads."""
 
     __slots__ = ("_encoding", "_question")
@@ -110,23 +106,17 @@ class PassWitness(_Asked):
 
     def _examined(
         self,
-        raw: bytes | None,
+        fields: tuple[Field, ...],
         judge: Judge,
         principal: Principal,  # noqa: ARG002 - the protocol's
         logical: Logical,  # noqa: ARG002 - the protocol's
     ) -> Trouble | None:
         names = self._question.names
-        for field in () if raw is None else parse_row_description(raw[5:]):
+        for field in fields:
             source = source_of(judge, field)
-            if source is not None and (names is None or self._named(field.name) in names):
+            if source is not None and (names is None or column_name(field, self._encoding) in names):
                 return disagreement(source)
         return None
-
-    def _named(self, name: bytes) -> str:
-        try:
-            return decode_sql(name, self._encoding)
-        except EncodingError:
-            return ""
 
 
 def _elsewhere(column: ColumnName | None) -> Trouble:
