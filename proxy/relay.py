@@ -62,6 +62,7 @@ class Leg(asyncio.Protocol):
         self._close_seconds = close_seconds
         self._keepalive = keepalive
         self._transport: asyncio.Transport | None = None
+        self._beneath: asyncio.Transport | None = None  # what TLS runs on, where we began it
         self._sink: LegSink | None = None
         self._kept = bytearray()
         self._waiter: asyncio.Future[None] | None = None
@@ -110,7 +111,9 @@ class Leg(asyncio.Protocol):
             self.keep(data)
 
     def keep(self, data: bytes) -> None:
-        """Let bytes wait for `read` or the next `attach`."""
+        """Let bytes wait for `read` or the next `attach`. Nobody reads what comes while the connection closes."""
+        if self._abort is not None:
+            return
         self._kept += data
         if len(self._kept) > _DIALOGUE_BUFFER:
             self.set_reading(on=False)
@@ -181,6 +184,7 @@ class Leg(asyncio.Protocol):
         if transport is None:  # asyncio before 3.12 gives None when the peer leaves during the handshake
             raise ConnectionAbortedError
         self._adopt(transport)
+        self._beneath = plain
         self.is_read = True
 
     # -- for the relay ---------------------------------------------------------------------------------------------------------------
@@ -202,14 +206,19 @@ class Leg(asyncio.Protocol):
         return self._eof
 
     def set_reading(self, *, on: bool) -> None:
-        """Read from the peer, or let its bytes wait in the kernel."""
+        """Read from the peer, or let its bytes wait in the kernel.
+
+        It is what TLS runs on that is not read. TLS itself must be: uvloop's throws away what it holds when the peer's end comes while it
+        is paused, and a server's last words with it.
+        """
         if on is self.is_read or self._eof or self.transport.is_closing():
             return
         self.is_read = on
+        transport = self._beneath or self.transport
         if on:
-            self.transport.resume_reading()
+            transport.resume_reading()
         else:
-            self.transport.pause_reading()
+            transport.pause_reading()
 
     def write(self, pieces: list[bytes]) -> None:
         """Send these bytes after what is already waiting."""
@@ -229,6 +238,8 @@ class Leg(asyncio.Protocol):
         if self._transport is None or self.is_closed or self._abort is not None:
             return
         self.transport.close()
+        if self._beneath is not None and not self.is_read and not self._beneath.is_closing():
+            self._beneath.resume_reading()  # TLS's end is an exchange
         self._abort = self._loop.call_later(self._close_seconds, self.transport.abort)
 
     def abort(self) -> None:

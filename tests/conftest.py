@@ -17,6 +17,7 @@ DRIVERS = "tests/drivers/"
 VERSIONS = ("15", "16", "18")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist, keep a file's tests together, and all that share a running pgveil: what it sent is looked at as a whole."""
     for item in items:

@@ -6,8 +6,10 @@ pgveil runs in earnest, its catalog on a real server; the server that clients lo
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from struct import pack, unpack
@@ -179,38 +181,69 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(unpack("!i", head[1:])[0] - 4)
 
 
-async def log_in(port: int, case: Case) -> tuple[bytes, asyncio.StreamWriter | None]:
+class Line:
+    """A client's connection. What came before a reset is not lost, as it is with asyncio's streams, which then give nothing but the error."""
+
+    def __init__(self, own: socket.socket) -> None:
+        self._socket = own
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def to(cls, port: int) -> Line:
+        own = socket.socket()
+        own.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(own, ("127.0.0.1", port))
+        return cls(own)
+
+    async def send(self, data: bytes) -> None:
+        """A peer that has gone is met when its last words are read."""
+        with suppress(OSError):
+            await self._loop.sock_sendall(self._socket, data)
+
+    async def read(self, size: int | None = None) -> bytes:
+        """This many bytes, or all until the end; fewer where it ends before."""
+        got = b""
+        while size is None or len(got) < size:
+            try:
+                part = await self._loop.sock_recv(self._socket, 65536 if size is None else size - len(got))
+            except OSError:
+                return got
+            if not part:
+                return got
+            got += part
+        return got
+
+    def abort(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+        self._socket.close()
+
+
+async def log_in(port: int, case: Case) -> tuple[bytes, Line | None]:
     """Play the client. What it was sent, and its connection where the login came to its end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    line = await Line.to(port)
     startup = m.Startup(m.PROTOCOL_3_0, ((b"user", case.login.encode()), (b"database", b"postgres"))).build()
     got = b""
-    try:
-        for at, (side, data) in enumerate(DIALOGUES[case.method]):
-            ends = case.at == at and case.side == "C"
-            if side == "S":
-                part = await reader.readexactly(len(data))
-                got += part
-                if part != data:
-                    got += await reader.read()
-                    break
-                continue
-            if ends and case.how is How.STALLS:
-                got += await reader.read()
+    for at, (side, data) in enumerate(DIALOGUES[case.method]):
+        ends = case.at == at and case.side == "C"
+        if side == "S":
+            part = await line.read(len(data))
+            got += part
+            if part != data:
+                got += await line.read()
                 break
-            words = data or startup
-            writer.write(words[: len(words) // 2] if ends and case.how is How.HALF else words)
-            await writer.drain()
-            if ends:
-                break
-        else:
-            if case.at < 0:
-                return got, writer
-            got += await reader.read()
-    except asyncio.IncompleteReadError as error:
-        got += error.partial
-    except OSError:
-        pass
-    writer.transport.abort()
+            continue
+        if ends and case.how is How.STALLS:
+            got += await line.read()
+            break
+        words = data or startup
+        await line.send(words[: len(words) // 2] if ends and case.how is How.HALF else words)
+        if ends:
+            break
+    else:
+        if case.at < 0:
+            return got, line
+        got += await line.read()
+    line.abort()
     return got, None
 
 
@@ -276,10 +309,8 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
     await asyncio.to_thread(other.start)
     for first in range(0, len(everything), BATCH):
         batch = everything[first : first + BATCH]
-        for case, (got, writer) in zip(
-            batch, await asyncio.gather(*(log_in(other.port, c) for c in batch)), strict=True
-        ):
-            assert writer is None, case
+        for case, (got, line) in zip(batch, await asyncio.gather(*(log_in(other.port, c) for c in batch)), strict=True):
+            assert line is None, case
             assert b"Z" + pack("!i", 5) + b"I" not in got, f"{case}: it was told that it is logged in"
             assert says(case, got), f"{case}: {got!r}"
     begun = b"\x16\x03\x01\x02\x00\x01\x00"
@@ -301,9 +332,9 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
     standing = []
     try:
         for case in good[:PLACES]:
-            got, writer = await log_in(other.port, case)
-            assert writer is not None, got
-            standing.append(writer)
+            got, line = await log_in(other.port, case)
+            assert line is not None, got
+            standing.append(line)
             if case is good[0]:
                 got, _ = await log_in(other.port, case)
                 assert b"C53300" in got
@@ -313,8 +344,8 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
         assert b"too many clients" in got
         assert other.metric("pgveil_connections") == PLACES
     finally:
-        for writer in standing:
-            writer.transport.abort()
+        for line in standing:
+            line.abort()
     await eventually(lambda: other.metric("pgveil_connections") == 0, "they have gone")
     await eventually(lambda: scripted.open == 0, "on the other side, too")
     await eventually(lambda: Counter(r["kind"] for r in other.records())["logout"] == PLACES, "each is recorded")

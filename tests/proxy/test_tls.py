@@ -12,6 +12,7 @@ import pytest
 
 from proxy.config import Address, Server, Tls
 from proxy.errors import ConfigError
+from proxy.relay import Leg, LegClosed
 from proxy.services import Unprotected
 from proxy.tls import ALPN, Encryption, client_side, ladder, server_side
 from proxy.wire import messages as m
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lifecycle.demo.postgres import Postgres
     from proxy.server import Worker
     from proxy.session.link import SessionContext, SessionLike
+    from tests.proxy.conftest import Certificates
 
     MakeWorker = Callable[..., Awaitable[Worker]]
 
@@ -387,3 +389,75 @@ def test_system_authorities() -> None:
     context = server_side(Server(sslmode="verify-full", root_certificate="system"))
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+# -- a peer that says its last word while it is not read -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("polite", [True, False], ids=["close_notify", "eof"])
+@pytest.mark.parametrize("size", [40, 600_000])
+async def test_the_last_words_of_a_peer_that_was_not_read_are_not_lost(
+    certificates: Certificates, size: int, polite: bool
+) -> None:
+    """As a server that refuses a login after it has authenticated: its error, and the end, come while pgveil is busy."""
+    words = bytes(range(256)) * (size // 256 + 1)
+    said = asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server.certificate, certificates.server.key)
+        plain = writer.transport
+        await writer.start_tls(context)
+        await reader.readexactly(1)
+        writer.write(words)
+        said.set()
+        await writer.drain()
+        if polite:
+            writer.close()
+        else:
+            while writer.transport.get_write_buffer_size():  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.01)
+            plain.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    _, leg = await loop.create_connection(lambda: Leg(close_seconds=2.0), *server.sockets[0].getsockname()[:2])
+    trusting = ssl.create_default_context(cafile=certificates.authority)
+    await leg.start_tls(trusting, server_side=False, hostname="localhost")
+    leg.set_reading(on=False)
+    leg.write([b"?"])
+    await said.wait()
+    await asyncio.sleep(0.3)
+    assert leg.pending == 0
+    assert not leg.at_eof
+    leg.set_reading(on=True)
+    got = bytearray()
+    with suppress(LegClosed):
+        while True:
+            got += await leg.read()
+    assert bytes(got) == words
+    leg.close()
+    await leg.wait_closed()
+    server.close()
+
+
+async def test_a_leg_that_was_not_read_closes_without_waiting_for_its_time_limit(certificates: Certificates) -> None:
+    """TLS ends with a word of the peer's, which has to be read."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server.certificate, certificates.server.key)
+        await writer.start_tls(context)
+        writer.write(bytes(1000))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    _, leg = await loop.create_connection(lambda: Leg(close_seconds=3600.0), *server.sockets[0].getsockname()[:2])
+    trusting = ssl.create_default_context(cafile=certificates.authority)
+    await leg.start_tls(trusting, server_side=False, hostname="localhost")
+    leg.set_reading(on=False)
+    leg.close()
+    await leg.wait_closed()
+    server.close()
