@@ -144,6 +144,7 @@ class FromItems:
                 group_start = len(scope.star)
                 first = len(scope.entries)
             left = scope.star[group_start:]
+            middle = len(scope.entries)
             right = self.item(join.this, scope)
             using = list(join.args.get("using") or [])
             names = [i.name for i in using]
@@ -151,6 +152,7 @@ class FromItems:
             if join.args.get("method") == "NATURAL":
                 names = self._natural(left, right, scope, left_entries)
             if names:
+                self._doubt_merging(names, (left, scope.entries[first:middle]), (right, scope.entries[middle:]))
                 merged = self._merge(names, left, right, scope, str(join.side))
                 scope.star = scope.star[:group_start] + merged
                 self._using_alias(using, merged[: len(names)], scope)
@@ -195,12 +197,16 @@ class FromItems:
         have = {c.name for c in right}
         return [c.name for c in left if c.name is not None and c.name in have]
 
+    def _doubt_merging(self, names: list[str], *sides: tuple[list[Named], list[Entry]]) -> None:
+        """The server would refuse a name that one side has not. A function of one column gives it the name that it has in FROM."""
+        for columns, entries in sides:
+            have = {c.name for c in columns} | {e.name for e in entries if e.opaque}
+            self.record.doubtful |= not have.issuperset(names)
+
     def _merge(self, names: list[str], left: list[Named], right: list[Named], scope: Scope, side: str) -> list[Named]:
         """USING and NATURAL: the common columns come once, first (PostgreSQL manual, 7.2.1.1)."""
         merged: list[Named] = []
         for name in names:
-            # The server would refuse a name that one side has not.
-            self.record.doubtful |= scope.star_known and not {name} <= {c.name for c in left} & {c.name for c in right}
             first = next((c.flow for c in left if c.name == name), NOTHING)
             second = next((c.flow for c in right if c.name == name), NOTHING)
             for flow in (first, second):

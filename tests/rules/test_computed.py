@@ -66,7 +66,9 @@ def empty(pg: Postgres) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-@pytest.mark.parametrize("case", list(cases(FIXTURES / "reading.sql")), ids=lambda c: c.sql[:60])
+@pytest.mark.parametrize(
+    "case", [c for name in ("reading", "composed") for c in cases(FIXTURES / f"{name}.sql")], ids=lambda c: c.sql[:60]
+)
 @pytest.mark.parametrize(("login", "twin"), [("twin_teller", "plain"), ("twin_clerk", "masks")])
 def test_the_answer_is_that_of_plain_data(
     twins: Twins, empty: psycopg.Connection[Any], case: Case, login: str, twin: str
