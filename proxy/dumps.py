@@ -1,7 +1,7 @@
 """Dumps: what pg_dump does before it reads a table, refused where its login would get masks (docs/adr/0024).
 
-Every version of pg_dump locks what it dumps with LOCK TABLE ... IN ACCESS SHARE MODE, whatever format and options it is given; nothing else
-has a use for that lock, since reading takes it anyway.
+Every version of pg_dump locks the tables that it dumps with LOCK TABLE ... IN ACCESS SHARE MODE, whatever format and options it is given; nothing
+else has a use for that lock, since reading takes it anyway. Foreign tables are not locked, and are never masked either.
 """
 
 from __future__ import annotations

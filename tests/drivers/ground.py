@@ -246,15 +246,15 @@ def make_ground(home: Path) -> Ground:
     return Ground(pg, home, port, authority.file, process)
 
 
-async def apply_rules(pg: Postgres, home: Path, database: str) -> None:
-    """The rules applied; their keys are below `home`/pgveil, and made where there are none."""
+async def apply_rules(pg: Postgres, home: Path, database: str, text: str = RULES) -> None:
+    """The rules applied; they and their keys are below `home`/pgveil, and made where there are none."""
     place = home / "pgveil"
     keys = place / "keys"
     if keys.exists():
         ring = KeyRing.open(keys, FileMasterKey.load(keys / "master.key"))
     else:
         keys.mkdir(mode=0o700, parents=True)
-        (place / "rules.yaml").write_text(RULES)
+        (place / "rules.yaml").write_text(text)
         ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
     rules = load_rules(place / "rules.yaml")
     connection = await asyncpg.connect(pg.dsn(database))

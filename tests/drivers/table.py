@@ -52,7 +52,8 @@ TAIL = """
 ## pg_dump
 
 What is tested by `tests/drivers/test_dump.py` with pg_dump 15 in the plain, custom and directory formats, with `--inserts` and `--rows-per-insert`, and with 16 and 18 in
-the plain one ([ADR 0024](adr/0024-dumps.md)). A login that sees every column clear dumps through pgveil as directly, without pgveil's own schemas:
+the plain one, or in all of them where it is refused ([ADR 0024](adr/0024-dumps.md)). A login that sees every column clear dumps through pgveil as directly, without
+pgveil's own schemas:
 
 ```console
 $ pg_dump -h pgveil -p 6432 -U backup -N 'pgveil*' -O -x -Fc -f shop.dump shop
@@ -70,7 +71,8 @@ $ pg_dump -h pgveil -p 6432 -U backup -N 'pgveil*' -O -x -Fc -f shop.dump shop
   Views over sealed columns stand in the way of the last step: leave them out (`pg_restore -L`) and make them afterwards.
 - **Past pgveil**, a dump is of ciphertext and of pgveil's own objects. Restored past pgveil it opens through a pgveil with the same keys: this is what backups are for.
   Keep `master.key` elsewhere.
-- **Other logins** get an error with a hint, whatever the options: never a dump of masks. They can dump tables in which they see everything clear.
+- **Other logins** get an error with a hint, whatever the options: never a dump of masks. They can dump tables in which they see everything clear. Foreign tables
+  (`--include-foreign-data`) are never masked: one that is a partition of a table with masked columns is an error to them.
 
 ## Not tested
 

@@ -9,12 +9,17 @@ import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
-from lifecycle.demo.postgres import PostgresUnavailableError, find_bin_dir
+from keys.providers.file import FileMasterKey
+from keys.ring import KeyRing
+from lifecycle.apply import make_plan
+from lifecycle.demo.postgres import PostgresUnavailableError, find_bin_dir, free_port
 from lifecycle.plain import plain_types_sql
 from rules.load import load_rules_text
 from tests.drivers.ground import GRANTS, RULES, TABLES, apply_rules
+from tests.e2e.world import start_pgveil, stop_process, wait_ready, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,13 +124,17 @@ def test_a_clear_dump_is_sealed_again_on_its_way_in(
     assert past.count("\n") == content(through).count("\n")
 
 
-@pytest.mark.parametrize("version", ["16", "18"])
-@pytest.mark.parametrize("options", [(), ("--inserts",)], ids=["copy", "inserts"])
-def test_newer_programs_dump_what_they_dump_directly(ground: Ground, version: str, options: tuple[str, ...]) -> None:
+def needs(version: str) -> None:
     try:
         find_bin_dir(version)
     except PostgresUnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("version", ["16", "18"])
+@pytest.mark.parametrize("options", [(), ("--inserts",)], ids=["copy", "inserts"])
+def test_newer_programs_dump_what_they_dump_directly(ground: Ground, version: str, options: tuple[str, ...]) -> None:
+    needs(version)
     asked = ("-n", "shop", "--data-only", *options)
     dumps = [
         _lines(well(program("pg_dump", target, *asked, version=version)))
@@ -140,18 +149,110 @@ def _lines(dump: str) -> list[str]:
     return sorted(line for line in dump.splitlines() if not re.match(r"\\(un)?restrict|SELECT pg_catalog.setval", line))
 
 
-@pytest.mark.parametrize("login", ["guest", "postgres"])
-@way
-def test_nobody_gets_a_dump_of_masks(ground: Ground, tmp_path: Path, login: str, options: tuple[str, ...]) -> None:
-    """`guest` is fenced by privileges; `postgres` is a superuser whom the rules do not name."""
-    file = tmp_path / "dump"
-    masked = replace(ground.target("masked"), user=login)
-    done = program("pg_dump", masked, "-n", "shop", *options, "-f", str(file))
+def refused_here(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode != 0
     assert 'this login can\'t dump table "shop.people"' in done.stderr
     assert "HINT:  Dump with a login that sees every column clear, or leave the table out: pg_dump -T" in done.stderr
+
+
+@pytest.mark.parametrize("version", ["15", "16", "18"])
+@pytest.mark.parametrize("login", ["guest", "postgres"])
+@way
+def test_nobody_gets_a_dump_of_masks(
+    ground: Ground, tmp_path: Path, login: str, version: str, options: tuple[str, ...]
+) -> None:
+    """`guest` is fenced by privileges; `postgres` is a superuser whom the rules do not name."""
+    needs(version)
+    file = tmp_path / "dump"
+    masked = replace(ground.target("masked"), user=login)
+    refused_here(program("pg_dump", masked, "-n", "shop", *options, "-f", str(file), version=version))
     if file.is_file():
         assert "Ann" not in file.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("version", ["16", "18"])
+def test_one_lock_of_many_tables_is_refused_for_one_of_them(ground: Ground, version: str) -> None:
+    """From 16 on pg_dump locks all that it dumps by one statement, here tables that may be dumped among them."""
+    needs(version)
+    masked = ground.target("masked")
+    done = program("pg_dump", masked, "-t", "shop.*", "-t", "open.*", version=version)
+    refused_here(done)
+    lock = re.search(r"LOCK TABLE .*", done.stderr)
+    assert lock is not None
+    assert {"open.people", "shop.orders", "shop.people"} <= set(re.findall(r"\w+\.\w+", lock[0]))
+
+
+# The rows of a partition are elsewhere, which pg_dump does not lock.
+FAR = """
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'plain');
+CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (user 'postgres', password_required 'false');
+CREATE SCHEMA shop;
+CREATE TABLE shop.people (id bigint NOT NULL, name text) PARTITION BY RANGE (id);
+CREATE FOREIGN TABLE shop.far PARTITION OF shop.people FOR VALUES FROM (0) TO (1000)
+    SERVER elsewhere OPTIONS (schema_name 'shop', table_name 'people');
+"""
+FAR_RULES = """
+version: 1
+tables:
+  shop.people:
+    columns:
+      name: {level: important, mask: name, type: text}
+roles:
+  clerk: {logins: [clerk], levels: {core: clear, important: clear, general: clear}}
+  guest: {logins: [guest], levels: {core: masked, important: masked, general: clear}}
+"""
+
+
+@pytest.fixture(scope="module")
+def far(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A pgveil of its own before a database with a foreign table, as a login that sees masks."""
+    home = tmp_path_factory.mktemp("far")
+    ground.pg.psql("create database far")
+    try:
+        ground.pg.psql("create extension postgres_fdw", "far")
+    except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    ground.pg.psql(FAR.format(port=ground.pg.port) + GRANTS.format(schema="shop"), "far")
+    asyncio.run(apply_rules(ground.pg, home, "far", FAR_RULES))
+    port, metrics, log = free_port(), free_port(), home / "pgveil.log"
+    shown = ground.home / "shown"
+    config = write_config(home / "pgveil", ground.pg, "far", port, metrics, sslmode="require", certificate=shown)
+    process = start_pgveil(config, log)
+    try:
+        wait_ready(metrics, process, log)
+        yield replace(ground.target("masked"), port=port, database="far")
+    finally:
+        stop_process(process)
+
+
+@pytest.mark.parametrize("version", ["15", "16", "18"])
+@pytest.mark.parametrize("options", [(), ("--inserts",)], ids=["copy", "inserts"])
+def test_foreign_tables_are_not_dumped_as_masks(far: Target, version: str, options: tuple[str, ...]) -> None:
+    """pg_dump reads them without a lock, by COPY of a query or a cursor. Masking views are not made for them, so nobody gets masks of them."""
+    needs(version)
+    asked = ("-t", "shop.far", "--data-only", "--include-foreign-data=*", *options)
+    for login in ("guest", "postgres"):
+        done = program("pg_dump", replace(far, user=login), *asked, version=version)
+        assert done.returncode != 0
+        assert 'column "shop.people.name" is masked for this login' in done.stderr
+        assert "HINT:  Query the whole table in plain form, or leave the masked columns out." in done.stderr
+        assert "O*****" not in done.stdout
+        # With the table that it is a partition of, the lock comes first.
+        refused_here(program("pg_dump", replace(far, user=login), "-n", "shop", *asked[2:], version=version))
+    assert "Ann1 O'" in well(program("pg_dump", replace(far, user="clerk"), *asked, version=version))
+    assert "A*** O*****" in content(far, "select name from shop.people where id = 1"), "masks there would be"
+
+
+async def test_apply_makes_no_masks_of_a_foreign_table(ground: Ground, far: Target) -> None:
+    rules = load_rules_text(FAR_RULES.replace("shop.people", "shop.far"), "rules.yaml")
+    keys = ground.home / "pgveil" / "keys"
+    ring = KeyRing.open(keys, FileMasterKey.load(keys / "master.key"))
+    connection = await asyncpg.connect(ground.pg.dsn(far.database))
+    try:
+        plan = await make_plan(connection, rules, ring)
+    finally:
+        await connection.close()
+    assert "shop.far" in [o.object for o in plan.obstacles]
 
 
 @pytest.mark.parametrize("name", ["", "report"])

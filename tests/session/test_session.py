@@ -287,15 +287,21 @@ def taken(session: Session) -> tuple[bytes, bytes]:
     return out
 
 
-def errors(data: bytes) -> list[str]:
-    """The SQLSTATEs of the ErrorResponses in a run of messages."""
+def told(data: bytes) -> list[tuple[str, str]]:
+    """SQLSTATE and message of the ErrorResponses in a run of messages."""
     found, at = [], 0
     while at < len(data):
         size = 1 + int.from_bytes(data[at + 1 : at + 5], "big")
         if data[at] == m.Back.ERROR:
-            found.append(m.parse_error(data[at + 5 : at + size]).sqlstate)
+            fields = m.parse_error(data[at + 5 : at + size])
+            found.append((fields.sqlstate, (fields.get("M") or b"").decode()))
         at += size
     return found
+
+
+def errors(data: bytes) -> list[str]:
+    """The SQLSTATEs of the ErrorResponses in a run of messages."""
+    return [sqlstate for sqlstate, _ in told(data)]
 
 
 def known(bench: Bench, session: Session) -> None:
@@ -555,8 +561,22 @@ def test_limits_of_the_books(bench: Bench) -> None:
     _, server = taken(session)
     assert server.count(b"pgveil_refused") == 1
     assert bench.observer.reasons == [Reason.LIMIT]
+    session.server_received((m.PARSE_COMPLETE + READY) * 2 + SERVER_REFUSES + READY)
+    assert told(taken(session)[0]) == [("53400", "too many prepared statements: pgveil keeps at most 2 a connection")]
     session.client_received(m.build_bind(b"a", b"s0") + m.build_bind(b"b", b"s0") + m.build_bind(b"c", b"s0") + m.SYNC)
     assert taken(session)[1].count(b"pgveil_none") == 1
+    session.server_received(m.BIND_COMPLETE * 2 + server_error(b"26000") + READY)
+    assert told(taken(session)[0]) == [("53400", "too many portals: pgveil keeps at most 2 a connection")]
+    # One that is closed makes room.
+    for kind, name in ((b"S", b"s1"), (b"P", b"b")):
+        session.client_received(m.build_close(kind, name) + m.SYNC)
+        session.server_received(m.CLOSE_COMPLETE + READY)
+    taken(session)
+    session.client_received(m.build_parse(b"s3", b"SELECT 1") + m.build_bind(b"c", b"s0") + m.SYNC)
+    server = taken(session)[1]
+    assert b"pgveil_" not in server
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + READY)
+    assert told(taken(session)[0]) == []
 
 
 def test_texts_of_prepared_statements_are_bounded_together(bench: Bench) -> None:
