@@ -465,7 +465,7 @@ class Gate:
         folded = taking.fold(span, database) if folding and may_be_read(facts, rules, policy) else None
         if folded is not None:
             return folded
-        if lexed.tokens[span[0]].value in {"insert", "update", "delete"}:
+        if lexed.tokens[span[0]].value in {"insert", "update", "delete", "merge"}:
             writable = may_be_written(facts, rules, policy)
             return taking.write(span, database, protection.column_words, self._logical) if writable else None
         return taking.compute(span, database) if may_be_read(facts, rules, policy) else None

@@ -82,7 +82,7 @@ def propose_write(
     protected: Collection[str],
     logical: Callable[[ColumnName], str | None],
 ) -> WriteText | None:
-    """How an INSERT, UPDATE or DELETE can be done in steps; None where it can't.
+    """How an INSERT, UPDATE, DELETE or MERGE can be done in steps; None where it can't.
 
     `protected`: the names of all protected columns. `logical`: the type that clients see of a sealed column, None for any other.
     Raises ParseError and AmbiguousNameError.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rules.lexer import Kind
 from rules.split.clauses import Span, has_outside, select_clauses, split_at
-from rules.split.writing import WriteText, is_constant
+from rules.split.writing import WriteText, is_constant, one_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -38,11 +38,11 @@ def fold(text: Text, columns: Collection[str], judge: Callable[[str], bool]) -> 
     apply = "".join(pieces)
     if not judge(apply):
         return None
-    source = "SELECT " + ", ".join(f"({text.source(span)}) AS c{i}" for i, span in enumerate(sorted(found)))
+    values = [f"({text.source(span)})" for span in sorted(found)]
     targets = (None,) * len(found)
     relation = uses[0].relation
     assert relation is not None
-    return WriteText(source, None, apply, first, many=False, columns=targets, relation=relation)
+    return WriteText(one_row(values), None, apply, first, many=False, columns=targets, relation=relation)
 
 
 def _conditions(text: Text) -> list[list[Span]]:

@@ -1,8 +1,9 @@
-"""INSERT, UPDATE and DELETE whose values, conditions or returned values the database can't compute.
+"""INSERT, UPDATE, DELETE and MERGE whose values, conditions or returned values the database can't compute.
 
 What is to be written is computed first, as the rows of a SELECT that is judged like any other; then it is written row by row, each found again
 by its ctid (PostgreSQL manual, 5.5), which stays right because the SELECT has locked it. The statement that writes is judged in a form for
 one row, with the computed values as parameters; `many_rows` makes it one for any number.
+Of a MERGE only values are computed that need no row.
 """
 
 # ruff: noqa: S608 - put together from the client's own text and quoted names
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from rules.lexer import Kind, lex
 from rules.model import quote_ident
 from rules.split.clauses import Span, closing_of, split_at
+from rules.split.merging import assigned, of_constants
 from rules.split.names import used
 from rules.split.parts import leaf_name
 
@@ -130,6 +132,8 @@ def rewrite(
             found = _delete(made)
         case "insert":
             found = _insert(made, sealed)
+        case "merge":
+            found = _merge(made, sealed)
         case _:
             return None
     return None if found is None else _returned(made, found, judge)
@@ -240,10 +244,19 @@ def _behind(made: _Written) -> Span:
 
 def _once(made: _Written) -> WriteText:
     """The values are computed once, whatever is written with them."""
-    source = "SELECT " + ", ".join(f"{made.value(i)} AS c{i}" for i in range(len(made.values)))
+    values = [made.value(i) for i in range(len(made.values))]
+    source = one_row(values)
+    if any(_asks(made.text, span) for span, _ in made.values):
+        source = "SELECT " + ", ".join(f"{value} AS c{i}" for i, value in enumerate(values))
     made.edits += [(*span, made.parameter(i)) for i, (span, _) in enumerate(made.values)]
     columns = tuple(column for _, column in made.values)
     return WriteText(source, None, "", made.first, many=False, columns=columns, relation=made.relation)
+
+
+def one_row(values: list[str]) -> str:
+    """A SELECT of values that need no row. In VALUES, as in what is written, there may be no aggregate and no function that gives rows."""
+    names = ", ".join(f"c{i}" for i in range(len(values)))
+    return f"SELECT {names} FROM (VALUES ({', '.join(values)})) AS v ({names})"
 
 
 # -- INSERT
@@ -341,6 +354,18 @@ def _typed_source(made: _Written, targets: tuple[str, ...], span: Span) -> str:
     return "".join([*pieces, text.lexed.text[at : text.token(span[1]).end]])
 
 
+# -- MERGE
+
+
+def _merge(made: _Written, sealed: Collection[str]) -> WriteText | None:
+    """Values that are the same for every row are computed first; others would need the rows that the database brings together."""
+    found = assigned(made.text, [c.name for c in made.relation.columns])
+    if found is None:
+        return None
+    made.values += [(span, column) for span, column in found if column in sealed and not made.is_constant(span, column)]
+    return _once(made) if made.values and all(of_constants(made.text, span) for span, _ in made.values) else None
+
+
 # -- RETURNING, and the statement put together
 
 
@@ -362,7 +387,7 @@ def _returned(made: _Written, found: WriteText, judge: Callable[[str], bool]) ->
     apply = _edited(made)
     if judge(apply):
         return replace(found, apply=apply)
-    if returning is None:
+    if returning is None or text.value(text.first) == "merge":
         return None
     made.edits = [e for e in made.edits if e[0] not in stars]
     columns = [c.name for c in made.relation.columns]
@@ -460,7 +485,21 @@ def is_constant(text: Text, span: Span) -> bool:
     constant = token.kind in (Kind.STRING, Kind.BITSTRING, Kind.NUMBER, Kind.PARAM)
     if not constant and not (token.kind is Kind.WORD and token.value in _CONSTANT_WORDS):
         return False
-    return at == span[1] or text.value(at + 1) == "::"
+    return at == span[1] or (text.value(at + 1) == "::" and _is_cast(text, (at + 1, span[1])))
+
+
+def _is_cast(text: Text, span: Span) -> bool:
+    """Whether nothing but types stands in the span: `::varchar(19)`, but not `::text || 'x'`."""
+    for index in range(span[0], span[1] + 1):
+        typed = text.is_name(index) or text.token(index).kind is Kind.NUMBER
+        if not typed and text.value(index) not in {"::", ".", ",", "(", ")", "[", "]"}:
+            return False
+    return True
+
+
+def _asks(text: Text, span: Span) -> bool:
+    """Whether a query is in an expression."""
+    return any(text.is_name(i) and text.value(i) in {"select", "table", "values"} for i in range(span[0], span[1] + 1))
 
 
 def _mentions(text: Text, span: Span, columns: Collection[str]) -> bool:
