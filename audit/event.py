@@ -146,7 +146,7 @@ class LoginFailed(_Event, frozen=True, tag="login_failed"):
     client: str
     application: str
     sqlstate: str | None
-    """The error's SQLSTATE (28P01, 28000, 3D000, 53300...); None where the client went away."""
+    """The error's SQLSTATE (28P01, 28000, 3D000, 53300, 08001...); None where somebody went away, or it took too long."""
     tls: str | None = None
 
 

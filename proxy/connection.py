@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proxy.cancels import Bucket
     from proxy.config import Address, Config
     from proxy.services import Services
+    from proxy.session.link import SessionLike
     from proxy.tls import ClientSide
     from proxy.upstream import Route, Upstream
 
@@ -48,6 +49,15 @@ FIRST_QUESTION_SECONDS = 3.0
 
 def _going() -> ShuttingDown:
     return ShuttingDown("terminating connection because pgveil stops or restarts")
+
+
+def _recorded(error: BaseException) -> str | None:
+    """The SQLSTATE in the record of a login that ended so; None where somebody has gone, or took too long."""
+    if isinstance(error, PgveilError):
+        return error.sqlstate
+    if isinstance(error, LegClosed | TimeoutError | asyncio.CancelledError):
+        return None
+    return PgveilError.sqlstate
 
 
 class _TlsFailed(Exception):  # noqa: N818
@@ -210,36 +220,52 @@ class Connection:
             self._log.warning("cancel.dropped", reason="rate")
 
     async def _log_in(self, login: Login) -> Relay | None:
+        """From who the client says he is to his session. A login that fails on the way leaves one record."""
+        context = self._context(login)
+        try:
+            self._take_place()
+            authentication = await self._authenticate(login)
+            if isinstance(authentication, ErrorFields):
+                self._around.services.login_failed(context, authentication.sqlstate)
+                return None
+            # Not before: whoever only says who he is must not fill somebody else's places.
+            self._take_place_as(login.user)
+            session = await self._session(context)
+        except BaseException as error:
+            self._around.services.login_failed(context, _recorded(error))
+            raise
+        if session is None:
+            return None
+        # From here on it is the session that records its end, whether it had begun or not.
+        self._in_session = context
+        self._begin(session, authentication)
+        self._log.debug("connection.established", login=login.user, database=login.database)
+        return self._relay
+
+    def _take_place(self) -> None:
         refused = self._around.admit()
         if refused is not None:
             raise refused
         self._admitted = True
-        metrics = self._around.services.metrics
-        context = self._context(login)
+
+    def _take_place_as(self, login: str) -> None:
+        refused = self._around.enter(login)
+        if refused is not None:
+            raise refused
+        self._entered = login
+
+    async def _session(self, context: SessionContext) -> SessionLike | None:
+        """The session of a client that the server has let in. None: there is none, and the client knows why."""
         try:
-            authentication = await self._authenticate(login)
+            return await self._around.services.connect_session(context)
         except PgveilError as error:
             self._around.services.login_failed(context, error.sqlstate)
-            raise
-        except (LegClosed, TimeoutError, asyncio.CancelledError):
-            self._around.services.login_failed(context, None)
-            raise
-        if isinstance(authentication, ErrorFields):
-            self._around.services.login_failed(context, authentication.sqlstate)
-            return None
-        # Not before: whoever only says who he is must not fill somebody else's places.
-        refused = self._around.enter(login.user)
-        if refused is not None:
-            self._around.services.login_failed(context, refused.sqlstate)
-            raise refused
-        self._entered = login.user
-        try:
-            session = await self._around.services.connect_session(context)
-        except PgveilError as error:
             self._turn_away(Turned.NOT_READY, error)
             return None
+
+    def _begin(self, session: SessionLike, authentication: Authentication) -> None:
         assert self._server is not None
-        self._in_session = context
+        metrics = self._around.services.metrics
         metrics.connection_opened()
         self._relay = Relay(self._client, self._server, session, metrics)
         self._client.write(authentication.to_client)
@@ -247,8 +273,6 @@ class Connection:
         self._established = asyncio.get_running_loop().time()
         if self._leaving:
             self.leave()
-        self._log.debug("connection.established", login=login.user, database=login.database)
-        return self._relay
 
     async def _authenticate(self, login: Login) -> Authentication | ErrorFields:
         """Reach the server and let it judge the client. ErrorFields: it has refused so, and the client has been told."""

@@ -50,7 +50,7 @@ class Services(Protocol):
         """Whether a cancel request met something that pgveil itself does for a client of this worker, and has ended it."""
 
     def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
-        """The server, or pgveil, did not let a client in; None: it went away by itself."""
+        """The server, or pgveil, did not let a client in; None: it went away by itself, or it took too long. Once for each that has no session."""
 
     async def prepare(self, config: Config) -> Prepared:
         """Everything that this configuration names, read again. Nothing of it is in force yet. Raises ConfigError."""

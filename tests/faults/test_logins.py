@@ -15,10 +15,13 @@ from enum import Enum
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 import pytest
 
 from proxy.wire import messages as m
 from tests.e2e.world import write_certificate
+from tests.faults.dam import UP, Dam
+from tests.faults.ground import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -351,3 +354,44 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
     await eventually(lambda: Counter(r["kind"] for r in other.records())["logout"] == PLACES, "each is recorded")
     assert Counter(r["kind"] for r in other.records())["login"] == PLACES
     server.close()
+
+
+WATCHER = """
+DO $$ BEGIN CREATE ROLE watcher LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+"""
+
+
+@pytest.mark.parametrize(
+    ("stalls", "told", "sqlstate"),
+    [(False, "can't read the database's catalog", "08001"), (True, "the login took too long", None)],
+)
+def test_a_login_that_fails_behind_the_server_s_ok_has_its_record(
+    ground: Ground, tmp_path: Path, stalls: bool, told: str, sqlstate: str | None
+) -> None:
+    """The server has let the client in. pgveil's own login is not let into that database, or is not answered."""
+    other = ground.beside(tmp_path / "beside")
+    database = ground.pg.create_database()
+    ground.pg.psql(WATCHER, database)
+    ground.pg.psql(
+        f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO app", database
+    )
+    with Dam(ground.pg.port) as dam:
+        other.configure(
+            workers=1,
+            dsn=f"postgresql://watcher@127.0.0.1:{dam.port}/{ground.database}",
+            more=f"limits: {{authentication_seconds: {2 if stalls else 60}, close_seconds: 1}}\n",
+        )
+        other.start()
+        try:
+            if stalls:
+                dam.hold(UP, 0)
+            dsn = f"postgresql://app@127.0.0.1:{other.port}/{database}?sslmode=disable"
+            with pytest.raises(psycopg.OperationalError, match=told):
+                psycopg.connect(dsn)
+            until(lambda: other.metric("pgveil_logins_failed_total") > 0, "it is counted")
+            dam.release()
+        finally:
+            other.stop()
+    records = [r for r in other.records() if r.get("database") == database and r["kind"] != "catalog"]
+    assert [(r["kind"], r["login"], r["sqlstate"]) for r in records] == [("login_failed", "app", sqlstate)]
+    other.verify_audit()

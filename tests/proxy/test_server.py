@@ -14,8 +14,10 @@ import pytest
 
 from lifecycle.demo.postgres import free_port
 from proxy.config import Address, Limits, Listen, Server
+from proxy.databases import CatalogUnavailable
 from proxy.errors import ConfigError
 from proxy.listening import listen_unix
+from proxy.services import Unprotected
 from proxy.wire import messages as m
 from proxy.worker_process import load_factory
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from lifecycle.demo.postgres import Postgres
     from proxy.server import Worker
+    from proxy.session.link import SessionContext, SessionLike
 
     MakeWorker = Callable[..., Awaitable[Worker]]
 
@@ -62,6 +65,100 @@ async def test_one_too_many_is_told_so(pg: Postgres, worker_for: MakeWorker, wai
     third = await psycopg.AsyncConnection.connect(dsn)
     await second.close()
     await third.close()
+
+
+class Stopping(Unprotected):
+    """Its sessions do not come about: `meets` is awaited instead. Keeps what it is told of logins that failed."""
+
+    def __init__(self, meets: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.meets = meets
+        self.asked = 0
+        self.failed: list[str | None] = []
+        self.ended = 0
+
+    async def connect_session(self, context: SessionContext) -> SessionLike:
+        self.asked += 1
+        await self.meets()
+        return await super().connect_session(context)
+
+    def session_ended(self, context: SessionContext) -> None:
+        self.ended += 1
+
+    def login_failed(self, context: SessionContext, sqlstate: str | None) -> None:
+        self.failed.append(sqlstate)
+
+
+async def _unreachable() -> None:
+    raise CatalogUnavailable("pgveil can't read the database's catalog")
+
+
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def _broken() -> None:
+    raise ValueError("a fault of pgveil's own")
+
+
+@pytest.mark.parametrize(
+    ("meets", "told", "recorded"),
+    [
+        (_unreachable, "can't read the database's catalog", "08001"),
+        (_broken, "internal error", "XX000"),
+        (_never, "the login took too long", None),
+    ],
+)
+async def test_a_login_that_fails_behind_the_server_s_ok_is_told_of_once(
+    pg: Postgres, worker_for: MakeWorker, wait_until: Any, meets: Any, told: str, recorded: str | None
+) -> None:
+    services = Stopping(meets)
+    worker = await worker_for(pg, services=services, limits=Limits(authentication_seconds=2, close_seconds=1))
+    with pytest.raises(psycopg.OperationalError, match=told):
+        await psycopg.AsyncConnection.connect(pg.dsn(port=worker.port))
+    await wait_until(lambda: worker.connections == 0)
+    assert services.asked > 0
+    assert services.failed == [recorded] * services.asked, "libpq may have tried twice"
+    assert (services.ended, worker._admitted, +worker._logins) == (0, 0, {})
+
+
+async def test_a_login_that_a_worker_s_end_cuts_is_told_of_once(
+    pg: Postgres, worker_for: MakeWorker, wait_until: Any
+) -> None:
+    services = Stopping(_never)
+    worker = await worker_for(pg, services=services)
+    _, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+    writer.write(m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"),)).build())
+    await wait_until(lambda: services.asked)
+    await worker.stop()
+    assert (services.failed, services.ended) == ([None], 0)
+    writer.transport.abort()
+
+
+async def test_a_client_that_leaves_before_its_session_stands_is_told_of_once(
+    pg: Postgres, worker_for: MakeWorker, wait_until: Any
+) -> None:
+    """Its session comes about and ends at once: it is the session that knows whether it had begun."""
+    gone = asyncio.Event()
+    services = Stopping(gone.wait)  # type: ignore[arg-type]
+    worker = await worker_for(pg, services=services)
+    _, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+    writer.write(m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"),)).build())
+    await wait_until(lambda: services.asked)
+    writer.transport.abort()
+    gone.set()
+    await wait_until(lambda: worker.connections == 0)
+    assert (services.failed, services.ended) == ([], 1)
+
+
+async def test_one_too_many_is_told_of_once(pg: Postgres, worker_for: MakeWorker, wait_until: Any) -> None:
+    services = Stopping(lambda: asyncio.sleep(0))
+    worker = await worker_for(pg, services=services, limits=Limits(connections=1, close_seconds=1))
+    async with await psycopg.AsyncConnection.connect(pg.dsn(port=worker.port)):
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            await psycopg.AsyncConnection.connect(pg.dsn(port=worker.port), sslmode="disable")
+        await wait_until(lambda: worker.connections == 1)
+        assert services.failed == ["53300"]
 
 
 async def test_silent_connections_do_not_add_up(pg: Postgres, worker_for: MakeWorker) -> None:
