@@ -15,6 +15,7 @@ import structlog
 from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, ServerUnreachable
+from proxy.vocabulary import read_vocabulary
 from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, build_catalog
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
     from proxy.session.values import ValueCodec
+    from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog
     from rules.model import Rules
 
@@ -72,6 +74,7 @@ class _Database:
     connection: asyncpg.Connection[Any] | None = None
     at: Address | None = None  # where that goes; None: where the URL says
     locale: Locale | None = None
+    vocabulary: Vocabulary | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -215,7 +218,9 @@ class Databases:
         database.fingerprint, database.catalog = fingerprint, catalog
         database.codec.know_enums(catalog.enums)
         if database.gate is None:
-            database.gate = self._make(self._rules, catalog, database.codec, observer=self._observer)
+            database.gate = self._make(
+                self._rules, catalog, database.codec, observer=self._observer, vocabulary=database.vocabulary
+            )
         elif changed:
             database.gate.update(self._rules, catalog)
         if changed:
@@ -250,6 +255,7 @@ class Databases:
             )
             database.at = at
             database.locale = await read_locale(connection)
+            database.vocabulary = await read_vocabulary(connection)
         return connection
 
     @staticmethod

@@ -36,6 +36,7 @@ from proxy.session.metering import metered
 from proxy.splicing import LiteralSealer, edited
 from proxy.storing import storing
 from proxy.taking_apart import COMPUTABLE, TakingApart
+from proxy.vocabulary import Definitions
 from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
+    from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
@@ -73,6 +75,7 @@ class _World:
     names: frozenset[str]
     unsettling: frozenset[str]
     hidden: tuple[HiddenRead, ...]
+    definitions: Definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class _RefusedError(Exception):
 class Gate:
     """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions.
 
-    `computes`: there is a calculator for what the database can't do on sealed values.
+    `computes`: there is a calculator for what the database can't do on sealed values. `vocabulary`: the server's own words; without them every text
+    of a login with limits is `unshown`.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class Gate:
         limits: GateLimits | None = None,
         observer: CacheObserver | None = None,
         computes: bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.computes = computes
         self._sealer = sealer
@@ -130,6 +135,7 @@ class Gate:
         self._observer = SilentCache() if observer is None else observer
         self._generation = 0
         self._sources = Sources()
+        self._vocabulary = vocabulary
         self.update(rules, catalog)
 
     def update(self, rules: Rules, catalog: Catalog) -> None:
@@ -150,6 +156,7 @@ class Gate:
             frozenset(_names(catalog)),
             _unsettling_functions(catalog, frozenset(protection.functions)) | {"set_config"},
             hidden,
+            Definitions(catalog, self._vocabulary),
         )
         return partial(self._install, world)
 
@@ -321,6 +328,21 @@ class Gate:
             check = check_garbled(text, error, settings)
             message = f"the statement was not understood: {error}"
             return self._garbled(sql, asker, "42601", message, error.position + 1, check)
+        decision = self._understood(lexed, asker, settings, names, extended=extended, computing=computing)
+        if asker.limited and isinstance(decision, Pass | Admit) and self._world.definitions.used(lexed):
+            return replace(decision, unshown=True)
+        return decision
+
+    def _understood(
+        self,
+        lexed: Lexed,
+        asker: _Asker,
+        settings: Settings,
+        names: Names | None,
+        *,
+        extended: bool,
+        computing: bool,
+    ) -> Decision:
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
         by_name = any(p.kind in _BY_NAME for p in parts)
         if not by_name and not self._matters(lexed, parts, asker):

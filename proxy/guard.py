@@ -166,6 +166,7 @@ class Guard:
             meter=self._meter,
         )
         session.announced = False
+        session._asked = 0  # noqa: SLF001
         session.fits = self._fits
         session.on_stale = lambda: self._stale(context.database)
         session.on_start = lambda: self._logged_in(context, identity, principal)
@@ -347,23 +348,25 @@ class Guard:
 
     async def _read_again(self, database: str) -> None:
         try:
-            # DDL that ends while the catalog is read may not be in what was read.
+            # What is asked for while the catalog is read may not be in what was read.
             while database in self._dirty:
                 self._dirty.discard(database)
+                asking = [(client, client.session.outdated) for client in self._stale_in(database)]
                 await self._databases.refresh(database)
+                for client, asked in asking:
+                    if client.session.outdated == asked and self._clients.get(client.context.number) is client:
+                        client.session.catalog_refreshed()
+                        client.context.pump()
         except CatalogUnavailable as error:
             self._log.error("catalog.unreachable", database=database, exc_info=error)
-            for client in list(self._clients.values()):
-                if client.context.database == database and client.session.catalog_stale:
-                    client.session.catalog_unreachable()
-                    client.context.pump()
+            for client in self._stale_in(database):
+                client.session.catalog_unreachable()
+                client.context.pump()
             await asyncio.sleep(POLL_SECONDS)
             asyncio.get_running_loop().call_soon(self._stale, database)
-            return
-        for client in list(self._clients.values()):
-            if client.context.database == database and client.session.catalog_stale:
-                client.session.catalog_refreshed()
-                client.context.pump()
+
+    def _stale_in(self, database: str) -> list[Client]:
+        return [c for c in self._clients.values() if c.context.database == database and c.session.catalog_stale]
 
     def _server_answered(self, whether: bool) -> None:
         self.metrics.catalog_loaded(loaded=whether)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.session.computing import Compute, Write
     from proxy.session.gate import Admit, Decision, Names, Refuse, Settings
     from proxy.splicing import LiteralSealer
+    from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog
     from rules.model import Column, ColumnName, Principal, Rules
 
@@ -49,8 +50,10 @@ class ObservingGate:
         take: Callable[[Finding | None, int], None],
         found: Callable[[str, bool], None],
         computes: bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._computes = computes
+        self._vocabulary = vocabulary
         self._sealer = sealer
         self._observer = observer
         self._take = take
@@ -71,7 +74,14 @@ class ObservingGate:
         if observes:
             catalog = as_applied(rules, catalog)
         sealer = unkept if observes else self._sealer
-        gate = Gate(rules, catalog, sealer, observer=self._observer, computes=self._computes)
+        gate = Gate(
+            rules,
+            catalog,
+            sealer,
+            observer=self._observer,
+            computes=self._computes,
+            vocabulary=self._vocabulary,
+        )
         return partial(self._install, gate, Place(catalog.database, rules.version, gate.names), observes)
 
     def _install(self, gate: Gate, place: Place, observes: bool) -> None:

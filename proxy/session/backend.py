@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from proxy import limits
@@ -10,6 +11,7 @@ from proxy.session.copy_streams import FAIL_REASON
 from proxy.session.failures import Failures
 from proxy.session.localtext import MISSING
 from proxy.session.pipeline import Expectation, Flow, Kind, Route, Step
+from proxy.session.premise import REPLACED, UNKNOWN
 from proxy.session.replies import (
     UNDEFINED_FUNCTION,
     UNDEFINED_PORTAL,
@@ -31,6 +33,7 @@ from rules.plan import Reason
 
 if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
+    from proxy.session.premise import Premise
     from proxy.session.statements import Run
     from proxy.session.witness import Finding, Shown
     from proxy.wire.messages import ErrorFields
@@ -57,6 +60,15 @@ _RENAMING: Final = frozenset((b"DEALLOCATE", b"DISCARD", b"DECLARE", b"CLOSE", b
 _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IMPORT", b"REASSIGN"))
 
 
+class _Look(Enum):
+    """Whether the catalog has been looked at since the server's last bytes came."""
+
+    NONE = "nobody has asked"
+    ASKED = "asked for"
+    DONE = "done"
+    FAILED = "it can't be read"
+
+
 class Backend:
     """The server's direction of a session."""
 
@@ -65,6 +77,7 @@ class Backend:
         "_failures",
         "_framer",
         "_late",
+        "_look",
         "_results",
         "_state",
         "_strangers",
@@ -79,6 +92,7 @@ class Backend:
         self._failures = Failures(state)
         self._strangers = Strangers(state)
         self._late = False  # the message in hand waited for the catalog
+        self._look = _Look.NONE
         self._results = Results(state, self._failures)
         self._authorized: bytes | None = None  # who has logged in, by the server's account (in the client's encoding)
         self.ended = False  # the server said why it ends the connection
@@ -93,6 +107,7 @@ class Backend:
     def feed(self, data: bytes) -> None:
         """Take the server's next bytes."""
         self._framer.feed(data)
+        self._look = _Look.NONE
 
     def pump(self) -> bool:
         """Go as far as possible; whether anything moved. Raises ProtocolError."""
@@ -101,6 +116,9 @@ class Backend:
         moved = False
         while state.closing is None:
             head = state.pipeline.head
+            if head is not None and head.premise is not None and not self._stands(head, head.premise):
+                self.held = framer.buffered > 0
+                return moved
             if head is not None and head.ticket and not self._may_answer(head):
                 self.held = True
                 return moved
@@ -146,6 +164,26 @@ class Backend:
             return _NO_BATCH
         return _ANY if self._state.new_views else _ROWS
 
+    def _stands(self, head: Expectation, premise: Premise) -> bool:
+        """Whether what has come for the head may pass: the catalog has been looked at since. What was judged by another one ends here."""
+        state = self._state
+        if self._look is _Look.NONE and self._framer.buffered:
+            self._look = _Look.ASKED
+            state.outdate()
+        if self._look not in (_Look.DONE, _Look.FAILED):
+            return False
+        holds = self._look is _Look.DONE and premise.holds(state)
+        if not holds:
+            head.premise = None
+            if not head.failed:
+                self._failures.fail(head, REPLACED if self._look is _Look.DONE else UNKNOWN, WITNESS)
+        return True
+
+    def catalog_looked_at(self) -> None:
+        """The judge knows the catalog as it is now."""
+        if self._look is _Look.ASKED:
+            self._look = _Look.DONE
+
     def _may_answer(self, head: Expectation) -> bool:
         """Whether the audit record of what the server answers is durable. One that was given up ends the statement instead."""
         trail = self._state.trail
@@ -166,6 +204,8 @@ class Backend:
     def catalog_given_up(self) -> None:
         """The catalog can't be read now: a description that waits for it is judged by what is known."""
         self._strangers.given_up = self._strangers.waiting is not None
+        if self._look is _Look.ASKED:
+            self._look = _Look.FAILED
 
     def _message(self, kind: int, raw: bytes, *, late: bool = False) -> None:
         """`late`: it waited for the catalog."""
@@ -304,7 +344,7 @@ class Backend:
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
-                state.catalog_stale = True
+                state.outdate()
                 self._failures.fail(head, finding, WITNESS)
                 state.pipeline.done()
                 return None
@@ -373,7 +413,7 @@ class Backend:
         plan = None if run is None else run.plan
         finding = self._finding(plan, raw)
         if isinstance(finding, Trouble):
-            state.catalog_stale = True
+            state.outdate()
             self._failures.fail(head, finding, WITNESS)
             return
         if run is not None:
@@ -411,7 +451,8 @@ class Backend:
         if word in _DDL:
             state.ddl_ran = True
         elif word == b"COMMIT" and state.ddl_ran:
-            state.ddl_ran, state.catalog_stale = False, True
+            state.ddl_ran = False
+            state.outdate()
         if word in _RENAMING:
             self._renamed(head, tag, word)
         if head.renaming is not None:
@@ -539,7 +580,8 @@ class Backend:
         if status != b"I":
             return
         if state.ddl_ran:
-            state.ddl_ran, state.catalog_stale = False, True
+            state.ddl_ran = False
+            state.outdate()
         state.new_views = False
         if not len(state.portals):
             return

@@ -66,7 +66,7 @@ def disagreed(state: State, witness: Witness) -> Refusal | None:
     """Why a statement may not be sent, where the witness does not agree. The catalog is looked at again then."""
     if witness.agreed:
         return None
-    state.catalog_stale = True
+    state.outdate()
     trouble = witness.trouble or disagreement(None)
     return Refusal(Reason.WITNESS, trouble.sqlstate, trouble.message, trouble.detail, trouble.hint)
 

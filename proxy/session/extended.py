@@ -13,6 +13,7 @@ from proxy.session.judging import PLAN_CHANGED, too_many, too_much_text
 from proxy.session.metering import elements, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.premise import Premise
 from proxy.session.prepared import Asked
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
 from proxy.session.state import AUDIT_DOWN
@@ -118,7 +119,9 @@ class Extended:
             self._framer.take_whole()
             return None
         statement = state.statements.get(names.statement)
-        plain = statement is None or (statement.plan is None and self._judging.current(statement))
+        plain = statement is None or (
+            statement.plan is None and not statement.decision.unshown and self._judging.current(statement)
+        )
         if plain and not _reserved(names) and len(state.portals) < state.limits.portals:
             self._forward_bind(head.raw, names.portal, statement)
             return None
@@ -406,6 +409,7 @@ class Extended:
             if isinstance(statement.decision, Pass) and statement.decision.noted is not None:
                 statement.decision.noted(1)
             entry.ddl = statement.decision.ddl
+            entry.premise = Premise.of(statement)
             if statement.decision.names:
                 entry.renaming = Renaming(statement.decision.names, statement.settings, statement.generation)
             if entry.ddl:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.session.collect import Collector
 from proxy.session.localtext import parameters_in
 from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.premise import Premise
 from proxy.session.prepared import TEXT_ARRAY_OID, TEXT_OID, fetching
 from proxy.session.statements import Portal, PreparedStatement
 from proxy.wire import messages
@@ -92,6 +93,7 @@ class Fetcher:
         entry = Expectation(
             Kind.EXECUTE, Route.GUARD, portal=portal, run=run, ticket=ticket, collector=collector, undo=collector.drop
         )
+        entry.premise = None if portal.statement is None else Premise.fixed(portal.statement)
         state.send(messages.build_execute(portal.name, state.limits.collected_rows + 1), entry)
         return collector
 

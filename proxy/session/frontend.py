@@ -18,6 +18,7 @@ from proxy.session.judging import PLAN_CHANGED, Judging
 from proxy.session.metering import metered, over_limit
 from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.premise import Premise
 from proxy.session.prepared import fetch_of
 from proxy.session.replies import DEALLOCATE, deallocated
 from proxy.session.state import AUDIT_DOWN, State
@@ -201,8 +202,10 @@ class Frontend:
         arrived = state.clock()
         text = messages.parse_query(raw[5:])
         decision = yield from judging.decide(text, extended=False)
+        decision = yield from judging.looked_at(text, decision)
         if state.ignores():
             return
+        judged = state.judge.generation
         decision = self._counted(decision)
         if isinstance(decision, Refuse):
             yield from self._refuse_in_turn(decision)
@@ -211,6 +214,8 @@ class Frontend:
             yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
+        if decision.unshown:
+            entry.premise = Premise(text, decision, state.tracker.settings, False, judged)
         if not (yield from self._witnessed(text, decision, entry)):
             return
         if isinstance(decision, Admit):

@@ -113,7 +113,8 @@ class Pass:
     `statements`: how many statements the text holds (0 for an empty one).
     `noted`: in observe mode, to be called with 0 when the text is prepared and with 1 each time that it runs.
     `names`: one a statement, what it does to the session's names; empty where none does anything. `by_name`: it runs what a name stands for, so
-    the decision holds as long as the names do. `copies`: it is a COPY TO, whose data nothing describes.
+    the decision holds as long as the names do. `copies`: it is a COPY TO, whose data nothing describes. `unshown`: it may use a view or a function
+    that somebody has replaced, which no description shows, and whoever asks may not see everything: the catalog is looked at before and after.
     """
 
     unsettles: bool = False
@@ -123,6 +124,7 @@ class Pass:
     names: tuple[NameChange | None, ...] = ()
     by_name: bool = False
     copies: CopyQuestion | None = None
+    unshown: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Admit:
     """Run `text` (in the client's encoding, literals already sealed) instead of what came; at least one statement is planned.
 
     `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
-    `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`: as of Pass.
+    `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`, `unshown`: as of Pass.
     `witness`: of a COPY with a plan, and of a write of sealed values, the SELECT that the server is to describe before.
     """
 
@@ -144,6 +146,7 @@ class Admit:
     names: tuple[NameChange | None, ...] = ()
     by_name: bool = False
     witness: bytes | None = None
+    unshown: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, Names, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.names import inner_decision, known, name_key
 from proxy.session.pipeline import Expectation, Flow, Kind, Route
+from proxy.session.premise import CATALOG_UNKNOWN, same
 from proxy.session.prepared import fetch_of
 from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
 from proxy.session.statements import PreparedStatement, Run
 from proxy.wire import messages
-from rules.model import SealMode
 from rules.named import NameUse
 from rules.plan import Reason, Refusal
 
@@ -71,22 +71,21 @@ _FAILING: Final = {
 }
 
 
-def _same(new: Admit, old: Admit) -> bool:
-    """Whether two decisions on one text do the same. A constant under a nonce is sealed otherwise each time, and means the same."""
-    if new.plans != old.plans:
-        return False
-    nonces = any(s.column.mode is SealMode.RANDOMIZED for plan in new.plans if plan is not None for s in plan.literals)
-    return new.text == old.text or nonces
-
-
 def _computes_same(new: Compute, old: Compute) -> bool:
     fetches = [(leaf.name, leaf.columns) for leaf in new.leaves] == [(leaf.name, leaf.columns) for leaf in old.leaves]
-    return fetches and new.text == old.text and _same(fetch_of(new), fetch_of(old))
+    return fetches and new.text == old.text and same(fetch_of(new), fetch_of(old))
 
 
 def _writes_same(new: Write, old: Write) -> bool:
     parts = ((w.source.text, w.targets, w.first, w.many is None) for w in (new, old))
-    return len(set(parts)) == 1 and _computes_same(new.source, old.source) and _same(new.apply, old.apply)
+    return len(set(parts)) == 1 and _computes_same(new.source, old.source) and same(new.apply, old.apply)
+
+
+def unshown(decision: Pass | Admit | Compute | Write) -> bool:
+    """Whether what no description shows matters to a text, or to what is fetched for it."""
+    if isinstance(decision, Write):
+        return decision.apply.unshown or unshown(decision.source)
+    return fetch_of(decision).unshown if isinstance(decision, Compute) else decision.unshown
 
 
 def _holds(new: Pass | Admit, statement: PreparedStatement) -> bool:
@@ -94,7 +93,7 @@ def _holds(new: Pass | Admit, statement: PreparedStatement) -> bool:
     old = statement.decision
     if isinstance(new, Pass) and isinstance(old, Pass):
         return True
-    if isinstance(new, Admit) and isinstance(old, Admit) and _same(new, old):
+    if isinstance(new, Admit) and isinstance(old, Admit) and same(new, old):
         return True
     # What runs by a name follows the name, as on the server, as long as the text stays as it is.
     return new.by_name and _text(new, statement) == _text(old, statement)
@@ -142,6 +141,28 @@ class Judging:
         """What is to be done with a text."""
         decision = yield from self._decided(text, extended=extended)
         return self._as_run(decision)
+
+    def looked_at(
+        self, text: bytes, decision: Pass | Admit | Compute | Write | Refuse
+    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse]:
+        """The decision on a text that is about to run, by a catalog that has been looked at since the text came, where that can matter."""
+        if isinstance(decision, Refuse) or not unshown(decision):
+            return decision
+        generation = self._state.judge.generation
+        refusal = yield from self.look()
+        if refusal is not None:
+            return Refuse(refusal)
+        if generation == self._state.judge.generation or self._state.ignores():
+            return decision
+        return (yield from self.decide(text, extended=False))
+
+    def look(self) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Have the catalog looked at; the refusal where it can't be."""
+        state = self._state
+        state.outdate()
+        state.catalog_lost = False
+        yield lambda: not state.catalog_stale or state.catalog_lost or state.ignores()
+        return CATALOG_UNKNOWN if state.catalog_stale and state.catalog_lost else None
 
     def forgives(self, refusal: Refusal, shape: str) -> bool:
         """Whether what pgveil would refuse runs all the same: observe mode."""
@@ -252,6 +273,10 @@ class Judging:
         """Whether what was decided on a prepared statement still holds; the refusal where it does not."""
         state = self._state
         self._interrupted = None
+        if statement.decision.unshown:
+            refusal = yield from self.look()
+            if refusal is not None:
+                return refusal
         if not (yield from self.quiet()):
             plain = isinstance(statement.decision, Pass)
             return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
@@ -280,7 +305,7 @@ class Judging:
         if not isinstance(decision, Admit) or decision.generation == self._state.judge.generation:
             return True
         again = yield from self.decide(text, extended=False)
-        return isinstance(again, Admit) and _same(again, decision)
+        return isinstance(again, Admit) and same(again, decision)
 
     def _recheck_computed(
         self, statement: PreparedStatement, new: Compute | Write

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from proxy.session.copy_streams import CopyIn, CopyOut
     from proxy.session.gate import ServerCheck
     from proxy.session.names import Renaming
+    from proxy.session.premise import Premise
     from proxy.session.settings import Probe
     from proxy.session.statements import Portal, PreparedStatement, Run
     from proxy.session.store_witness import Witness
@@ -128,6 +129,7 @@ class Expectation:
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates.
     `renaming`: what its text does to the session's names. `note`: a question of ours.
+    `premise`: what an answer rests on besides, where nothing of it may pass before the catalog has been looked at.
     `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
@@ -154,6 +156,7 @@ class Expectation:
     note: Probe | None = None
     collector: Collector | None = None
     instead: bytes | None = None
+    premise: Premise | None = None
     witness: Witness | None = None
     copy_out: CopyOut | None = None
     copy_in: CopyIn | None = None

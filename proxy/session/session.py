@@ -172,6 +172,11 @@ class Session:
         """Whether the catalog must be read again, for DDL of this session or a relation that it does not know: then call `catalog_refreshed`."""
         return self._state.catalog_stale
 
+    @property
+    def outdated(self) -> int:
+        """Grows each time that the session asks for the catalog: a reading that began before answers only what was asked until then."""
+        return self._state.outdated
+
     # -- input -----------------------------------------------------------------------------------------------------------------------
 
     def client_received(self, data: bytes) -> None:
@@ -225,10 +230,12 @@ class Session:
     def catalog_refreshed(self) -> None:
         """The judge knows the catalog as it is now."""
         self._state.catalog_stale = False
+        self._backend.catalog_looked_at()
         self._run()
 
     def catalog_unreachable(self) -> None:
-        """The catalog can't be read now. Statements wait on; a result that came already is judged by what is known."""
+        """The catalog can't be read now. Statements wait on; a result that came already is judged by what is known, or withheld."""
+        self._state.catalog_lost = True
         self._backend.catalog_given_up()
         self._run()
 

@@ -95,6 +95,7 @@ class State:
         "calculator",
         "cancel_key",
         "cancelled",
+        "catalog_lost",
         "catalog_stale",
         "clock",
         "closing",
@@ -112,6 +113,7 @@ class State:
         "names_version",
         "new_views",
         "observer",
+        "outdated",
         "pipeline",
         "portals",
         "recorded",
@@ -172,6 +174,8 @@ class State:
         self.to_server: list[bytes] = []
         self.closing: str | None = None
         self.catalog_stale = False
+        self.catalog_lost = False  # it could not be read when it was asked for
+        self.outdated = 0  # grows each time that something asks for the catalog
         self.ddl_in_flight = False  # DDL was sent and the pipeline has not been quiet since
         self.ddl_ran = False  # DDL has run and may not have been committed yet
         self.new_views = False  # some of it was over protected columns: what it made is in no catalog yet
@@ -194,6 +198,11 @@ class State:
             self._principal = self.judge.principal(self.identity.login)
             self._principal_generation = generation
         return self._principal
+
+    def outdate(self) -> None:
+        """Ask for the catalog as it is from now on."""
+        self.catalog_stale = True
+        self.outdated += 1
 
     def ignores(self) -> bool:
         """Whether the client's messages mean nothing until its next sync."""

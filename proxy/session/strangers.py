@@ -37,7 +37,7 @@ class Strangers:
         if not self._unknown(raw):
             return False
         self.waiting = raw
-        self._state.catalog_stale = True
+        self._state.outdate()
         return True
 
     def take(self) -> bytes | None:

@@ -29,6 +29,7 @@ from proxy.session.judging import PLAN_CHANGED
 from proxy.session.localtext import LeafTypes, parameters_in
 from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.premise import Premise
 from proxy.session.prepared import TEXT_ARRAY_OID, TEXT_OID, Asked, PreparedWrite, audited, fetch_of, fetching
 from proxy.session.replies import bad_value_response
 from proxy.session.state import AUDIT_DOWN
@@ -395,6 +396,7 @@ class Writer(Computer):
             ticket=ticket,
             collector=collector,
             undo=None if collector is None else collector.drop,
+            premise=None if portal.statement is None else Premise.fixed(portal.statement),
         )
         state.send(messages.build_execute(portal.name, limit), entry)
         if limit <= 0:

@@ -26,6 +26,7 @@ from proxy.session.session import Session
 from proxy.session.trail import Identity
 from proxy.session.values import ValueCodec
 from proxy.session.witness import DescriptionCache
+from proxy.vocabulary import VOCABULARY_QUERY, vocabulary
 from proxy.wire import messages as m
 from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, build_catalog
 from rules.load import load_rules
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
     from audit.event import Event
     from lifecycle.demo.postgres import Postgres
+    from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog
+    from rules.model import Rules
 
 SEER, OWNER, MASKER, NOBODY, BOSS, INSIDER = "seer", "owner", "masker", "nobody", "boss", "insider"
 LIMITED = (MASKER, NOBODY, BOSS, INSIDER)
@@ -158,6 +161,7 @@ class Stage:
     codec: ValueCodec
     fingerprint: str
     catalog: Catalog
+    vocabulary: Vocabulary
 
     def play(self) -> Play:
         """A fresh copy, and a gate that knows it."""
@@ -165,7 +169,11 @@ class Stage:
         with psycopg.connect(self.pg.dsn(), autocommit=True) as admin:
             admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.template}"'.encode())
         rules = load_rules(self.home / "rules.yaml")
-        return Play(self, name, Gate(rules, self.catalog, self.codec), self.fingerprint)
+        return Play(self, name, self.gate(rules), self.fingerprint)
+
+    def gate(self, rules: Rules) -> Gate:
+        """A worker's judgement, by the catalog before the change."""
+        return Gate(rules, self.catalog, self.codec, vocabulary=self.vocabulary)
 
 
 def make_stage(pg: Postgres, home: Path) -> Stage:
@@ -182,8 +190,10 @@ def make_stage(pg: Postgres, home: Path) -> Stage:
     asyncio.run(apply(pg.dsn(database), home, ring))
     with psycopg.connect(pg.dsn(database)) as connection:
         fingerprint, catalog = read(connection)
+        words = connection.execute(VOCABULARY_QUERY.encode()).fetchone()
+        assert words is not None
     codec = ValueCodec(ring, random=os.urandom)
-    return Stage(pg, home, database, ring, codec, fingerprint, catalog)
+    return Stage(pg, home, database, ring, codec, fingerprint, catalog, vocabulary(*words))
 
 
 async def apply(dsn: str, home: Path, ring: KeyRing) -> None:
@@ -234,9 +244,9 @@ class Play:
         with psycopg.connect(self.stage.pg.dsn(), autocommit=True) as admin:
             admin.execute(f'DROP DATABASE "{self.database}" WITH (FORCE)'.encode())
 
-    def line(self, login: str) -> Line:
-        """A connection of `login` through pgveil."""
-        made = Line(self, login)
+    def line(self, login: str, *, elsewhere: bool = False) -> Line:
+        """A connection of `login` through pgveil; `elsewhere`: through a worker whose sessions these are not."""
+        made = Line(self, login, elsewhere=elsewhere)
         self.lines.append(made)
         return made
 
@@ -272,9 +282,10 @@ class Play:
 class Line:
     """One login's connection through a Session of pgveil, moved by hand."""
 
-    def __init__(self, play: Play, login: str) -> None:
+    def __init__(self, play: Play, login: str, *, elsewhere: bool = False) -> None:
         self.play = play
         self.login = login
+        self.elsewhere = elsewhere
         self.recorder = Recorder()
         self.heard = bytearray()  # everything that the client was sent
         self.flights = 0
@@ -282,7 +293,7 @@ class Line:
         self._seen = 0
         self._time = 0.0
         self.session = Session(
-            judge=play.gate,
+            judge=play.stage.gate(load_rules(play.stage.home / "rules.yaml")) if elsewhere else play.gate,
             codec=play.stage.codec,
             identity=Identity(login, play.database, "192.0.2.1:5", "test", "c1"),
             recorder=self.recorder,
@@ -330,7 +341,8 @@ class Line:
         """Move what is there; False where it has to stop before the flight `stop_at`."""
         session = self.session
         while session.catalog_stale:
-            self.play.poll()
+            if not self.elsewhere:
+                self.play.poll()
             session.catalog_refreshed()
         self.heard += b"".join(session.to_client)
         session.to_client = []

@@ -65,6 +65,7 @@ def seen(connection: psycopg.Connection[Any], *, prepare: bool = False) -> str:
 
 
 def test_new_rules_hold_for_running_connections_from_their_next_statement_on(ground: Ground) -> None:
+    until(lambda: len(reload(ground).workers) == 2, "both workers serve")
     with ExitStack() as stack:
         tellers = [stack.enter_context(psycopg.connect(ground.dsn("teller"), autocommit=True)) for _ in range(6)]
         clear = seen(tellers[0])

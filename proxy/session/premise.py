@@ -1,0 +1,84 @@
+"""What an answer rests on: the decision on its text, as long as nothing that no description shows has been replaced meanwhile.
+
+Bytes that the server sends for such a text wait until the catalog has been looked at after they came. What was judged then is judged again if
+the catalog has changed, and passes if the outcome is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.session.gate import Admit, Pass, Refuse
+from proxy.session.replies import Trouble
+from rules.model import SealMode
+from rules.plan import Reason, Refusal
+
+if TYPE_CHECKING:
+    from proxy.session.gate import Settings
+    from proxy.session.state import State
+    from proxy.session.statements import PreparedStatement
+
+CATALOG_UNKNOWN: Final = Refusal(
+    Reason.WITNESS,
+    "08006",
+    "pgveil can't read the database's catalog, and this statement may use a view or function that has changed",
+    hint="See pgveil's log; check `catalog.dsn` in its configuration.",
+)
+REPLACED: Final = Trouble(
+    "42501",
+    "pgveil withheld the result: a view or function that the statement may use was replaced while it ran",
+    hint="Send the statement again.",
+)
+UNKNOWN: Final = Trouble(CATALOG_UNKNOWN.sqlstate, CATALOG_UNKNOWN.message, hint=CATALOG_UNKNOWN.hint)
+
+
+@dataclass(slots=True, eq=False)
+class Premise:
+    """A decision, and the judge's generation for which it is known to hold. `text` None: it can't be judged again."""
+
+    text: bytes | None
+    decision: Pass | Admit
+    settings: Settings
+    extended: bool
+    generation: int
+
+    @classmethod
+    def of(cls, statement: PreparedStatement) -> Premise | None:
+        """Of an execution of a prepared statement, where it needs one."""
+        if not statement.decision.unshown:
+            return None
+        text = statement.text if statement.made is None else None
+        return cls(text, statement.decision, statement.settings, True, statement.generation)
+
+    @classmethod
+    def fixed(cls, statement: PreparedStatement) -> Premise | None:
+        """Of a part of a computation, whose text is pgveil's own."""
+        if not statement.decision.unshown:
+            return None
+        return cls(None, statement.decision, statement.settings, True, statement.generation)
+
+    def holds(self, state: State) -> bool:
+        """Whether the text would be decided so today."""
+        judge = state.judge
+        if self.generation == judge.generation:
+            return True
+        if self.text is None:
+            return False
+        found = judge.decide(self.text, state.principal, self.settings, extended=self.extended)
+        if isinstance(found, Pass | Admit | Refuse):
+            found = judge.as_run(found, state.principal)
+        old = self.decision
+        alike = isinstance(found, Pass) and isinstance(old, Pass)
+        if alike or (isinstance(found, Admit) and isinstance(old, Admit) and same(found, old)):
+            self.generation = judge.generation
+            return True
+        return False
+
+
+def same(new: Admit, old: Admit) -> bool:
+    """Whether two decisions on one text do the same. A constant under a nonce is sealed otherwise each time, and means the same."""
+    if new.plans != old.plans:
+        return False
+    nonces = any(s.column.mode is SealMode.RANDOMIZED for plan in new.plans if plan is not None for s in plan.literals)
+    return new.text == old.text or nonces
