@@ -112,13 +112,13 @@ LEAKS: tuple[Leak, ...] = (
         "views over protected tables",
         "`apply` takes them from logins that do not see all of it clear; pgveil refuses them; one that it does not know yet waits until it does.",
         (f"{ATTEMPTS}[views]", f"{SCRIPTS}[views]", f"{PROTOCOL}::test_a_view_made_a_moment_ago_past_pgveil"),
-        "A view made since the last `apply` shows what its owner granted, past pgveil; through pgveil for up to a second where every column of the result is computed.",
+        "A view made since the last `apply` shows what its owner granted, past pgveil.",
     ),
     Leak(
         "changes of the schema, roles and settings under a running statement",
-        "The server describes each execution anew before a row passes, a COPY and a write of sealed values before they run; a column or relation that pgveil does not know waits for the catalog.",
+        "The server describes each execution anew before a row passes, a COPY and a write of sealed values before they run; a column or relation that pgveil does not know waits for the catalog. What may use a view, a function or a trigger waits for it before it runs, and its answer again ([ADR 0025](adr/0025-asking-again.md)).",
         (f"{DDL}::test_no_stale_plan", f"{DDL}::test_every_kind_at_every_moment"),
-        "Until the catalog has been read (a second): what a function or a view's expression reads after it was redefined, or after a table took the name in its text; what a role that was just taken away shows; what several statements in one simple query copy or write. A renamed table leaves the rules.",
+        "Until the catalog has been read (a second): what a default or a domain's check reads; what is computed from a plain table whose name a view has taken; what a role that was just taken away shows; what several statements in one simple query copy or write. A renamed table leaves the rules.",
     ),
     Leak(
         "functions, SECURITY DEFINER included",
