@@ -23,6 +23,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     except PostgresUnavailableError as error:
         pytest.skip(str(error))
     made.start()
+    made.settle()
     yield made
     made.stop()
     made.pg.destroy()

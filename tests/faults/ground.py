@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 LEDGER_RULES = """  public.ledger:
     columns:
       pan: {level: core, protection: sealed, mode: deterministic, type: varchar(19), domain: pan, mask: bank_card}
+  public.memos:
+    columns:
+      memo: {level: core, protection: sealed, mode: randomized, type: text}
 """
 LEDGER_SQL = """
 CREATE TABLE ledger (n int8 PRIMARY KEY, pan varchar(19) NOT NULL);
+CREATE TABLE memos (n int8, memo text NOT NULL);
 CREATE TABLE plain (n int8 PRIMARY KEY, note text);
 INSERT INTO plain SELECT n, 'note ' || n FROM generate_series(1, 100) n;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ledger, plain TO app;
-GRANT SELECT ON ledger, plain TO teller;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ledger, memos, plain TO app;
+GRANT SELECT ON ledger, memos, plain TO teller;
 """
 
 
@@ -147,6 +151,21 @@ class Ground:
         self.launch(factory=factory, limit=limit)
         assert self.process is not None
         wait_ready(self.metrics_port, self.process, self.log)
+
+    def settle(self) -> None:
+        """After the first start, until both workers serve: it is ready with one, and a reload asks those that serve."""
+        assert self.process is not None
+
+        def reloads() -> list[int]:
+            return [e["workers"] for e in self.events("reload.applied") if "workers" in e]
+
+        sent = 0
+        while 2 not in reloads():
+            sent += 1
+            self.process.send_signal(signal.SIGHUP)
+            until(lambda: len(reloads()) >= sent, "the reload is applied")  # noqa: B023
+        # One that came after a reload has been given one of its own.
+        until(lambda: len(reloads()) == sent + (1 in reloads()), "no reload is under way")
 
     def launch(self, *, factory: str | None = None, limit: Callable[[], None] | None = None) -> None:
         """The same, without waiting."""

@@ -15,6 +15,7 @@ import pytest
 
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
+from keys.sealed import key_id_of
 from proxy.control import ask
 from proxy.reports import Outcome, Reported
 from tests.faults.clients import Crowd
@@ -119,6 +120,59 @@ def a_second_key(ground: Ground) -> Iterator[None]:
         ring.destroy(key.key_id)
 
 
+MEMO = "public.memos.memo"
+
+
+@contextmanager
+def a_newer_key(ground: Ground) -> Iterator[tuple[int, int]]:
+    """A new version of a randomized column's key, in the ring's file: the ids of the old one and the new. Rows are deleted and it is destroyed again."""
+    directory = ground.home / "keys"
+    ring = KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+    old = ring.newest(MEMO).key_id
+    key = ring.create(MEMO, os.urandom)
+    try:
+        yield old, key.key_id
+    finally:
+        ground.pg.psql("delete from memos", ground.database)
+        ring.destroy(key.key_id)
+        assert reload(ground).outcome is Outcome.APPLIED
+
+
+def keys_of_memos(ground: Ground) -> list[list[int]]:
+    """By number, under which keys the memos are sealed in the database."""
+    found: dict[int, list[int]] = {}
+    for line in ground.pg.psql("select n, memo from memos order by n, ctid", ground.database).splitlines():
+        number, _, sealed = line.partition("|")
+        found.setdefault(int(number), []).append(key_id_of(sealed.encode()))
+    return list(found.values())
+
+
+def first_uses(ground: Ground) -> list[str]:
+    """The versions of the memos' key whose first use is on record."""
+    return [r["key_id"] for r in ground.records() if r["kind"] == "key" and r["domain"] == MEMO]
+
+
+def test_new_keys_are_sealed_under_from_the_next_statement_on(ground: Ground) -> None:
+    """In a connection that has sealed under the old one: what it has prepared, and a text that has been judged before."""
+    with psycopg.connect(ground.dsn("app"), autocommit=True) as app, a_newer_key(ground) as (old, new):
+
+        def write() -> None:
+            app.execute("insert into memos values (1, %s)", ("prepared",), prepare=True)
+            app.execute("insert into memos values (2, 'as text')")
+
+        write()
+        assert keys_of_memos(ground) == [[old], [old]], "a file that was written is not in force yet"
+        assert reload(ground).outcome is Outcome.APPLIED
+        write()
+        assert keys_of_memos(ground) == [[old, new], [old, new]]
+        rows = app.execute("select n, memo from memos order by n").fetchall()
+        assert rows == [(1, "prepared")] * 2 + [(2, "as text")] * 2
+        assert app.execute("select count(*) from pg_prepared_statements").fetchone() == (1,), "prepared once"
+        until(lambda: f"2 (key {new})" in first_uses(ground), "the new key's first use is on record")
+        assert first_uses(ground).count(f"2 (key {new})") == 1
+        assert f"1 (key {old})" in first_uses(ground)
+
+
 @contextmanager
 def rules_cut_short(ground: Ground) -> Iterator[None]:
     """An editor that was killed."""
@@ -196,6 +250,8 @@ def test_one_worker_that_cannot_keeps_all_from_it(ground: Ground, tmp_path: Path
     other.start(factory=FACTORY)
     try:
         assert other.process is not None
+        other.settle()
+        before = len(other.events("reload.applied"))
         with ExitStack() as stack:
             tellers = [stack.enter_context(psycopg.connect(other.dsn("teller"), autocommit=True)) for _ in range(6)]
             clear = seen(tellers[0])
@@ -208,7 +264,7 @@ def test_one_worker_that_cannot_keeps_all_from_it(ground: Ground, tmp_path: Path
             assert {seen(teller) for teller in tellers} == {clear}
             (other.home / "refuse-w01").unlink()
             other.process.send_signal(signal.SIGHUP)
-            until(lambda: len(other.events("reload.applied")) == 3, "each worker and the supervisor say so")
+            until(lambda: len(other.events("reload.applied")) == before + 3, "each worker and the supervisor say so")
             assert all("*" in seen(teller) for teller in tellers)
     finally:
         other.stop()
