@@ -1,19 +1,15 @@
 """Logins that are cut, or stall, at each message of each method, by the client and by the server: nothing of them is left on either side.
 
-pgveil runs in earnest, its catalog on a real server; the server that clients log in to is a script, so that it can stop anywhere.
+pgveil runs in earnest, its catalog on a real server; the server that clients log in to is a script, so that it can stop anywhere. Its leg has
+TLS in all of them; each is played by a client without TLS and by one with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
-from struct import pack, unpack
-from typing import TYPE_CHECKING, Final
+from struct import pack
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -22,9 +18,11 @@ from proxy.wire import messages as m
 from tests.e2e.world import write_certificate
 from tests.faults.dam import UP, Dam
 from tests.faults.ground import until
+from tests.faults.lines import Line
+from tests.faults.scripted import DIALOGUES, Broken, Case, How, Scripted, cases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.faults.ground import Ground
@@ -32,198 +30,12 @@ if TYPE_CHECKING:
 PLACES = 24  # limits.connections; cases run in smaller batches
 BATCH = 16
 
-READY: Final = b"S" + pack("!i", 24) + b"server_version\x0016.0\0" + m.build_ready(b"I")
-
-
-def request(code: int, data: bytes = b"") -> bytes:
-    return b"R" + pack("!ii", 8 + len(data), code) + data
-
-
-def answer(data: bytes) -> bytes:
-    return b"p" + pack("!i", 4 + len(data)) + data
-
-
-SCRAM: Final = b"SCRAM-SHA-256\0"
-FIRST: Final = b"n,,n=,r=abcdefghijklmnop"
-FINAL: Final = b"c=biws,r=abcdefghijklmnopqrstuvwx,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-STARTUP: Final = b""  # its place; it names the case
-
-# What each side says, in turn. "cert" is a server that wants TLS and a certificate, and then asks for nothing.
-DIALOGUES: Final[dict[str, tuple[tuple[str, bytes], ...]]] = {
-    "trust": (("C", STARTUP), ("S", request(0)), ("S", READY)),
-    "cert": (("C", STARTUP), ("S", request(0)), ("S", READY)),
-    "password": (("C", STARTUP), ("S", request(3)), ("C", answer(b"secret\0")), ("S", request(0)), ("S", READY)),
-    "md5": (("C", STARTUP), ("S", request(5, b"salt")), ("C", answer(b"md5" + b"0" * 32 + b"\0")), ("S", request(0)), ("S", READY)),
-    "scram": (
-        ("C", STARTUP),
-        ("S", request(10, SCRAM + b"\0")),
-        ("C", answer(SCRAM + pack("!i", len(FIRST)) + FIRST)),
-        ("S", request(11, b"r=abcdefghijklmnopqrstuvwx,s=c2FsdA==,i=4096")),
-        ("C", answer(FINAL)),
-        ("S", request(12, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
-        ("S", request(0)),
-        ("S", READY),
-    ),
-}  # fmt: skip
-
-
-class How(Enum):
-    AFTER = "cut after"
-    HALF = "cut within"
-    STALLS = "stalls instead of"
-    REFUSED = "is refused instead of"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Where the login ends: the message `at`, which is `side`'s. None: nowhere."""
-
-    number: int
-    method: str
-    side: str = "-"
-    at: int = -1
-    how: How | None = None
-
-    @property
-    def login(self) -> str:
-        return f"case{self.number}"
-
-    @property
-    def asked(self) -> bool:
-        """Whether the startup packet came through, so that it is a login."""
-        return not (self.side == "C" and self.at == 0 and self.how in {How.HALF, How.STALLS})
-
-    def __str__(self) -> str:
-        who = {"C": "client", "S": "server", "-": "nobody"}[self.side]
-        return f"{self.method}: the {who} {self.how.value if self.how else 'ends'} message {self.at}"
-
-
-def cases() -> Iterator[Case]:
-    number = 0
-    for method, dialogue in DIALOGUES.items():
-        for at, (side, _) in enumerate(dialogue):
-            for how in How:
-                over = at == len(dialogue) - 1
-                if how is How.REFUSED and side == "C":
-                    continue
-                if over and how is How.AFTER:
-                    continue  # it has succeeded
-                if over and how is How.STALLS:
-                    continue  # authenticated, and a server that is busy: the client waits as long as it likes
-                number += 1
-                yield Case(number, method, side, at, how)
-
-
-REFUSAL: Final = m.build_error(
-    m.ErrorFields(((ord("S"), b"FATAL"), (ord("V"), b"FATAL"), (ord("C"), b"28P01"), (ord("M"), b"no"))), m.Back.ERROR
-)
-
-
-@dataclass
-class Scripted:
-    """The server. `open`: connections that stand."""
-
-    certificate: Path
-    known: dict[str, Case]
-    open: int = 0
-    logins: Counter[str] = field(default_factory=Counter)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        try:
-            await self._play(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.transport.abort()
-            self.open -= 1
-
-    async def _play(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        packet = await _packet(reader)
-        if packet == m.SSL_REQUEST_PACKET:
-            writer.write(b"S")
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate / "server.crt", self.certificate / "server.key")
-            context.load_verify_locations(self.certificate / "server.crt")
-            context.verify_mode = ssl.CERT_REQUIRED
-            await writer.start_tls(context)
-            packet = await _packet(reader)
-        case = self.known[packet.split(b"user\0")[1].split(b"\0")[0].decode()]
-        self.logins[case.login] += 1
-        for at, (side, data) in enumerate(DIALOGUES[case.method]):
-            ends = case.at == at
-            if side == "C":
-                if at:
-                    await _message(reader)
-                if ends:
-                    await reader.read()  # what the client does now, pgveil has to notice
-                    return
-                continue
-            if ends and case.how is How.STALLS:
-                await reader.read()
-                return
-            if ends and case.how is How.REFUSED:
-                writer.write(REFUSAL)
-                await writer.drain()
-                return
-            writer.write(data[: len(data) // 2] if ends and case.how is How.HALF else data)
-            await writer.drain()
-            if ends:
-                writer.close()
-                return
-        await reader.read()
-
-
-async def _packet(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readexactly(4)
-    return head + await reader.readexactly(unpack("!i", head)[0] - 4)
-
-
-async def _message(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readexactly(5)
-    return head + await reader.readexactly(unpack("!i", head[1:])[0] - 4)
-
-
-class Line:
-    """A client's connection. What came before a reset is not lost, as it is with asyncio's streams, which then give nothing but the error."""
-
-    def __init__(self, own: socket.socket) -> None:
-        self._socket = own
-        self._loop = asyncio.get_running_loop()
-
-    @classmethod
-    async def to(cls, port: int) -> Line:
-        own = socket.socket()
-        own.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(own, ("127.0.0.1", port))
-        return cls(own)
-
-    async def send(self, data: bytes) -> None:
-        """A peer that has gone is met when its last words are read."""
-        with suppress(OSError):
-            await self._loop.sock_sendall(self._socket, data)
-
-    async def read(self, size: int | None = None) -> bytes:
-        """This many bytes, or all until the end; fewer where it ends before."""
-        got = b""
-        while size is None or len(got) < size:
-            try:
-                part = await self._loop.sock_recv(self._socket, 65536 if size is None else size - len(got))
-            except OSError:
-                return got
-            if not part:
-                return got
-            got += part
-        return got
-
-    def abort(self) -> None:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-        self._socket.close()
-
 
 async def log_in(port: int, case: Case) -> tuple[bytes, Line | None]:
     """Play the client. What it was sent, and its connection where the login came to its end."""
     line = await Line.to(port)
+    if case.tls:
+        await line.secure()
     startup = m.Startup(m.PROTOCOL_3_0, ((b"user", case.login.encode()), (b"database", b"postgres"))).build()
     got = b""
     for at, (side, data) in enumerate(DIALOGUES[case.method]):
@@ -239,7 +51,10 @@ async def log_in(port: int, case: Case) -> tuple[bytes, Line | None]:
             got += await line.read()
             break
         words = data or startup
-        await line.send(words[: len(words) // 2] if ends and case.how is How.HALF else words)
+        if ends and case.how is How.TORN:
+            await line.send_torn(words)
+        else:
+            await line.send(words[: len(words) // 2] if ends and case.how is How.HALF else words)
         if ends:
             break
     else:
@@ -261,14 +76,22 @@ async def eventually(holds: Callable[[], bool], what: str) -> None:
 
 async def cut_in_tls(port: int, *, hello: bytes, stall: bool) -> bytes:
     """A client that asks pgveil for TLS and ends in the middle of it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(m.SSL_REQUEST_PACKET)
-    got = await reader.readexactly(1)
-    writer.write(hello)
+    line = await Line.to(port)
+    await line.send(m.SSL_REQUEST_PACKET)
+    got = await line.read(1)
+    await line.send(hello)
     if stall:
-        got += await reader.read()
-    writer.transport.abort()
+        got += await line.read()
+    line.abort()
     return got
+
+
+async def play(port: int, batch: Sequence[Case]) -> None:
+    """Some logins at once, none of which comes to its end."""
+    for case, (got, line) in zip(batch, await asyncio.gather(*(log_in(port, c) for c in batch)), strict=True):
+        assert line is None, case
+        assert b"Z" + pack("!i", 5) + b"I" not in got, f"{case}: it was told that it is logged in"
+        assert case.says(got), f"{case}: {got!r}"
 
 
 @pytest.fixture
@@ -285,7 +108,7 @@ def configure(other: Ground, directory: Path, port: int) -> None:
     other.configure(
         workers=1,
         server=f"hosts: 127.0.0.1:{port}",
-        more=f"limits: {{connections: {PLACES}, connections_per_login: 1, authentication_seconds: 1, close_seconds: 1}}\n"
+        more=f"limits: {{connections: {PLACES}, connections_per_login: 1, authentication_seconds: 3, close_seconds: 1}}\n"
         f"tls: {{{pair}}}\n",
     )
     text = other.config.read_text()
@@ -293,45 +116,55 @@ def configure(other: Ground, directory: Path, port: int) -> None:
     other.config.write_text(text.replace("  sslmode: disable\n", own, 1))
 
 
-def says(case: Case, got: bytes) -> bool:
-    """Whether the client was told what it could be told."""
-    if case.side == "S":
-        wanted = {How.REFUSED: (b"C28P01",), How.STALLS: (b"C28000",)}.get(
-            case.how or How.AFTER, (b"C08001", b"C08006")
-        )
-        return any(word in got for word in wanted)
-    return case.how is not How.STALLS or b"C28000" in got
-
-
 async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path: Path) -> None:
-    everything = list(cases())
-    good = [Case(1000 + number, "scram") for number in range(PLACES + 1)]
-    scripted = Scripted(tmp_path, {case.login: case for case in (*everything, *good)})
+    # Those that wait for pgveil's limit wait together.
+    everything = sorted(cases(), key=lambda case: case.waits)
+    broken = [
+        Case(500 + n, "trust", n % 2 > 0, broken=how) for n, how in enumerate(b for b in Broken for _ in range(2))
+    ]
+    good = [Case(1000 + n, "scram-plus" if n % 2 else "scram", n % 2 > 0) for n in range(PLACES + 1)]
+    scripted = Scripted(tmp_path, {case.login: case for case in (*everything, *broken, *good)})
     server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
     configure(other, tmp_path, server.sockets[0].getsockname()[1])
     await asyncio.to_thread(other.start)
     for first in range(0, len(everything), BATCH):
-        batch = everything[first : first + BATCH]
-        for case, (got, line) in zip(batch, await asyncio.gather(*(log_in(other.port, c) for c in batch)), strict=True):
-            assert line is None, case
-            assert b"Z" + pack("!i", 5) + b"I" not in got, f"{case}: it was told that it is logged in"
-            assert says(case, got), f"{case}: {got!r}"
+        await play(other.port, everything[first : first + BATCH])
+    for scripted.broken in Broken:
+        await play(other.port, [case for case in broken if case.broken is scripted.broken])
+    scripted.broken = None
     begun = b"\x16\x03\x01\x02\x00\x01\x00"
     for hello in (b"", begun, b"nonsense of a client"):
         await cut_in_tls(other.port, hello=hello, stall=False)
     assert await cut_in_tls(other.port, hello=begun, stall=True) == b"S"
 
-    # Nothing of it is left: no connection to the server, no session, no record of a success; and each failure is counted once.
-    failed = sum(case.asked for case in everything)
+    # Nothing of it is left: no connection to the server, no session, no record of a success; and each failure is told of once.
+    failed = [case for case in (*everything, *broken) if case.asked]
     await eventually(lambda: scripted.open == 0, "the server has no connection any more")
     await eventually(lambda: other.metric("pgveil_connections") == 0, "no session is left")
-    await eventually(lambda: other.metric("pgveil_logins_failed_total") == failed, "each failure is counted")
-    kinds = Counter(record["kind"] for record in other.records())
-    await eventually(lambda: Counter(r["kind"] for r in other.records())["login_failed"] == failed, "each is recorded")
-    assert (kinds["login"], kinds["logout"]) == (0, 0)
-    assert set(scripted.logins) == {case.login for case in everything if case.asked}
+    await eventually(lambda: other.metric("pgveil_logins_failed_total") == len(failed), "each failure is counted")
+    wanted = Counter((case.login, "TLS" if case.tls else None) for case in failed)
+    await eventually(lambda: recorded(other, "login_failed") == wanted, "each is recorded")
+    assert not recorded(other, "login")
+    assert not [r for r in other.records() if r["kind"] == "logout"]
+    assert scripted.logins == Counter(case.login for case in everything if case.asked)
 
     # Every place is free, and no more than there are.
+    await fill(other, good)
+    await eventually(lambda: other.metric("pgveil_connections") == 0, "they have gone")
+    await eventually(lambda: scripted.open == 0, "on the other side, too")
+    await eventually(lambda: sum(r["kind"] == "logout" for r in other.records()) == PLACES, "each is recorded")
+    assert recorded(other, "login") == Counter((case.login, "TLS" if case.tls else None) for case in good[:PLACES])
+    assert recorded(other, "login_failed").total() == len(failed) + 2
+    server.close()
+
+
+def recorded(other: Ground, kind: str) -> Counter[tuple[str, str | None]]:
+    """Records of a kind by login and TLS."""
+    return Counter((r["login"], r.get("tls")) for r in other.records() if r["kind"] == kind)
+
+
+async def fill(other: Ground, good: Sequence[Case]) -> None:
+    """Take every place; then neither a login that has its own nor another one gets a further one."""
     standing = []
     try:
         for case in good[:PLACES]:
@@ -349,11 +182,6 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
     finally:
         for line in standing:
             line.abort()
-    await eventually(lambda: other.metric("pgveil_connections") == 0, "they have gone")
-    await eventually(lambda: scripted.open == 0, "on the other side, too")
-    await eventually(lambda: Counter(r["kind"] for r in other.records())["logout"] == PLACES, "each is recorded")
-    assert Counter(r["kind"] for r in other.records())["login"] == PLACES
-    server.close()
 
 
 WATCHER = """
