@@ -28,7 +28,7 @@ SLOW_SECONDS: Final = 2.0  # of processor time, instrumented; what takes longer 
 # Memory of the process beyond what it had when it was warm; what grows more is a finding. The fuzzer's own books (its corpus, what each
 # input reached) are in it, and grow by a few MiB in an hour.
 GROWTH_MIB: Final = 160
-WARM_EXECUTIONS: Final = 3000
+WARM_EXECUTIONS: Final = 3000  # or the whole corpus, where that is smaller
 WARM_SECONDS: Final = 15.0
 _TELL_SECONDS: Final = 1.0
 _FRAMES: Final = 3
@@ -42,10 +42,13 @@ class Run:
         self._directory = directory
         self._told = 0.0
         self._begun = time.monotonic()
+        # The corpus comes first, as it is: nothing is mutated before, nor is the process warm.
+        self._replayed = 1 + sum(1 for _ in (directory / "corpus").iterdir())
         self._warm_mib: int | None = None
-        self._grown_mib = 0
+        self._grown_mib: int | None = None
         self._executions = 0
         self._messages = 0
+        self._mutated = 0
         self._slowest = (0.0, b"")
         self._failures: dict[str, int] = {}
 
@@ -53,7 +56,10 @@ class Run:
         """One input."""
         begun = time.thread_time()
         try:
-            self._messages += self._run(data)
+            count = self._run(data)
+            self._messages += count
+            if self._executions >= self._replayed:
+                self._mutated += count
         except Exception as error:  # noqa: BLE001 - that is the question
             self._failed(_signature(error), data, traceback.format_exc())
         took = time.thread_time() - begun
@@ -70,10 +76,11 @@ class Run:
         """Whether memory grows that should not."""
         held = _resident_mib()
         if self._warm_mib is None:
-            if self._executions >= WARM_EXECUTIONS and time.monotonic() - self._begun >= WARM_SECONDS:
+            warm = self._executions >= min(WARM_EXECUTIONS, self._replayed)
+            if warm and time.monotonic() - self._begun >= WARM_SECONDS:
                 self._warm_mib = held
             return
-        self._grown_mib = max(self._grown_mib, held - self._warm_mib)
+        self._grown_mib = max(self._grown_mib or 0, held - self._warm_mib)
         if self._grown_mib > GROWTH_MIB:
             self._failed("growth", data, f"{self._warm_mib} MiB when warm, {held} MiB now\n")
 
@@ -92,6 +99,7 @@ class Run:
         told = {
             "executions": self._executions,
             "messages": self._messages,
+            "mutated": self._mutated,
             "slowest_ms": round(self._slowest[0] * 1000, 1),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "growth_mib": self._grown_mib,

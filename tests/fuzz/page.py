@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fuzz.registry import MODULES, target
+from tests.fuzz.run import largest
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PAGE: Final = ROOT / "docs" / "fuzzing.md"
 TOTALS: Final = Path(__file__).parent / "totals.json"
 BEGIN: Final = "<!-- from here on: python -m tests.fuzz.page -->\n"
 END: Final = "<!-- up to here -->\n"
-_SUMMED: Final = ("executions", "messages", "seconds")
-_MOST: Final = ("coverage", "features", "corpus", "slowest_ms", "peak_mib", "growth_mib")
+_SUMMED: Final = ("executions", "messages", "mutated", "seconds")
+_MOST: Final = ("coverage", "features", "corpus", "slowest_ms", "peak_mib")
 
 
 def add_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -26,11 +27,14 @@ def add_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         for one in run["targets"]:
-            total = found.setdefault(one["target"], dict.fromkeys((*_SUMMED, *_MOST), 0) | {"findings": 0})
+            total = found.setdefault(
+                one["target"], dict.fromkeys((*_SUMMED, *_MOST), 0) | {"findings": 0, "growth_mib": None}
+            )
             for name in _SUMMED:
                 total[name] = round(total[name] + one[name], 1)
             for name in _MOST:
                 total[name] = max(total[name], one[name])
+            total["growth_mib"] = largest(total["growth_mib"], one["growth_mib"])
             total["findings"] += len(one["failures"]) + len(one["fatal"]) + bool(one["broken"])
     return {
         "last": max(run["at"] for run in runs)[:10],
@@ -43,20 +47,22 @@ def table(totals: dict[str, Any]) -> str:
     lines = [
         f"The runs that are counted here ended on {totals['last']}.",
         "",
-        "| Target | Reads | Executions | Messages | Coverage | Corpus | Slowest (ms) | Memory (MiB) | Growth (MiB) | Open findings |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| Target | Reads | Executions | Messages | of which mutated | Coverage | Corpus | Slowest (ms) | Memory (MiB) | Growth (MiB) | Open findings |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, one in totals["targets"].items():
-        numbers = (one["executions"], one["messages"], one["coverage"], one["corpus"], round(one["slowest_ms"]))
+        done = (one["executions"], one["messages"], one["mutated"])
+        numbers = (*done, one["coverage"], one["corpus"], round(one["slowest_ms"]), one["peak_mib"])
+        growth = "-" if one["growth_mib"] is None else f"{one['growth_mib']:,}"
         lines.append(
             f"| `{name}` | {target(name).about} | "
-            + " | ".join(f"{n:,}" for n in (*numbers, one["peak_mib"], one["growth_mib"], one["findings"]))
-            + " |"
+            + " | ".join(f"{n:,}" for n in numbers)
+            + f" | {growth} | {one['findings']:,} |"
         )
-    executions, messages, findings = (
-        sum(one[key] for one in totals["targets"].values()) for key in ("executions", "messages", "findings")
+    executions, messages, mutated, findings = (
+        sum(one[key] for one in totals["targets"].values()) for key in ("executions", "messages", "mutated", "findings")
     )
-    lines.append(f"| all | | {executions:,} | {messages:,} | | | | | | {findings:,} |")
+    lines.append(f"| all | | {executions:,} | {messages:,} | {mutated:,} | | | | | | {findings:,} |")
     return "\n".join(lines) + "\n"
 
 

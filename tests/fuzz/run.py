@@ -35,18 +35,22 @@ _ARTIFACTS: Final = ("crash-*", "timeout-*", "oom-*", "leak-*")
 
 @dataclass(slots=True)
 class Outcome:
-    """One target's run. `failures`: how often each kind of failure came; `fatal`: inputs that ended the process."""
+    """One target's run. `failures`: how often each kind of failure came; `fatal`: inputs that ended the process.
+
+    `mutated`: the messages that are none of the corpus's. `growth_mib` None: it never ran long enough to be warm.
+    """
 
     target: str
     seconds: float = 0.0
     executions: int = 0
     messages: int = 0
+    mutated: int = 0
     coverage: int = 0
     features: int = 0
     corpus: int = 0
     slowest_ms: float = 0.0
     peak_mib: int = 0
-    growth_mib: int = 0
+    growth_mib: int | None = None
     failures: dict[str, int] = field(default_factory=dict)
     fatal: list[str] = field(default_factory=list)
     broken: str = ""
@@ -120,11 +124,17 @@ def _add(outcome: Outcome, directory: Path, log: str) -> None:
     told: dict[str, Any] = json.loads(stats.read_text())
     outcome.executions += told["executions"]
     outcome.messages += told["messages"]
+    outcome.mutated += told["mutated"]
     outcome.slowest_ms = max(outcome.slowest_ms, told["slowest_ms"])
     outcome.peak_mib = max(outcome.peak_mib, told["peak_mib"])
-    outcome.growth_mib = max(outcome.growth_mib, told["growth_mib"])
+    outcome.growth_mib = largest(outcome.growth_mib, told["growth_mib"])
     for signature, count in told["failures"].items():
         outcome.failures[signature] = outcome.failures.get(signature, 0) + count
+
+
+def largest(one: int | None, other: int | None) -> int | None:
+    """Of two measures, either of which may not have been taken."""
+    return max((n for n in (one, other) if n is not None), default=None)
 
 
 def table(outcomes: list[Outcome]) -> Table:

@@ -23,17 +23,20 @@ def test_every_target_was_run_and_makes_its_promises() -> None:
 
 def test_over_a_million_messages_and_none_that_is_not_looked_into() -> None:
     totals = json.loads(TOTALS.read_text())["targets"]
-    assert sum(one["messages"] for one in totals.values()) > 1_000_000
+    assert sum(one["mutated"] for one in totals.values()) > 1_000_000
+    assert not [name for name, one in totals.items() if one["growth_mib"] is None], "each was weighed"
+    assert not [name for name, one in totals.items() if one["mutated"] < 1000], "no corpus alone"
     assert not any(one["findings"] for one in totals.values())
 
 
 def test_runs_add_up() -> None:
     one = {
-        "target": "login", "seconds": 1.5, "executions": 2, "messages": 3, "coverage": 4, "features": 5, "corpus": 6,
+        "target": "login", "seconds": 1.5, "executions": 2, "messages": 3, "mutated": 1, "coverage": 4, "features": 5, "corpus": 6,
         "slowest_ms": 7.5, "peak_mib": 8, "growth_mib": 0, "failures": {"X": 9}, "fatal": ["oom-1"], "broken": "",
     }  # fmt: skip
-    other = one | {"executions": 10, "coverage": 1, "failures": {}, "fatal": []}
+    other = one | {"executions": 10, "coverage": 1, "failures": {}, "fatal": [], "growth_mib": None}
     total = add_up([{"at": "2026-01-02T", "targets": [one]}, {"at": "2026-01-03T", "targets": [other]}])
     assert total["last"] == "2026-01-03T"[:10]
     login = total["targets"]["login"]
-    assert (login["executions"], login["messages"], login["coverage"], login["findings"]) == (12, 6, 4, 2)
+    assert (login["executions"], login["messages"], login["mutated"], login["coverage"]) == (12, 6, 2, 4)
+    assert (login["growth_mib"], login["findings"]) == (0, 2)
