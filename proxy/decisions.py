@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
 TOO_COMPLEX = "54001"  # statement_too_complex, as PostgreSQL has it for what is nested too deeply
 _SPLIT = "Split the statement, or send its values as parameters or with COPY."
+_BY_ITSELF = "Send the query by itself, without PREPARE, DECLARE, EXPLAIN or other statements around it: then pgveil computes it."
 _CHECK_TEXT = "Check the text's quotes and escapes, its encoding and its length."
 
 
@@ -382,7 +383,10 @@ class Gate:
             made = self._computed(refused.refusal, lexed, parts, asker, settings) if computing else None
             if made is not None:
                 return made
-            refuse = self._refuse(refused.refusal, lexed, settings)
+            refusal = self._hinted(refused.refusal, lexed, parts, asker, settings) if computing else refused.refusal
+            if isinstance(refusal, NeedSettings):
+                return refusal
+            refuse = self._refuse(refusal, lexed, settings)
             unsettles, ddl = self._afterwards(lexed, parts, settings)
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
@@ -491,6 +495,24 @@ class Gate:
             writable = may_be_written(facts, rules, policy)
             return taking.write(span, database, protection.column_words, self._logical) if writable else None
         return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
+
+    def _hinted(
+        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> Refusal | NeedSettings:
+        """The refusal, with a better hint where the same query would be computed if it came by itself."""
+        at = refusal.token
+        if not self.computes or at is None or refusal.reason not in COMPUTABLE:
+            return refusal
+        part = next((p for p in parts if p.first <= at <= p.last), None)
+        if part is None or part.kind not in _AROUND or (len(parts) == 1 and part.kind is StatementKind.QUERY):
+            return refusal
+        text = lexed.text[lexed.tokens[part.first].start : lexed.tokens[part.last].end]
+        alone = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
+        inner = [classify(alone, first, last) for first, last in alone.statements]
+        made = self._computed(refusal, alone, inner, asker, settings)
+        if isinstance(made, NeedSettings):
+            return made
+        return refusal if made is None else replace(refusal, hint=_BY_ITSELF)
 
     def _computed_copy(
         self, refusal: Refusal, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings
@@ -1015,6 +1037,8 @@ _ANALYSED = frozenset(
         StatementKind.COPY_QUERY,
     }
 )
+# In which a query may stand that would be computed by itself.
+_AROUND = frozenset({StatementKind.QUERY, StatementKind.EXPLAIN, StatementKind.CURSOR, StatementKind.PREPARE})
 _COPIES = frozenset({StatementKind.COPY_TABLE, StatementKind.COPY_QUERY})
 _WRITING = frozenset({"insert", "update", "delete", "merge", "copy"})
 # What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.

@@ -52,10 +52,27 @@ tables:
   'public."客户"':
     columns:
       name: {level: important, mask: name}
+  public.many:
+    columns:
+      secret: {level: core, mode: deterministic, type: varchar(19), mask: bank_card}
 roles:
   teller: {logins: [hn_teller], levels: {core: clear, important: clear}}
   agent: {logins: [hn_agent], levels: {core: masked, important: masked}}
 """
+# For the bank that has a calculator: two more roles, which may look card numbers up.
+LOOKING_UP = """\
+  seeker:
+    logins: [hn_seeker]
+    levels: {core: masked, important: masked}
+    columns: {public.cards.pan: {lookup: equality}}
+  hurried:
+    logins: [hn_hurried]
+    levels: {core: masked, important: masked}
+    columns: {public.cards.pan: {lookup: equality}}
+    lookups: {per_minute: 2}
+"""
+# No more than the table `many` has: so a limit is reached by a few rows.
+CALCULATOR = "calculator: {enabled: on, rows: 20}\n"
 LATE = """\
   public.late:
     columns:
@@ -69,6 +86,7 @@ ROLES = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hn_teller') THEN
         CREATE ROLE hn_teller LOGIN; CREATE ROLE hn_agent LOGIN; CREATE ROLE hn_owner LOGIN;
+        CREATE ROLE hn_seeker LOGIN; CREATE ROLE hn_hurried LOGIN;
     END IF;
 END $$;
 """
@@ -90,10 +108,15 @@ CREATE VIEW v_sorted AS SELECT phone, COLLATION FOR (name) AS sorted FROM custom
 CREATE FUNCTION find_phone(int) RETURNS text LANGUAGE sql AS 'select phone from customers where id = $1';
 CREATE TABLE tokens (id int, token varchar(19) UNIQUE);
 CREATE TABLE calls (id int);
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE moods (id int, mood mood, since timestamptz);
+INSERT INTO moods VALUES (1, 'good', '2026-02-03 12:00:00+00');
+CREATE TABLE many (id int, secret varchar(19));
+INSERT INTO many SELECT i, 'x' || i FROM generate_series(1, 30) i;
 CREATE TABLE called (phone text);
 CREATE RULE remember AS ON INSERT TO calls DO ALSO INSERT INTO called SELECT phone FROM customers WHERE id = new.id;
 ALTER TABLE customers OWNER TO hn_owner;
-GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent, hn_seeker, hn_hurried;
 GRANT CREATE ON SCHEMA public TO hn_teller, hn_agent;
 """
 
@@ -137,7 +160,7 @@ async def _apply(dsn: str, home: Path) -> None:
         await connection.close()
 
 
-def _bank(pg: Postgres, home: Path, rules: str) -> Bank:
+def _bank(pg: Postgres, home: Path, rules: str, calculator: str = "calculator: {enabled: false}\n") -> Bank:
     name = pg.create_database()
     pg.psql(ROLES + BANK, name)
     (home / "rules.yaml").write_text(rules)
@@ -147,7 +170,7 @@ def _bank(pg: Postgres, home: Path, rules: str) -> Bank:
     asyncio.run(_apply(pg.dsn(name), home))
     port, metrics_port = free_port(), free_port()
     config = write_config(home, pg, name, port, metrics_port)
-    config.write_text(config.read_text() + "calculator: {enabled: false}\n")
+    config.write_text(config.read_text() + calculator)
     process = start_pgveil(config, home / "pgveil.log")
     wait_ready(metrics_port, process, home / "pgveil.log")
     return Bank(pg, name, home, port, process)
@@ -170,5 +193,13 @@ def bank(pg: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ban
 def other_bank(pg: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     """The bank under OTHER_RULES."""
     made = _bank(pg, tmp_path_factory.mktemp("other"), OTHER_RULES)
+    yield made
+    _stop(made)
+
+
+@pytest.fixture(scope="session")
+def computing_bank(pg: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    """The bank under RULES with look-ups, behind a pgveil that computes."""
+    made = _bank(pg, tmp_path_factory.mktemp("computing"), RULES + LOOKING_UP, CALCULATOR)
     yield made
     _stop(made)

@@ -1,7 +1,7 @@
 """Each hint: a statement that provokes it, and what to do instead, with what that gives. Hints that no statement can follow stand apart.
 
-The world of the statements is `tests/hints/conftest.py`: a small bank, sealed and masked by `RULES`, behind pgveil without a calculator; and the
-same bank under `OTHER_RULES`, for hints that say to change the rules.
+The world of the statements is `tests/hints/conftest.py`: a small bank, sealed and masked by `RULES`, behind pgveil without a calculator; the
+same bank under `OTHER_RULES`, for hints that say to change the rules; and once more with a calculator, and roles that may look values up.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 TELLER, AGENT, OWNER = "hn_teller", "hn_agent", "hn_owner"
+SEEKER, HURRIED = "hn_seeker", "hn_hurried"  # at COMPUTING; they may look card numbers up
+COMPUTING = "computing_bank"
 PAN, OTHER_PAN = "4111111111111111", "5500000000000004"
 MASKED_PAN = "************1111"
+BY_ITSELF = "Send the query by itself, without PREPARE, DECLARE, EXPLAIN or other statements around it: then pgveil computes it."
 ANN, PHONE, MASKED_PHONE = "Ann Lee", "13812345678", "138****5678"
 
 
@@ -27,9 +30,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """`sql` is refused for `reason` with `hint`; the steps of `works` follow the hint.
+    """`sql` is refused for `reason` (none: it fails at a limit) with `hint`; the steps of `works` follow the hint.
 
-    `before`: statements of the same session that come first. `other_rules`: the rows of `sql` itself under OTHER_RULES.
+    `before`: statements of the same session that come first. `other_rules`: the rows of `sql` itself under OTHER_RULES. `bank`: the fixture.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Case:
     before: tuple[str, ...] = ()
     other_rules: list[tuple[Any, ...]] | None = None
     sqlstate: str = "0A000"
+    bank: str = "bank"
 
 
 CASES = (
@@ -565,10 +569,157 @@ CASES = (
         before=("set client_encoding = 'LATIN1'",),
         sqlstate="22021",
     ),
+    # -- what pgveil computes
+    Case(
+        "computed inside DECLARE",
+        BY_ITSELF,
+        "ordering",
+        TELLER,
+        "declare c cursor with hold for select pan from cards order by pan desc",
+        (Step("select pan from cards order by pan desc", [(OTHER_PAN,), (PAN,)]),),
+        bank=COMPUTING,
+    ),
+    Case(
+        "computed inside PREPARE",
+        BY_ITSELF,
+        "plain_into_sealed",
+        TELLER,
+        "prepare p(text) as update cards set pan = upper($1) where id = 1",
+        (Step("update cards set pan = upper(%s) where id = 1 returning pan", [("X1",)], ("x1",)),),
+        bank=COMPUTING,
+    ),
+    Case(
+        "computed inside EXPLAIN",
+        BY_ITSELF,
+        "compute",
+        TELLER,
+        "explain select id from cards where pan like '41%'",
+        (Step("select id from cards where pan like '41%'", [(1,)]),),
+        bank=COMPUTING,
+    ),
+    Case(
+        "computed beside another statement",
+        BY_ITSELF,
+        "compute",
+        TELLER,
+        "select 1; select lower(pan) from cards where id = 1",
+        (Step("select lower(pan) from cards where id = 1", [(PAN,)]),),
+        bank=COMPUTING,
+    ),
+    Case(
+        "computed by nobody, inside DECLARE",
+        "Select the column as it is; compare it with =, IN or = ANY (deterministic columns) or IS NULL.",
+        "compute",
+        TELLER,
+        "declare c cursor with hold for select id from cards where pan || random()::text = 'x'",
+        (Step(f"select id from cards where pan = '{PAN}'", [(1,)]),),
+        bank=COMPUTING,
+    ),
+    Case(
+        "a type of the database's own",
+        "Cast it to a built-in type, such as text; a column in a subquery.",
+        "compute",
+        TELLER,
+        "select lower(pan), mood from cards join moods using (id)",
+        (
+            Step(
+                "select lower(pan), mood from cards join (select id, mood::text from moods) m using (id)",
+                [(PAN, "good")],
+            ),
+        ),
+        bank=COMPUTING,
+    ),
+    Case(
+        "a setting that hides values",
+        "SET datestyle TO 'ISO'.",
+        "compute",
+        TELLER,
+        "select lower(pan), since from cards join moods using (id)",
+        (
+            Step("set datestyle to 'ISO'"),
+            Step("select lower(pan), since::date::text from cards join moods using (id)", [(PAN, "2026-02-03")]),
+        ),
+        before=("set timezone to 'UTC'", "set datestyle to 'SQL'"),
+        bank=COMPUTING,
+    ),
+    Case(
+        "a function that reads the clock",
+        "Select the columns without that function, and call it in a statement of its own.",
+        "compute",
+        TELLER,
+        "select lower(pan), age(timestamp '2020-01-01') is null from cards where id = 1",
+        (
+            Step("select lower(pan) from cards where id = 1", [(PAN,)]),
+            Step("select age(timestamp '2020-01-01') is null", [(False,)]),
+        ),
+        bank=COMPUTING,
+    ),
+    Case(
+        "more rows than are fetched",
+        "Add a condition that the database can evaluate by itself, so that fewer rows are fetched.",
+        "",
+        TELLER,
+        "select upper(secret) from many",
+        (Step("select upper(secret) from many where id = 7", [("X7",)]),),
+        sqlstate="54000",
+        bank=COMPUTING,
+    ),
+    Case(
+        "more rows than are computed",
+        "Ask for fewer rows, or raise calculator.rows and calculator.size in pgveil's configuration.",
+        "",
+        TELLER,
+        "select lower(pan) from cards where id = 1 union all select repeat(pan, i) from cards, generate_series(1, 30) i",
+        (
+            Step(
+                "select lower(pan) from cards where id = 1 union all select pan from cards where id = 2",
+                [(PAN,), (OTHER_PAN,)],
+            ),
+        ),
+        sqlstate="54000",
+        bank=COMPUTING,
+    ),
+    # -- look-ups
+    Case(
+        "an array constant that is looked up",
+        "Write IN ('...', '...'), or give the array as a parameter.",
+        "lookup",
+        SEEKER,
+        f"select id from cards where pan = any('{{{PAN},x}}')",
+        (
+            Step(f"select id, pan from cards where pan in ('{PAN}', 'x')", [(1, MASKED_PAN)]),
+            Step("select id from cards where pan = any(%s)", [(1,)], ([PAN, "x"],)),
+        ),
+        sqlstate="42501",
+        bank=COMPUTING,
+    ),
+    Case(
+        "an array constant that is looked up by EXECUTE",
+        "Write the argument as ARRAY['...', '...'].",
+        "lookup",
+        SEEKER,
+        f"execute by_pans('{{{PAN},x}}')",
+        (Step(f"execute by_pans(ARRAY['{PAN}', 'x'])", [(1,)]),),
+        before=("prepare by_pans(text[]) as select id from cards where pan = any($1)",),
+        sqlstate="42501",
+        bank=COMPUTING,
+    ),
+    Case(
+        "too many look-ups",
+        "Wait a minute, look up fewer values at once, or have `lookups: {per_minute: ...}` of the role raised in the rules.",
+        "lookup_rate",
+        HURRIED,
+        f"select id from cards where pan in ('{PAN}', 'x', 'y')",
+        (Step(f"select id from cards where pan in ('{PAN}', 'x')", [(1,)]),),
+        sqlstate="53400",
+        bank=COMPUTING,
+    ),
 )
 
 # Hints that no rewritten statement can follow, and why; many speak to the operator.
-_CALCULATOR = "of the calculator, which this world does without: tests/calculator and tests/session try them"
+_CALCULATOR = (
+    "the calculator is not there, is busy, or can't do as the server does: tests/calculator and tests/session try them"
+)
 _OPERATOR = "tells the operator what to set up"
 _FAILOVER = "while the server that is asked for is away: tests/faults/test_failover.py"
 _CONNECTION = "of the connection, before any statement"
@@ -583,6 +734,10 @@ NOT_BY_REWRITING = {
     "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.": "test_hints.py::test_commit_first",
     "Prepare the statement again.": "about what is prepared already: test_hints.py::test_prepare_again",
     "Call the function with SELECT.": "another message of the protocol: test_hints.py::test_function_calls",
+    "Execute it by the protocol, or send the statement itself.": "about a name of the protocol: "
+    "test_hints.py::test_what_is_computed_has_no_name_in_sql",
+    "Select the columns as they are, and convert or sort them in the application.": "of what the catalog does not know yet: "
+    "tests/session/test_strangers.py",
     "Choose another name.": "about a name of the protocol: test_hints.py::test_reserved_names",
     "If it does exist, pgveil does not know of it: write the statement in a plainer form.": "the server is asked first, and its own "
     "error comes: only what it knows and the analysis does not gets this",
@@ -606,10 +761,6 @@ NOT_BY_REWRITING = {
     "If it was made a moment ago, try again; if it was made in this transaction, commit first.": "a relation that is seconds old: "
     "tests/leaks",
     "You will need to rewrite or cast the expression.": "PostgreSQL's own words, for its own error",
-    "Wait a minute, look up fewer values at once, or have `lookups: {per_minute: ...}` of the role raised in the rules.": "a rate: "
-    "tests of look-ups",
-    "Write IN ('...', '...'), or give the array as a parameter.": "for roles with `lookup: equality`, which this world has not: docs/errors.md",
-    "Write the argument as ARRAY['...', '...'].": "for roles with `lookup: equality`, which this world has not",
     "List columns of the table, each once, and none that is generated.": "PostgreSQL's own errors, for a list of COPY that it refuses too",
     "Use quoted CSV field to represent {}.": "PostgreSQL's own words, about data and not about a statement",
     'Use "{}" to represent {}.': "PostgreSQL's own words, about data and not about a statement",
@@ -636,8 +787,5 @@ ELSEWHERE = {
     "proxy/tls.py": "of the connection, to the operator: tests/proxy/test_certificates.py",
     "proxy/calculator/": _CALCULATOR,
     "proxy/session/collect.py": _CALCULATOR,
-    "proxy/session/computer.py": _CALCULATOR,
-    "proxy/session/localtext.py": _CALCULATOR,
     "proxy/session/judging.py:Select the columns as they are": _CALCULATOR,
-    "proxy/session/judging.py:Execute it by the protocol": _CALCULATOR,
 }
