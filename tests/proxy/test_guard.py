@@ -13,6 +13,8 @@ from proxy.guard import Guard
 from proxy.metrics import NullMetrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
 
 
@@ -22,10 +24,12 @@ class _Databases:
     def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)
         self.refreshes = 0
+        self.during: Callable[[], None] = lambda: None
 
     async def refresh(self, _name: str) -> None:
         self.refreshes += 1
         await asyncio.sleep(0)
+        self.during()
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
             raise answer
@@ -39,16 +43,23 @@ class _Session:
     on_stale: Any = None
     catalog_stale: bool = True
     given_up: int = 0
+    outdated: int = 1
+    refreshed: int = 0
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
 
     def catalog_refreshed(self) -> None:
         self.catalog_stale = False
+        self.refreshed += 1
         if self.again:
             self.again -= 1
-            self.catalog_stale = True
-            self.on_stale()
+            self.ask()
         else:
             self.fresh.set()
+
+    def ask(self) -> None:
+        self.catalog_stale = True
+        self.outdated += 1
+        self.on_stale()
 
     def catalog_unreachable(self) -> None:
         self.given_up += 1
@@ -56,6 +67,7 @@ class _Session:
 
 @dataclass
 class _Context:
+    number: int = 1
     database: str = "shop"
 
     def pump(self) -> None:
@@ -68,12 +80,14 @@ class _Client:
     context: _Context = field(default_factory=_Context)
 
 
-def _guard(monkeypatch: pytest.MonkeyPatch, databases: _Databases, session: _Session) -> Guard:
+def _guard(monkeypatch: pytest.MonkeyPatch, databases: _Databases, *sessions: _Session) -> Guard:
     monkeypatch.setattr("proxy.guard.POLL_SECONDS", 0.01)
     guard = Guard(parse_config("", Path("pgveil.yaml")), 1, NullMetrics())
     monkeypatch.setattr(guard, "_databases", databases, raising=False)
-    monkeypatch.setattr(guard, "_clients", {1: _Client(session)})
-    session.on_stale = lambda: guard._stale("shop")
+    clients = {number: _Client(session, _Context(number)) for number, session in enumerate(sessions)}
+    monkeypatch.setattr(guard, "_clients", clients)
+    for session in sessions:
+        session.on_stale = lambda: guard._stale("shop")
     return guard
 
 
@@ -96,3 +110,28 @@ async def test_a_catalog_that_cannot_be_read_is_tried_again(monkeypatch: pytest.
     session.on_stale()
     await _until_fresh(session)
     assert session.given_up == 2
+
+
+async def test_who_asks_while_the_catalog_is_read_waits_for_the_next_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, databases = _Session(again=0), _Databases()
+    _guard(monkeypatch, databases, session)
+
+    def during() -> None:
+        if databases.refreshes == 1:
+            session.ask()
+        assert not session.refreshed
+
+    databases.during = during
+    session.on_stale()
+    await _until_fresh(session)
+    assert (databases.refreshes, session.refreshed) == (2, 1)
+
+
+async def test_who_asks_again_and_again_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, other, databases = _Session(again=10_000), _Session(again=0), _Databases()
+    _guard(monkeypatch, databases, busy, other)
+    busy.on_stale()
+    await _until_fresh(other)
+    assert databases.refreshes <= 2
+    busy.again = 0
+    await _until_fresh(busy)
