@@ -104,6 +104,23 @@ def test_sealed_columns_are_looked_up_by_equality(den: Den, finder: Session) -> 
     assert _rows(finder, "SELECT id FROM cards WHERE pan = any(%s)", [pan, "0"]) == [(rows[0][0],)]
 
 
+@pytest.mark.parametrize(
+    ("sql", "right", "wrong"),
+    [
+        ("SELECT pan = '{0}' FROM cards WHERE pan = '{1}'", True, False),
+        ("SELECT pan <> '{0}' FROM cards WHERE pan = '{1}'", False, True),
+        ("SELECT pan IS DISTINCT FROM '{0}' FROM cards WHERE pan = '{1}'", False, True),
+        ("SELECT CASE WHEN pan IN ('{0}', 'x') THEN 1 ELSE 2 END FROM cards WHERE pan = '{1}'", 1, 2),
+    ],
+)
+def test_a_sealed_column_is_looked_up_wherever_it_is_compared(
+    den: Den, finder: Session, sql: str, right: object, wrong: object
+) -> None:
+    pan, other = (str(value) for value in den.world.bank.tables["cards"].column("pan")[:2])
+    assert _rows(finder, sql.format(pan, pan)) == [(right,)]
+    assert _rows(finder, sql.format(other, pan)) == [(wrong,)]
+
+
 def test_writes_by_look_up(den: Den, finder: Session) -> None:
     phone = den.value("phone", 4)
     assert finder.connection.execute(f"UPDATE customers SET branch = 'x' WHERE phone = '{phone}'").rowcount == 1
