@@ -37,6 +37,7 @@ _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _VERSION_SECONDS = 3.0
 _LOCK_SECONDS = 5
+_TROUBLES = (OSError, ServerUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 TEMPORARY_QUERY = """
 SELECT c.oid::int8 AS oid FROM pg_catalog.pg_class c
  WHERE c.oid = ANY($1::pg_catalog.oid[]) AND (c.relpersistence = 't' OR c.relkind = 'S')
@@ -186,20 +187,27 @@ class Databases:
 
     async def _refresh(self, database: _Database) -> None:
         async with database.lock:
-            try:
-                await self._read(database)
-                self._answered(True)
-            except CatalogUnavailable:
-                raise
-            except (OSError, ServerUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                self._answered(False)
-                if database.connection is not None:
-                    database.connection.terminate()
-                    database.connection = None
-                raise CatalogUnavailable(
-                    "pgveil can't read the database's catalog",
-                    hint="See pgveil's log; check `catalog.dsn` in its configuration.",
-                ) from error
+            # One that stood idle may have been cut since; whoever asks now is not to pay for that.
+            attempts = 1 if database.connection is None else 2
+            for left in reversed(range(attempts)):
+                try:
+                    await self._read(database)
+                except CatalogUnavailable:
+                    raise
+                except _TROUBLES as error:
+                    if database.connection is not None:
+                        database.connection.terminate()
+                        database.connection = None
+                    if left and not isinstance(error, TimeoutError):
+                        continue
+                    self._answered(False)
+                    raise CatalogUnavailable(
+                        "pgveil can't read the database's catalog",
+                        hint="See pgveil's log; check `catalog.dsn` in its configuration.",
+                    ) from error
+                else:
+                    self._answered(True)
+                    return
 
     async def _read(self, database: _Database) -> None:
         connection = await self._connection(database)
