@@ -10,21 +10,25 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from audit import log as audit_log
-from proxy import connection, databases, limits
+from proxy import channel, connection, control, databases, decisions, limits, logs, probes, relay, server, taking_apart
 from proxy.config import CalculatorSettings, Limits, Listen, Observe
 from proxy.plan_cache import GateLimits
+from proxy.session import prepared, session, settings, strangers, values, witness
 from proxy.session.limits import SessionLimits
 from rules.analyse.queries import MAX_NESTING
 from rules.analyse.tree import MAX_TREE_DEPTH
+from rules.schema import DEFAULT_LOOKUPS, MAX_LOOKUPS
 from rules.tokens import LexLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 # What happens.
 _END: Final = "the connection ends"
 _WAIT: Final = "waits"
 _FORGET: Final = "forgotten, worked out again"
+_ANEW: Final = "worked out each time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,15 @@ def _set(what: str, section: type[Any], name: str, happens: str, test: str) -> L
     return Limit(what, f"`{prefix}.{name}`", _setting(section, name), happens, test)
 
 
+def _constant(
+    what: str, module: ModuleType, name: str, happens: str, test: str, *, sized: bool = False, unit: str = ""
+) -> Limit:
+    """A constant of one module. `sized`: it is bytes; `unit`: of what it counts else."""
+    value = getattr(module, name)
+    shown = size(value) if sized else f"{value:g} s" if isinstance(value, float) else f"{value:,}{unit}"
+    return Limit(what, f"{module.__name__}.{name}", shown, happens, test)
+
+
 def groups() -> tuple[Group, ...]:
     """The whole table."""
     return (
@@ -128,6 +141,21 @@ def _logging_in() -> Iterator[Limit]:
         "connections",
         f"53300, {_END}",
         "tests/proxy/test_server.py::test_one_too_many_is_told_so",
+    )
+    yield _constant(
+        "Connections beyond that which are heard (cancel requests, and to be told)",
+        server,
+        "_MARGIN",
+        "closed without an error",
+        "tests/proxy/test_server.py::test_silent_connections_do_not_add_up",
+    )
+    yield _constant(
+        "Bytes of a login that came and were not read yet",
+        relay,
+        "_DIALOGUE_BUFFER",
+        f"the peer {_WAIT}",
+        "tests/proxy/test_limits.py::test_a_login_sends_only_so_much_ahead",
+        sized=True,
     )
     yield _set(
         "Connections of one login (0: no limit of its own)", Limits, "connections_per_login", f"53300, {_END}", early
@@ -213,45 +241,98 @@ def _statements() -> Iterator[Limit]:
         f"{here}::test_a_long_shape_is_planned_each_time",
     )
     yield _cache("Logins whose rights are kept", "principals", _FORGET, f"{here}::test_logins_are_bounded")
+    yield from _results()
+    yield _constant(
+        "Unknown relations of one database that are looked for, and temporary ones that are known",
+        decisions,
+        "MAX_WANTED",
+        "looked for when those before were; forgotten",
+        f"{here}::test_relations_that_are_looked_for_are_bounded",
+    )
+    yield Limit(
+        "Look-ups of one login a minute",
+        "`lookups.per_minute` of the rules",
+        f"{DEFAULT_LOOKUPS}; up to {MAX_LOOKUPS:,}",
+        "53400",
+        "tests/leaks/test_lookups.py::test_the_limit_and_the_record",
+    )
+
+
+def _results() -> Iterator[Limit]:
+    books = "tests/session/test_books.py"
+    found = f"{books}::test_the_cache_is_bounded_and_keeps_plans_apart"
+    computed = f"{books}::test_computed_statements_are_bounded"
+    longer = f"{books}::test_long_descriptions_are_looked_at_each_time"
+    yield _constant("Findings by a result's description, of one database", witness, "FINDINGS", _FORGET, found)
+    yield _constant("Description whose finding is kept", witness, "DESCRIPTION_BYTES", _ANEW, longer, sized=True)
+    yield _constant(
+        "Encoders of one column, by format and settings",
+        values,
+        "_ENCODERS",
+        _FORGET,
+        "tests/session/test_values.py::test_encoders_are_bounded",
+    )
+    yield _constant("Computed statements that are kept, of one database", prepared, "COMPUTED", _FORGET, computed)
+    yield _constant("Text of one that is kept", prepared, "COMPUTED_BYTES", _ANEW, computed, sized=True)
+    yield _constant(
+        "Fetches that are tried for one statement that has to be computed",
+        taking_apart,
+        "_MAX_JUDGED",
+        "0A000: it is not computed",
+        "tests/proxy/test_limits.py::test_so_many_fetches_are_tried",
+    )
 
 
 def _connection() -> Iterator[Limit]:
-    session, relay = "tests/session/test_session.py", "tests/proxy/test_relay.py"
-    yield _session("Prepared statements", "statements", "53400", f"{session}::test_limits_of_the_books")
+    sessions, relayed = "tests/session/test_session.py", "tests/proxy/test_relay.py"
+    yield _session("Prepared statements", "statements", "53400", f"{sessions}::test_limits_of_the_books")
     yield _session(
         "Their texts together",
         "statement_text",
         "53400",
-        f"{session}::test_texts_of_prepared_statements_are_bounded_together",
+        f"{sessions}::test_texts_of_prepared_statements_are_bounded_together",
     )
-    yield _session("Portals and cursors", "portals", "53400", f"{session}::test_limits_of_the_books")
+    yield _session("Portals and cursors", "portals", "53400", f"{sessions}::test_limits_of_the_books")
     yield _session(
         "Messages sent and not answered (pipelining)",
         "pending",
         f"the client {_WAIT}",
-        f"{session}::test_a_full_pipeline_holds_the_client",
+        f"{sessions}::test_a_full_pipeline_holds_the_client",
     )
-    held = f"{session}::test_too_much_while_held_ends_the_session"
+    held = f"{sessions}::test_too_much_while_held_ends_the_session"
     yield _session(
         "Bytes of a client that should have waited",
         "held_client",
         f"54000, {_END}",
-        f"{session}::test_a_client_that_does_not_wait",
+        f"{sessions}::test_a_client_that_does_not_wait",
     )
     yield _session("Bytes of a server that should have waited", "held_server", f"54000, {_END}", held)
+    yield _constant(
+        "Bytes of a client that are read while it waits for the calculator",
+        session,
+        "_AHEAD",
+        f"the client {_WAIT}",
+        "tests/session/test_computer.py::test_while_it_computes_nothing_is_read_and_nothing_is_lost",
+        sized=True,
+    )
+    temporary = f"{sessions}::test_too_many_temporary_relations_are_not_known"
+    yield _constant("Temporary relations", settings, "_MOST_TEMPORARY", "0A000, where they could matter", temporary)
+    strange = "tests/session/test_strangers.py::test_what_is_familiar_is_bounded"
+    yield _constant("Descriptions that named no unknown relation", strangers, "_REMEMBERED", _FORGET, strange)
+    yield _constant("Description of which that is remembered", strangers, "_LONGEST", _ANEW, strange, sized=True)
     yield _set(
         "Unsent bytes to one side",
         Limits,
         "write_buffer",
         f"the other side {_WAIT}",
-        f"{relay}::test_a_huge_value_is_never_held",
+        f"{relayed}::test_a_huge_value_is_never_held",
     )
     yield _set(
         "Time to take the last bytes",
         Limits,
         "close_seconds",
         "cut",
-        f"{relay}::test_a_client_that_takes_nothing_cannot_hold_the_end_up",
+        f"{relayed}::test_a_client_that_takes_nothing_cannot_hold_the_end_up",
     )
 
 
@@ -279,6 +360,7 @@ def _worker() -> Iterator[Limit]:
     yield Limit("Their bytes", "audit.log.MAX_QUEUE_BYTES", size(audit_log.MAX_QUEUE_BYTES), "58030", queued)
     record = "tests/audit/test_log.py::test_a_record_over_the_limit_is_refused_and_leaves_no_gap"
     yield Limit("One audit record", "audit.log.MAX_RECORD_BYTES", size(audit_log.MAX_RECORD_BYTES), "58030", record)
+    yield from _processes()
     yield _set(
         "Shapes that observe mode keeps",
         Observe,
@@ -286,6 +368,28 @@ def _worker() -> Iterator[Limit]:
         "counted only",
         "tests/observe/test_findings.py::test_what_is_beyond_the_bound_is_counted",
     )
+
+
+def _processes() -> Iterator[Limit]:
+    probing = "tests/proxy/test_probes.py"
+    turned = f"{probing}::test_more_than_the_limit_are_turned_away"
+    yield _constant("Requests of metrics and probes at a time", probes, "MAX_REQUESTS", "closed unanswered", turned)
+    slow = f"{probing}::test_one_that_trickles_is_hung_up_on"
+    yield _constant("Time of one of them", probes, "TOTAL_SECONDS", "closed", slow)
+    yield _constant(
+        "Question at the control socket",
+        control,
+        "_LONGEST",
+        "closed unanswered",
+        "tests/proxy/test_control.py::test_a_question_has_an_end",
+        sized=True,
+    )
+    line = "tests/proxy/test_limits.py::test_a_worker_and_its_supervisor_say_only_so_much"
+    yield _constant("Message between supervisor and worker", channel, "_LONGEST", "taken for its end", line, sized=True)
+    why = "tests/proxy/test_limits.py::test_an_explanation_is_cut"
+    yield _constant("What a worker says is wrong", channel, "MAX_WHY", "cut", why, unit=" characters")
+    logged = "tests/proxy/test_limits.py::test_a_log_field_is_short_or_left_out"
+    yield _constant("Text of a log line's field", logs, "MAX_TEXT", "left out, and named", logged, unit=" characters")
 
 
 def _computed() -> Iterator[Limit]:

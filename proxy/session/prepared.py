@@ -154,6 +154,8 @@ class Asked:
 
 TEXT_OID: Final = 25
 TEXT_ARRAY_OID: Final = 1009
+COMPUTED: Final = 1024  # statements, for all sessions of a worker on one database
+COMPUTED_BYTES: Final = 16 << 10  # of the text of one that is kept
 
 # Any place in a text that pgveil made, in terms of the client's: its beginning.
 _NOWHERE: Final = OffsetMap(nowhere=True)
@@ -193,7 +195,7 @@ class ComputeCache:
 
     __slots__ = ("_entries", "_longest", "_size", "_spellings")
 
-    def __init__(self, size: int = 1024, longest: int = 16384) -> None:
+    def __init__(self, size: int = COMPUTED, longest: int = COMPUTED_BYTES) -> None:
         self._entries: OrderedDict[Hashable, Prepared] = OrderedDict()
         self._spellings: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._size = size

@@ -7,7 +7,7 @@ do not hold, and where no such transaction is open, it stays withheld.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.session.replies import Trouble
 from proxy.wire.messages import parse_row_description
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # What initdb made has smaller OIDs (FirstNormalObjectId, PostgreSQL's access/transam.h), and none of it holds users' data.
 FIRST_NORMAL_OID = 16384
-_REMEMBERED, _LONGEST = 64, 4096  # descriptions a session, bytes each
+_REMEMBERED: Final = 64  # descriptions a session
+_LONGEST: Final = 4096  # bytes of one of them
 
 
 class Strangers:

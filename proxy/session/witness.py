@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TEXT_OID: Final = 25
 VARCHAR_OID: Final = 1043
+FINDINGS: Final = 4096  # by description, for all sessions of a worker on one database
+DESCRIPTION_BYTES: Final = 16 << 10  # of one whose finding is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class DescriptionCache:
 
     __slots__ = ("_entries", "_longest", "_size")
 
-    def __init__(self, size: int = 4096, longest: int = 16384) -> None:
+    def __init__(self, size: int = FINDINGS, longest: int = DESCRIPTION_BYTES) -> None:
         self._entries: OrderedDict[tuple[int, str, int, bytes], tuple[Results, Finding]] = OrderedDict()
         self._size = size
         self._longest = longest

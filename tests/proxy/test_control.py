@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import stat
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from proxy.cli import make_app
 from proxy.config import parse_config
-from proxy.control import Control, NotRunning, ask
+from proxy.control import _LONGEST, Control, NotRunning, ask
 from proxy.reloading import changed, needs_restart, taken_up
 from proxy.reports import Outcome, Reported, WorkerReport
 
@@ -71,6 +72,17 @@ async def test_nonsense_is_not_answered(control: tuple[Path, Supervisor], words:
     assert await reader.read() == b""
     writer.close()
     assert supervisor.asked == []
+
+
+async def test_a_question_has_an_end(control: tuple[Path, Supervisor]) -> None:
+    path, supervisor = control
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b" " * _LONGEST + b'{"command": "reload"}\n')
+    with contextlib.suppress(ConnectionError):  # it has not read all of it
+        assert await reader.read() == b""
+    writer.close()
+    assert supervisor.asked == []
+    assert await asyncio.to_thread(ask, path, "reload") == DONE
 
 
 async def test_a_socket_that_another_pgveil_has_is_left_alone(control: tuple[Path, Supervisor]) -> None:

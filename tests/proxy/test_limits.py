@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import gc
 import socket
 import tracemalloc
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from struct import pack
 from typing import Any
 
 import pytest
 
-from proxy import limits
+from proxy import channel, limits, logs
+from proxy.channel import Answer, Line, Order, Report
 from proxy.config import Limits, Listen
 from proxy.databases import MAX_DATABASES, CatalogUnavailable, Databases, _Database
-from proxy.decisions import Gate
-from proxy.errors import LimitError, ProtocolError
+from proxy.decisions import MAX_WANTED, Gate
+from proxy.errors import ConfigError, LimitError, ProtocolError
 from proxy.limit_table import groups, page
 from proxy.listening import bind
 from proxy.plan_cache import BoundedCache, GateLimits
+from proxy.relay import _DIALOGUE_BUFFER, Leg
+from proxy.session.computing import Compute
 from proxy.session.gate import Refuse
 from proxy.session.limits import SessionLimits
 from proxy.wire.framing import Direction, Framer
+from proxy.worker_process import _why
 from rules.analyse.queries import MAX_NESTING
 from rules.analyse.tree import MAX_TREE_DEPTH
 from rules.load import load_rules_text
@@ -59,6 +65,56 @@ def test_each_row_names_a_test(row: Any) -> None:
     assert name.startswith("test_")
 
 
+# Numbers that nobody outside can reach, or whose bound stands elsewhere in the table.
+NO_BOUNDS = frozenset(
+    {
+        # Exit codes, SQLSTATEs' like, object identifiers and forms of the protocol, widths of what is formatted.
+        *(f"proxy.cli.{name}" for name in ("OK", "NOT_SO", "BAD_INPUT", "UNREACHABLE", "BUG")),
+        *("proxy.control_command._NOT_SO", "proxy.limits.KIB", "proxy.limits.MIB", "proxy.metrics.RULES_DIGITS"),
+        *("proxy.session.assigning._TEXT_FORM", "proxy.session.writer._TEXT_FORM", "proxy.session.writer._BINARY_FORM"),
+        *("proxy.session.copied._MESSAGE_HEADER", "proxy.session.copy_streams._HEADER", "proxy.session.rows._FIRST"),
+        *("proxy.session.extended._TEXT", "proxy.session.extended._TEXT_ARRAY", "proxy.session.handshake.NEWEST"),
+        *("proxy.session.prepared.TEXT_OID", "proxy.session.prepared.TEXT_ARRAY_OID"),
+        *(f"proxy.session.values.{name}" for name in ("_TEXT_OID", "_TEXT_ARRAY_OID", "_UNKNOWN_OID")),
+        *("proxy.session.witness.TEXT_OID", "proxy.session.witness.VARCHAR_OID", "proxy.explain._HEADER"),
+        *("proxy.session.localtext.FIRST_OWN", "proxy.session.strangers.FIRST_NORMAL_OID"),
+        *("proxy.worker_process._STANDARD_INPUT", "proxy.listening._FIRST_DESCRIPTOR", "proxy.copy_decisions._NEVER"),
+        # Least and not most.
+        "proxy.session.handshake._SMALLEST_PACKET",
+        # How much work is done in one go, how something is estimated, how often it is tried again.
+        *("proxy.listening._AT_ONCE", "proxy.session.rows._TOGETHER", "proxy.session.collect._CELL"),
+        *("proxy.decisions._TEXT_COPIES", "proxy.decisions._PART_BYTES", "proxy.databases._ATTEMPTS"),
+        *("proxy.databases._LOCK_SECONDS", "proxy.descriptors._PER_CONNECTION", "proxy.descriptors._OWN"),
+        # What only the operator and pgveil's own account reach: files of theirs, commands' own input, what systemd passes.
+        *("proxy.config._MAX_FILE", "proxy.control._BACKLOG", "proxy.explain_command._MAX_TEXT"),
+        "proxy.listening._MAX_DESCRIPTORS",
+        # Of our own tracebacks.
+        *("proxy.logs.MAX_FRAMES", "proxy.logs.MAX_CHAIN"),
+        # Sessions of tests, which share it with no other; a worker's is `calculator.held`.
+        "proxy.session.session._ALONE",
+    }
+)
+
+
+def _numbers() -> set[str]:
+    """The whole numbers that the modules of proxy and proxy.session define by a name of their own."""
+    found = set()
+    for path in (*(ROOT / "proxy").glob("*.py"), *(ROOT / "proxy" / "session").glob("*.py")):
+        if path.name.startswith("__"):
+            continue
+        module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = {n.id for target in targets if target for n in ast.walk(target) if isinstance(n, ast.Name)}
+            found |= {f"{module.__name__}.{n}" for n in names if type(getattr(module, n, None)) is int}
+    return found
+
+
+def test_what_is_no_bound_is_still_there() -> None:
+    assert _numbers() >= NO_BOUNDS
+    assert NO_BOUNDS.isdisjoint(SOURCES)
+
+
 def test_each_bound_has_its_row() -> None:
     wire = {name for name in vars(limits) if name.isupper() and type(getattr(limits, name)) is int} - {"KIB", "MIB"}
     wanted = {f"proxy.limits.{name}" for name in wire}
@@ -66,6 +122,7 @@ def test_each_bound_has_its_row() -> None:
     wanted |= {f"proxy.plan_cache.{f.name}" for f in fields(GateLimits)}
     wanted |= {f"rules.tokens.{f.name}" for f in fields(LexLimits)}
     wanted |= {f"`limits.{f.name}`" for f in fields(Limits)}
+    wanted |= _numbers() - NO_BOUNDS
     assert wanted <= SOURCES, f"put it into proxy/limit_table.py: {sorted(wanted - SOURCES)}"
     assert len(SOURCES) == len(ROWS), "each once"
 
@@ -207,6 +264,32 @@ def test_logins_are_bounded() -> None:
     assert len(judge._askers) == 3
 
 
+def test_relations_that_are_looked_for_are_bounded() -> None:
+    judge = gate()
+    many = frozenset(range(1_000_000, 1_000_000 + MAX_WANTED))
+    assert judge.unfamiliar(frozenset((oid, 1) for oid in many))
+    assert judge.unfamiliar(frozenset({(2_000_000, 1)})), "withheld all the same"
+    assert judge.wanted_relations() == many
+    judge.found_relations(many, many)
+    assert not judge.unfamiliar(frozenset({(1_000_000, 1)}))
+    assert judge.unfamiliar(frozenset({(2_000_000, 1)}))
+    assert judge.wanted_relations() == {2_000_000}, "its turn has come"
+    judge.found_relations(frozenset({2_000_000}), frozenset({2_000_000}))
+    assert judge._temporary == {2_000_000}, "the others are forgotten, and looked for again"
+
+
+@pytest.mark.parametrize(("most", "computed"), [(256, True), (20, False)])
+def test_so_many_fetches_are_tried(monkeypatch: pytest.MonkeyPatch, most: int, computed: bool) -> None:
+    monkeypatch.setattr("proxy.taking_apart._MAX_JUDGED", most)
+    judge = gate()
+    judge.computes = True
+    sql = " union all ".join(f"select upper(pan) as pan from cards where id > {number}" for number in range(10))
+    found = decide(judge, sql)
+    assert isinstance(found, Compute if computed else Refuse)
+    if isinstance(found, Refuse):
+        assert (found.refusal.sqlstate, bool(found.refusal.hint)) == ("0A000", True)
+
+
 # -- a worker -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -235,3 +318,49 @@ def test_the_backlog_is_the_socket_s() -> None:
             for client in waiting:
                 client.close()
     assert 2 <= len(waiting) < 8
+
+
+async def test_a_login_sends_only_so_much_ahead(wait_until: Any) -> None:
+    """Before anybody reads it, the peer is not read from any more."""
+    leg = Leg()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: leg, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"x" * (8 << 20))
+    await wait_until(lambda: not leg.is_read)
+    before = leg.pending
+    assert before > _DIALOGUE_BUFFER
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert leg.pending == before
+    await leg.read()
+    assert leg.is_read
+    writer.transport.abort()
+    leg.abort()
+    server.close()
+
+
+async def test_a_worker_and_its_supervisor_say_only_so_much() -> None:
+    ours, theirs = socket.socketpair()
+    line, other = await Line.open(ours, Report), await Line.open(theirs, Order)
+    for length, heard in ((1000, True), (channel._LONGEST + 1000, False)):
+        said = Answer(1, "x" * length)
+        other.send(said)
+        assert await line.receive() == (said if heard else None)
+    line.close()
+    other.close()
+
+
+def test_an_explanation_is_cut() -> None:
+    for error in (ConfigError("x" * 20_000), LimitError("x" * 20_000), OSError(1, "x" * 20_000)):
+        assert len(_why(error)) == channel.MAX_WHY
+
+
+def test_a_log_field_is_short_or_left_out() -> None:
+    def logged(name: str) -> Any:
+        return logs.allow_list(None, "", {"event": "catalog.loaded", "database": name})
+
+    assert logged("x" * logs.MAX_TEXT)["database"]
+    found = logged("x" * (logs.MAX_TEXT + 1))
+    assert "database" not in found
+    assert found["dropped"] == ["database"]

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from proxy.session.gate import OffsetMap, Pass, Settings
+from proxy.session.localtext import LocalText
+from proxy.session.prepared import ComputeCache, Prepared
 from proxy.session.replies import deallocated, server_report
 from proxy.session.settings import Probe, SettingsTracker
 from proxy.session.statements import Book, Portal, PreparedStatement
@@ -163,3 +165,30 @@ def test_the_cache_is_bounded_and_keeps_plans_apart(bench: Bench) -> None:
     for other in (None, plan(PLAIN)):
         assert not isinstance(cache.find(bench.judge, principal, other, raw, bench.codec.logical_type), Shown)
     assert len(cache._entries) == 2
+
+
+def test_long_descriptions_are_looked_at_each_time(bench: Bench) -> None:
+    raw = m.build_row_description((m.Field(b"a", 9, 1, 25, -1, -1, 0),))
+    cache = DescriptionCache(longest=len(raw) - 1)
+    first, second = (
+        cache.find(bench.judge, bench.judge.principal("x"), None, raw, bench.codec.logical_type) for _ in range(2)
+    )
+    assert first == second
+    assert first is not second
+    assert not cache._entries
+
+
+def test_computed_statements_are_bounded() -> None:
+    cache = ComputeCache(size=2, longest=10)
+
+    def learnt(text: bytes) -> Prepared:
+        return Prepared(LocalText(text, OffsetMap(), 0, ()), (), (), frozenset(), frozenset(), ())
+
+    for number in range(3):
+        cache.keep(number, learnt(b"SELECT 1"))
+        cache.spell((number, -1), "text")
+    assert [cache.find(number) is not None for number in range(3)] == [False, True, True]
+    assert [cache.spelling((number, -1)) for number in range(3)] == [None, "text", "text"]
+    cache.keep("long", learnt(b"SELECT 12345"))
+    assert cache.find("long") is None
+    assert cache.find(2) is not None, "nothing went for it"

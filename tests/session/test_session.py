@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.session.gate import NeedSettings, Refuse, ServerCheck
+from proxy.session.gate import NeedSettings, Pass, Refuse, ServerCheck
 from proxy.session.limits import SessionLimits
-from proxy.session.settings import PROBE_TEXT
+from proxy.session.settings import _MOST_TEMPORARY, PROBE_TEXT
 from proxy.wire import messages as m
 from rules.copy_format import CopyPlan
 from rules.model import Verdict
@@ -23,6 +24,7 @@ from .conftest import BORN, CARD, PHONE, PLAIN, Bench, opened, plan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.session.gate import Settings
     from proxy.session.session import Session
 
 OID = 5000
@@ -138,8 +140,8 @@ def probe() -> bytes:
     )
 
 
-def settings_answer(schema: bytes) -> bytes:
-    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1", b"[]")
+def settings_answer(schema: bytes, temporary: bytes = b"[]") -> bytes:
+    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1", temporary)
     return (
         m.CLOSE_COMPLETE
         + m.PARSE_COMPLETE
@@ -577,6 +579,29 @@ def test_limits_of_the_books(bench: Bench) -> None:
     assert b"pgveil_" not in server
     session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + READY)
     assert told(taken(session)[0]) == []
+
+
+@pytest.mark.parametrize(("relations", "known_by_name"), [(_MOST_TEMPORARY, True), (_MOST_TEMPORARY + 1, False)])
+def test_too_many_temporary_relations_are_not_known(bench: Bench, relations: int, known_by_name: bool) -> None:
+    """What one of them could stand for is refused then; everything else goes on."""
+
+    def decided(_sql: bytes, settings: Settings) -> Pass | NeedSettings:
+        return NeedSettings() if settings.search_path is None else Pass()
+
+    bench.judge.table[b"SELECT doubtful"] = decided
+    session = started(bench)
+    session.client_received(m.build_query(b"SELECT doubtful"))
+    assert taken(session)[1] == probe() + m.SYNC
+    names = json.dumps([f"t{number}" for number in range(relations)]).encode()
+    session.server_received(settings_answer(b"public", names) + READY)
+    _, server = taken(session)
+    assert (server == m.build_query(b"SELECT doubtful")) is known_by_name
+    if known_by_name:
+        return
+    session.server_received(SERVER_REFUSES + READY)
+    assert errors(taken(session)[0]) == ["0A000"]
+    session.client_received(m.build_query(b"SELECT 1"))
+    assert m.build_query(b"SELECT 1") in taken(session)[1]
 
 
 def test_texts_of_prepared_statements_are_bounded_together(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.session.strangers import _LONGEST, _REMEMBERED
 from proxy.wire import messages as m
 from rules.model import PolicyClass, Verdict
 
@@ -113,3 +114,20 @@ def test_what_functions_say_is_withheld_where_privileges_hold_nobody(bench: Benc
     for value in (b"the phone is 1", b"D2", b"Failing row", b"PL/pgSQL"):
         assert value not in sent
     assert sent.count(b"Withheld") == 2
+
+
+def test_what_is_familiar_is_bounded(bench: Bench) -> None:
+    """A session that makes up ever new results is told the same, and keeps no more of them."""
+    session = bench.session()
+    session.server_received(READY)
+    strangers = session._backend._strangers
+
+    def described(name: bytes) -> bytes:
+        return m.build_row_description((m.Field(name, NEW, 2, 25, -1, -1, 0),))
+
+    for number in range(_REMEMBERED + 1):
+        assert len(strangers._familiar) <= _REMEMBERED
+        assert not strangers.stop(described(b"c%d" % number))
+    assert list(strangers._familiar) == [described(b"c%d" % _REMEMBERED)]
+    assert not strangers.stop(described(b"c" * _LONGEST))
+    assert len(strangers._familiar) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from keys.types import OutputSettings
 from proxy.session.gate import BadValue
+from proxy.session.values import _ENCODERS
 from rules.catalog import EnumType
 from rules.model import MaskSpec, OnDamage, Verdict
 from rules.plan import Reason
@@ -155,3 +156,12 @@ def test_the_clients_encoding_is_refused_where_it_matters(bench: Bench) -> None:
     with pytest.raises(BadValue) as caught:
         bench.codec.open_batch(CARD, Verdict.CLEAR, [bench.codec.seal_literal(CARD, "é")], 0, latin)
     assert caught.value.sqlstate == "0A000"
+
+
+def test_encoders_are_bounded(bench: Bench) -> None:
+    """A client may set its settings as often as it likes."""
+    sealed = bench.codec.seal_literal(BORN, "1990-02-03")
+    for number in range(3 * _ENCODERS):
+        settings = OutputSettings(timezone=f"Etc/Zone{number}")
+        assert bench.codec.open_batch(BORN, Verdict.CLEAR, [sealed], 0, settings) == [b"1990-02-03"]
+    assert 0 < len(bench.codec._known[BORN.name].encoders) <= _ENCODERS
