@@ -23,8 +23,10 @@ DANGEROUS_WORDS = frozenset(
         *(
             "pg_stat_activity",
             "pg_stat_get_activity",
+            "pg_stat_get_backend_activity",
             "pg_stat_statements",
             "pg_read_file",
+            "pg_read_file_old",
             "pg_read_binary_file",
             "pg_ls_dir",
         ),
@@ -32,17 +34,18 @@ DANGEROUS_WORDS = frozenset(
             "lo_import",
             "lo_export",
             "lo_get",
-            "dblink",
-            "dblink_exec",
-            "dblink_open",
-            "dblink_fetch",
-            "pg_logical_slot_get_changes",
+            "lowrite",
+            "loread",
+            "pg_largeobject",
         ),
-        *("pg_logical_slot_peek_changes", "lowrite", "loread", "pg_largeobject"),
+        # Rows as they were written, of logical decoding; files of the extension adminpack.
+        *(f"pg_logical_slot_{what}_{form}changes" for what in ("get", "peek") for form in ("", "binary_")),
+        *("pg_file_read", "pg_file_write", "pg_file_rename"),
         # Pages and log records as they lie on disk, of the extensions pageinspect and pg_walinspect; xml2 runs a text.
         *("get_raw_page", "heap_page_items", "heap_page_item_attrs", "tuple_data_split", "bt_page_items"),
         *("bt_multi_page_items", "brin_page_items", "gist_page_items", "gin_leafpage_items", "hash_page_items"),
-        *("pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info", "xpath_table"),
+        *("gist_page_items_bytea", "pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info"),
+        *("pg_get_wal_records_info_till_end_of_wal", "xpath_table"),
     }
 )
 # Roles of PostgreSQL's own whose members privileges on tables don't keep out.
@@ -55,5 +58,5 @@ PRIVILEGED_ROLES = frozenset(
 
 
 def is_dangerous(words: frozenset[str]) -> bool:
-    """Whether a text names any of them, or a TOAST table, where long values lie as they are."""
-    return not words.isdisjoint(DANGEROUS_WORDS) or any(word.startswith("pg_toast") for word in words)
+    """Whether a text names any of them, a TOAST table, where long values lie as they are, or a function of the extension dblink."""
+    return not words.isdisjoint(DANGEROUS_WORDS) or any(word.startswith(("pg_toast", "dblink")) for word in words)

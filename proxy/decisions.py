@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 
 from keys.types import TypeSpecError, parse_type
-from proxy import copy_decisions
+from proxy import copy_decisions, unfenced
 from proxy.blanked import check_garbled, server_check
 from proxy.computable import may_be_read, may_be_written
-from proxy.dangerous import DANGEROUS_WORDS, PRIVILEGED_ROLES, is_dangerous
+from proxy.dangerous import PRIVILEGED_ROLES
 from proxy.dumps import refused_dump
 from proxy.named import (
     NamesInText,
@@ -43,7 +43,7 @@ from rules.classify import Classified, StatementKind, classify
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads
-from rules.lexer import Kind, LexError, LexLimitError, lex, literal_value
+from rules.lexer import Kind, LexError, LexLimitError, lex
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
@@ -77,6 +77,7 @@ class _World:
     unsettling: frozenset[str]
     hidden: tuple[HiddenRead, ...]
     definitions: Definitions
+    reach: unfenced.Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +148,20 @@ class Gate:
         """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
         protection = ProtectionMap(rules, catalog, self._sources)
         hidden = hidden_reads(protection)
+        functions = frozenset(protection.functions)
+        triggers = protection.relation_words | functions | frozenset(by_name(hidden, fenced=False)) | {"pgveil"}
+        schemas = frozenset(table.schema for table in rules.protected_tables())
         world = _World(
             0,
             protection,
-            protection.relation_words
-            | frozenset(protection.functions)
-            | frozenset(by_name(hidden, fenced=False))
-            | {"pgveil"},
+            triggers,
             frozenset(_names(catalog)),
-            _unsettling_functions(catalog, frozenset(protection.functions)) | {"set_config"},
+            _unsettling_functions(catalog, functions) | {"set_config"},
             hidden,
             Definitions(catalog, self._vocabulary),
+            unfenced.Reach(
+                triggers, functions, schemas, unfenced.showing(catalog, self._sources), catalog.server_version
+            ),
         )
         return partial(self._install, world)
 
@@ -556,7 +560,7 @@ class Gate:
             return True
         if not asker.unfenced:
             return False
-        return is_dangerous(lexed.words) or any(p.kind in _UNFENCED_KINDS for p in parts)
+        return unfenced.looks_harmful(lexed.words, parts, world.reach)
 
     def _garbled(
         self,
@@ -814,37 +818,9 @@ class Gate:
                 )
 
     def _unfenced(self, lexed: Lexed, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
-        functions = self._world.protection.functions
-        harmful = part.kind is StatementKind.DYNAMIC or is_dangerous(words)
-        if part.kind is StatementKind.DDL:
-            harmful |= not words.isdisjoint(functions) or self._defines_reader(lexed, words, whole)
-        if harmful:
-            raise _RefusedError(
-                Refusal(
-                    Reason.UNFENCED,
-                    UNSUPPORTED,
-                    "this login owns protected tables or is a superuser, so the server would show it what its role may not see",
-                    hint="Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do.",
-                    token=whole[0],
-                )
-            )
-
-    def _defines_reader(self, lexed: Lexed, words: frozenset[str], whole: tuple[int, int]) -> bool:
-        """Whether a function that is made here could read something protected, as far as the text of its body tells."""
-        if words.isdisjoint({"function", "procedure"}) or words.isdisjoint({"create", "replace"}):
-            return False
-        if words.isdisjoint({"sql", "plpgsql"}):
-            return True
-        triggers = self._world.triggers | DANGEROUS_WORDS | {"execute"}
-        for index in range(whole[0], whole[1] + 1):
-            if lexed.tokens[index].kind is Kind.STRING:
-                try:
-                    inner = lex(literal_value(lexed, index)).words
-                except LexError:
-                    return True
-                if not inner.isdisjoint(triggers):
-                    return True
-        return False
+        refusal = unfenced.harm(lexed, part, whole, words, self._world.reach)
+        if refusal is not None:
+            raise _RefusedError(refusal)
 
     def _functions(
         self, lexed: Lexed, whole: tuple[int, int], asker: _Asker, *, told: bool
@@ -1045,8 +1021,6 @@ _WRITING = frozenset({"insert", "update", "delete", "merge", "copy"})
 _NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})
 _BY_NAME = frozenset({StatementKind.EXECUTE, StatementKind.FETCH})
 _CALLS = _ANALYSED | _BY_NAME | {StatementKind.DYNAMIC, StatementKind.COPY_TABLE, StatementKind.OTHER}
-# What a login that privileges can't fence may not do without a closer look.
-_UNFENCED_KINDS = frozenset({StatementKind.DYNAMIC, StatementKind.DDL})
 
 
 def _is_own_schema(name: str) -> bool:

@@ -104,7 +104,10 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function or procedure outside pg_catalog and information_schema. `source` is pg_proc.prosrc ('' for C)."""
+    """A function or procedure outside pg_catalog and information_schema. `source` is pg_proc.prosrc ('' for C).
+
+    `unread`: compiled code that no extension brought (`LANGUAGE c`, or `internal` under a name of somebody's own), or made of such.
+    """
 
     oid: int
     name: TableName
@@ -112,6 +115,7 @@ class Function:
     language: str
     security_definer: bool
     source: str
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,7 @@ def _function(row: Row) -> Function:
         language=row["language"],
         security_definer=row["security_definer"],
         source=row["source"] or "",
+        unread=row["unread"],
     )
 
 

@@ -107,6 +107,11 @@ SELECT w.ev_class::int8 AS relation, pg_catalog.pg_get_ruledef({_AFTER_FIXED.for
  WHERE w.ev_type <> '1' AND {_OWN.format(oid="c.oid")}
 """
 
+# Compiled code that no extension brought: nothing says what it does.
+_UNREAD = """(s.oid >= 16384 AND s.prolang IN (SELECT u.oid FROM pg_catalog.pg_language u WHERE u.lanname IN ('c', 'internal')) AND NOT EXISTS (
+                 SELECT FROM pg_catalog.pg_depend e
+                  WHERE e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND e.objid = s.oid AND e.deptype = 'e'))"""
+
 # An aggregate runs its support functions, and asks nobody but its owner whether it may: it carries their sources, their language ("plpgsql"
 # before "sql"), and is as good as SECURITY DEFINER where one of them is.
 _FUNCTIONS = f"""
@@ -114,6 +119,7 @@ _FUNCTIONS = f"""
 SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
        pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
        COALESCE(support.language, l.lanname)::text AS language, p.prosecdef OR COALESCE(support.definer, false) AS security_definer,
+       CASE WHEN p.prokind = 'a' THEN COALESCE(parts.unread, false) ELSE {_UNREAD.replace("s.", "p.")} END AS unread,
        CASE WHEN p.prokind = 'a' THEN support.source
             WHEN l.lanname IN ('c', 'internal') THEN ''
             ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
@@ -132,21 +138,31 @@ SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
         JOIN pg_catalog.pg_language sl ON sl.oid = s.prolang AND sl.lanname NOT IN ('c', 'internal')
        WHERE p.prokind = 'a' AND g.aggfnoid = p.oid
   ) support ON true
+  LEFT JOIN LATERAL (
+      SELECT pg_catalog.bool_or({_UNREAD}) AS unread
+        FROM pg_catalog.pg_aggregate g
+        JOIN pg_catalog.pg_proc s ON s.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggserialfn, g.aggdeserialfn,
+                                               g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
+       WHERE p.prokind = 'a' AND g.aggfnoid = p.oid
+  ) parts ON true
  WHERE {_OWN.format(oid="p.oid")}
 """
 
-# An operator runs its function, so it carries its source.
+# An operator runs its function, so it carries its source; of compiled ones those are told that nothing is known of.
 _OPERATORS = f"""
 {_FIXED}
 SELECT o.oid::int8 AS oid, n.nspname::text AS schema, o.oprname::text AS name,
        pg_catalog.pg_get_userbyid(o.oprowner)::text AS owner,
        l.lanname::text AS language, p.prosecdef AS security_definer,
-       COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc) AS source
+       l.lanname IN ('c', 'internal') AS unread,
+       CASE WHEN l.lanname IN ('c', 'internal') THEN ''
+            ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
+       END AS source
   FROM pg_catalog.pg_operator o
   JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
-  JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
- WHERE {_OWN.format(oid="o.oid")}
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+ WHERE {_OWN.format(oid="o.oid")} AND (l.lanname NOT IN ('c', 'internal') OR {_UNREAD.replace("s.", "p.")})
 """
 
 _ENUMS = f"""

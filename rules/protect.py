@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -241,6 +242,8 @@ class ProtectionMap:
         return MappingProxyType({name: frozenset(columns) for name, columns in found.items()})
 
     def _named_in(self, function: Function, everything: frozenset[ColumnName]) -> frozenset[ColumnName]:
+        if function.unread:
+            return everything
         if function.language in {"internal", "c"}:
             # Compiled code of extensions: dblink and its like run texts of their own.
             return (
@@ -254,7 +257,7 @@ class ProtectionMap:
             lexed = self.sources.lexed(function.source)
         except LexError:
             return everything
-        any_text = function.language == "plpgsql" and "execute" in lexed.words
+        any_text = _runs_text(function.language, lexed)
         return self.named_by(lexed) | everything if any_text else self.named_by(lexed)
 
     def _spelled(self, function: Function) -> frozenset[ColumnName]:
@@ -338,6 +341,15 @@ def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dot
         if token.kind is Kind.OP or (named and (opened or (dotted and at > first and tokens[at - 1].value == "."))):
             found.append(at)
     return found
+
+
+def _runs_text(language: str, body: Lexed) -> bool:
+    """Whether a function's body runs a text that is put together, or stands in quotes inside it: EXECUTE, and DO."""
+    tokens = body.tokens
+    return (language == "plpgsql" and "execute" in body.words) or any(
+        t.kind is Kind.WORD and t.value == "do" and (following.kind is Kind.STRING or following.value == "language")
+        for t, following in pairwise(tokens)
+    )
 
 
 class _Shadowed:

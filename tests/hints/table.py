@@ -116,6 +116,14 @@ CASES = (
         "do $$ begin null; end $$",
         (Step("do $$ begin null; end $$", login=TELLER),),
     ),
+    Case(
+        "an owner's COPY to a file, of nothing protected",
+        "Use FROM STDIN or TO STDOUT (\\copy in psql).",
+        "unfenced",
+        OWNER,
+        "copy (select 1) to '/tmp/pgveil_hint'",
+        (Step("copy (select 1) to stdout", [("1",)]),),
+    ),
     # -- masked columns
     Case(
         "masked column of the table that is written",

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Statements that make one try together. `leak`: the entry of the leak list that it belongs to."""
+    """Statements that make one try together. `leak`: the entry of the leak list that it belongs to.
+
+    Places in them: <files>, a directory that the server may write, with a file `phones`; <psql>, <port> and <database> of the server.
+    """
 
     leak: str
     statements: tuple[str, ...]
@@ -19,6 +22,9 @@ class Script:
 
 _ROW = "branch, locale, gender, birth_date, opened_on, id_number, name"
 _VALUES = "'b', 'en_US', 'F', '2000-01-01', '2020-01-01', '110101200001010019', 'Nobody'"
+
+# As a superuser, from inside the server.
+_PSQL = '<psql> -XAt -h 127.0.0.1 -p <port> -U postgres -d <database> -c "SELECT phone FROM customers"'
 
 # By leak: attempts of one statement each.
 SINGLE: dict[str, tuple[str, ...]] = {
@@ -87,6 +93,12 @@ SINGLE: dict[str, tuple[str, ...]] = {
         "SELECT phones_of(id) OVER (ORDER BY id) FROM customers",
         "SELECT id FROM customers WHERE phone_of(id)::int > 0",
         "SELECT invoked(1)",
+        "SELECT inside_out(1)",
+        "SELECT file_of('<files>/phones')",
+        "SELECT file_of_again('<files>/phones')",
+        "SELECT * FROM rows_of()",
+        "SELECT convert_from(any_file('<files>/phones'), 'UTF8')",
+        "SELECT convert_from(#@@ '<files>/phones'::text, 'UTF8')",
     ),
     "DO blocks": (
         "DO $$ DECLARE r text; BEGIN SELECT phone INTO r FROM customers WHERE id = 1; RAISE NOTICE '%', r; END $$",
@@ -121,9 +133,12 @@ SINGLE: dict[str, tuple[str, ...]] = {
         "SELECT set_config('session_authorization', 'teller', false)",
     ),
     "copy to program or file": (
-        "COPY customers TO PROGRAM 'cat'",
-        "COPY (SELECT phone FROM customers) TO '/tmp/pgveil_leak'",
-        "COPY customers TO '/tmp/pgveil_leak'",
+        "COPY customers TO PROGRAM 'cat > <files>/stolen'",
+        "COPY (SELECT phone FROM customers) TO PROGRAM 'cat > <files>/stolen'",
+        "COPY (SELECT phone FROM customers) TO '<files>/stolen'",
+        "COPY customers TO '<files>/stolen'",
+        "COPY (SELECT 1) TO PROGRAM 'cat <files>/phones > <files>/stolen'",
+        f"COPY (SELECT 1) TO PROGRAM '{_PSQL} > <files>/stolen'",
     ),
     "copy": (
         "COPY customers TO STDOUT",
@@ -313,7 +328,69 @@ def _scripts() -> Iterator[Script]:
         "SELECT convert_from(lo_get(77002), 'UTF8')",
         "SELECT lo_unlink(77002)",
     )
-    yield script("large objects", "SELECT lo_export(1, '/tmp/pgveil_leak')", "SELECT data FROM pg_largeobject")
+    yield script(
+        "large objects",
+        "SELECT lo_from_bytea(77003, string_agg(phone, ',')::bytea) FROM customers",
+        "SELECT lo_export(77003, '<files>/stolen')",
+        "SELECT data FROM pg_largeobject",
+        "SELECT lo_unlink(77003)",
+    )
+    yield script(
+        "large objects",
+        "SELECT lo_import('<files>/phones', 77004)",
+        "SELECT convert_from(lo_get(77004), 'UTF8')",
+        "SELECT lo_unlink(77004)",
+    )
+    for source in ("'<files>/phones'", f"PROGRAM '{_PSQL}'", "PROGRAM 'cat <files>/phones'"):
+        yield script(
+            "copy to program or file",
+            "CREATE TEMP TABLE loot (l text)",
+            f"COPY loot FROM {source}",
+            "TABLE loot",
+        )
+    yield script(
+        "copy to program or file",
+        "CREATE TEMP TABLE loot (l text)",
+        "CREATE FUNCTION lair.fetch() RETURNS void LANGUAGE plpgsql AS $$ BEGIN COPY loot FROM '<files>/phones'; END $$",
+        "SELECT lair.fetch()",
+        "TABLE loot",
+    )
+    yield script(
+        "functions in C",
+        "CREATE FUNCTION lair.f(sql text) RETURNS bytea LANGUAGE internal AS 'pg_read_binary_file_all'",
+        "SELECT convert_from(lair.f('<files>/phones'), 'UTF8')",
+    )
+    yield script(
+        "functions in C",
+        "CREATE OPERATOR lair.## (RIGHTARG = text, FUNCTION = 'pg_read_file')",
+        "SELECT lair.## '<files>/phones'::text",
+        "SELECT OPERATOR(lair.##) '<files>/phones'::text",
+    )
+    yield script(
+        "dynamic SQL",
+        "CREATE FUNCTION lair.nested() RETURNS text LANGUAGE plpgsql AS $a$ BEGIN DO $b$ BEGIN PERFORM set_config('a.b', (SELECT string_agg(phone, ',') FROM public.customers), false); END $b$; RETURN current_setting('a.b'); END $a$",
+        "SELECT lair.nested()",
+    )
+    yield script(
+        "system catalogs",
+        "UPDATE pg_proc SET proname = 'innocent' WHERE proname = 'pg_read_file'",
+        "SELECT innocent('<files>/phones')",
+        "UPDATE pg_proc SET proname = 'pg_read_file' WHERE proname = 'innocent'",
+    )
+    yield script(
+        "system catalogs",
+        "UPDATE pg_class SET relname = 'innocent' WHERE relname = 'cust' || 'omers' AND relnamespace = 'public'::regnamespace",
+        "SELECT pg_sleep(2)",
+        "SELECT phone FROM innocent",
+        "UPDATE pg_class SET relname = 'cust' || 'omers' WHERE relname = 'innocent'",
+    )
+    yield script(
+        "system catalogs",
+        "ALTER SCHEMA public RENAME TO innocent",
+        "SELECT pg_sleep(2)",
+        "SELECT phone FROM innocent.customers",
+        "ALTER SCHEMA innocent RENAME TO public",
+    )
     yield script(
         "rules and triggers",
         "CREATE FUNCTION lair.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD; RETURN NEW; END $$",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ATTEMPTS, SCRIPTS = "test_attempts::test_single_statements", "test_attempts::test_scripts"
 DDL = "tests.ddl.test_ddl"
+UNFENCED = "test_unfenced"
 ORACLES, PROTOCOL, EXTENSIONS, LOOKUPS = "test_oracles", "test_protocol", "test_extensions", "test_lookups"
 GUESSES = f"{ORACLES}::test_right_and_wrong_guesses_look_alike"
 
@@ -124,7 +125,23 @@ LEAKS: tuple[Leak, ...] = (
         "functions, SECURITY DEFINER included",
         "The same for functions, operators and aggregates that read protected columns or run texts.",
         (f"{ATTEMPTS}[security definer]", f"{SCRIPTS}[security definer]"),
-        "Functions in C are known by name only.",
+        "Extensions' functions in C are known by name only.",
+    ),
+    Leak(
+        "functions in C and internal",
+        "What an extension did not bring is held to read everything. Making them is refused to logins that can't be fenced, by whatever spelling of the language or the function.",
+        (
+            f"{SCRIPTS}[functions in C]",
+            f"{ATTEMPTS}[security definer]",
+            f"{UNFENCED}::test_what_pgveil_can_not_see_is_refused",
+        ),
+        "As above.",
+    ),
+    Leak(
+        "system catalogs",
+        "PostgreSQL lets superusers alone write them. Refused to logins that can't be fenced, and so is another name for the schema of a protected table.",
+        (f"{SCRIPTS}[system catalogs]", f"{UNFENCED}::test_what_pgveil_can_not_see_is_refused"),
+        "A superuser can make roles, and make itself a member of one: who is who is theirs to say.",
     ),
     Leak("DO blocks", f"{_WALL} Refused to logins that can't be fenced.", (f"{ATTEMPTS}[DO blocks]",)),
     Leak(
@@ -143,14 +160,17 @@ LEAKS: tuple[Leak, ...] = (
     ),
     Leak(
         "foreign tables",
-        "As dblink.",
-        (f"{EXTENSIONS}::test_nothing_comes_back[foreign tables]",),
+        "As dblink. Servers, user mappings and foreign tables can't be made or changed by logins that can't be fenced, nor subscriptions, languages and the server's settings.",
+        (
+            f"{UNFENCED}::test_what_pgveil_can_not_see_is_refused",
+            f"{EXTENSIONS}::test_nothing_comes_back[foreign tables]",
+        ),
         "A user mapping to a clear login, made by an administrator, shows what that login sees: fence the foreign table.",
     ),
     Leak(
         "raw pages and files",
         "Superusers' functions; refused to logins that can't be fenced.",
-        (f"{EXTENSIONS}::test_nothing_comes_back[raw pages]",),
+        (f"{UNFENCED}::test_the_server_s_own_functions_are_known", f"{EXTENSIONS}::test_nothing_comes_back[raw pages]"),
     ),
     Leak("large objects", "A value must be read to be put into one.", (f"{SCRIPTS}[large objects]",)),
     Leak("advisory tricks", _VIEW, (f"{ATTEMPTS}[advisory tricks]", f"{GUESSES}[ways around]")),
@@ -236,9 +256,9 @@ LEAKS: tuple[Leak, ...] = (
         "What a clear login sends is its own doing.",
     ),
     Leak(
-        "COPY TO PROGRAM and files",
-        "They need pg_execute_server_program or pg_write_server_files, whose members `apply` names.",
-        (f"{ATTEMPTS}[copy to program or file]",),
+        "COPY TO PROGRAM and files, and FROM them",
+        "They need pg_execute_server_program, pg_write_server_files or pg_read_server_files, whose members `apply` names. Refused to logins that can't be fenced, whatever the table or query.",
+        (f"{ATTEMPTS}[copy to program or file]", f"{SCRIPTS}[copy to program or file]"),
     ),
     Leak(
         "COPY TO STDOUT",

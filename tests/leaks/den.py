@@ -30,6 +30,7 @@ CLERK, AGENT, CHIEF, FINDER, SLOW = "clerk", "agent", "chief", "finder", "slowfi
 # The mask of a birth date, and that of an amount, can be somebody's own.
 _NOT_UNIQUE = frozenset({"birth_date"})
 _STATEMENT_TIMEOUT = "20s"
+PHONES = "phones"
 
 RULES = (
     rules_yaml()
@@ -105,6 +106,17 @@ CREATE FUNCTION public.everybody() RETURNS SETOF public.customers LANGUAGE sql S
     AS 'SELECT * FROM public.customers';
 CREATE FUNCTION public.invoked(wanted bigint) RETURNS text LANGUAGE sql STABLE
     AS 'SELECT phone FROM public.customers WHERE id = wanted';
+CREATE FUNCTION public.inside_out(wanted bigint) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    AS $$ BEGIN DO 'BEGIN PERFORM set_config(''den.phone'', (SELECT string_agg(phone, '','') FROM customers), false); END'; RETURN current_setting('den.phone'); END $$;
+CREATE FUNCTION public.any_file(name text) RETURNS bytea LANGUAGE internal AS 'pg_read_binary_file_all';
+CREATE OPERATOR public.#@@ (RIGHTARG = text, FUNCTION = public.any_file);
+CREATE FUNCTION public.file_of(name text) RETURNS text LANGUAGE sql AS 'SELECT pg_read_file(name)';
+CREATE FUNCTION public.file_of_again(name text) RETURNS text LANGUAGE sql AS 'SELECT public.file_of(name)';
+CREATE FUNCTION public.rows_of() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS copied (l text); COPY copied FROM PROGRAM 'cat ../files/phones'; RETURN QUERY TABLE copied; END $$;
+CREATE VIEW public.sessions AS SELECT usename, query FROM pg_stat_activity;
+CREATE VIEW public.sessions_again AS SELECT query FROM public.sessions;
+GRANT SELECT ON public.sessions, public.sessions_again TO PUBLIC;
 CREATE AGGREGATE public.phones_of(bigint) (SFUNC = phone_step, STYPE = text);
 """.replace(
     "CREATE AGGREGATE",
@@ -196,6 +208,7 @@ class Den:
     past: Tap
     values: dict[str, dict[str, tuple[str, ...]]]
     hidden: dict[str, tuple[str, ...]]
+    files: Path  # a directory that the server may read and write, with a file of phones in it
     _seen: dict[tuple[Way, str], int] = field(default_factory=dict)
 
     def connect(self, login: str, way: Way, **options: Any) -> Session:
@@ -216,6 +229,22 @@ class Den:
         with psycopg.connect(self.world.dsn("postgres", direct=True), autocommit=True) as connection:
             for sql in statements:
                 connection.execute(sql.encode())
+
+    def fill(self, sql: str) -> str:
+        """A statement with the places of this den put in."""
+        pg = self.world.pg
+        places = {"files": self.files, "psql": pg.bin_dir / "psql", "port": pg.port, "database": self.world.database}
+        for name, place in places.items():
+            sql = sql.replace(f"<{name}>", str(place))
+        return sql
+
+    def written(self) -> str:
+        """What the server has written into files, which are taken away."""
+        found = [path for path in sorted(self.files.iterdir()) if path.name != PHONES]
+        text = "\n".join(path.read_bytes().decode(errors="replace") for path in found)
+        for path in found:
+            path.unlink()
+        return text
 
     def value(self, column: str, customer: int = 1) -> str:
         """A protected value as it is."""
@@ -280,8 +309,13 @@ def make_den(pg: Postgres, home: Path, *, more_sql: str = SETUP) -> Iterator[Den
         login: tuple(str(c) for c in columns if policy.verdict(c) is not Verdict.CLEAR)
         for login, policy in policies.items()
     }
+    files = pg.root / "files"
+    files.mkdir(exist_ok=True)
+    files.chmod(0o777)
+    (files / PHONES).write_text("\n".join(values["public.customers.phone"]))
+    (files / PHONES).chmod(0o644)
     try:
-        yield Den(world, past, values, hidden)
+        yield Den(world, past, values, hidden, files)
     finally:
         past.close()
         stop_world(world)

@@ -190,6 +190,30 @@ async def test_sources_of_compiled_functions_are_empty(connection: asyncpg.Conne
     assert [(f.name.name, f.source) for f in catalog.functions] == [("twin", "")]
 
 
+async def test_compiled_code_of_no_extension_is_told(connection: asyncpg.Connection) -> None:
+    """What a function in C or `internal` does is known of the server's own and of extensions'; not what somebody made of it."""
+    await connection.execute(
+        """
+        CREATE FUNCTION files(text) RETURNS bytea LANGUAGE internal AS 'pg_read_binary_file_all';
+        CREATE FUNCTION plain(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+        CREATE FUNCTION compiled(internal) RETURNS internal LANGUAGE c AS '$libdir/dict_snowball', 'dsnowball_init';
+        CREATE OPERATOR ## (RIGHTARG = text, FUNCTION = files);
+        CREATE OPERATOR ### (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
+        CREATE FUNCTION step(int, int) RETURNS int LANGUAGE internal AS 'int4pl';
+        CREATE AGGREGATE unknown_sum(int) (SFUNC = step, STYPE = int);
+        CREATE AGGREGATE known_sum(int) (SFUNC = int4pl, STYPE = int);
+        """
+    )
+    if await connection.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'"):
+        await connection.execute("CREATE EXTENSION citext")
+    catalog = await snapshot(connection)
+    assert sorted(f.name.name for f in catalog.functions if f.unread) == ["compiled", "files", "step", "unknown_sum"]
+    assert {f.name.name for f in catalog.functions if not f.unread} >= {"plain", "known_sum"}
+    assert [(o.name.name, o.source, o.unread) for o in catalog.operators if o.language == "internal"] == [
+        ("##", "", True)
+    ]
+
+
 async def test_equal_catalogs_have_equal_versions(connection: asyncpg.Connection) -> None:
     await connection.execute(SCHEMA)
     first, second = await snapshot(connection), await snapshot(connection)

@@ -1,0 +1,261 @@
+"""What a login that privileges can't fence may not send: what would run or read a text, a file, a program or a server that pgveil can't see.
+
+The server does for a superuser, or for an owner, whatever it is told. So such a login's statements are looked at even where they name
+nothing protected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.dangerous import is_dangerous
+from rules.classify import StatementKind
+from rules.copying import parse_copy
+from rules.decide import UNSUPPORTED
+from rules.lexer import Kind, LexError, lex, literal_value
+from rules.plan import Reason, Refusal
+from rules.protect import OWN_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+    from rules.catalog import Catalog
+    from rules.classify import Classified
+    from rules.lexer import Lexed, Token
+    from rules.protect import Sources
+
+_COPIES: Final = frozenset({StatementKind.COPY_TABLE, StatementKind.COPY_QUERY})
+# What such a login may not do without a closer look.
+_KINDS: Final = frozenset({StatementKind.DYNAMIC, StatementKind.DDL}) | _COPIES
+_WRITES: Final = frozenset({"insert", "update", "delete", "merge"})
+_LANGUAGES: Final = frozenset({"sql", "plpgsql"})
+# CREATE and ALTER of these lead to other servers, to programs that the server runs, or change what a language's name means.
+_ELSEWHERE: Final = frozenset({"server", "foreign", "subscription", "language", "system"})
+_BETWEEN: Final = frozenset({"or", "replace", "trusted", "procedural"})
+# They name functions, which may stand in quotes.
+_MADE_OF_FUNCTIONS: Final = frozenset({"operator", "aggregate", "type"})
+_DEFINING: Final = frozenset({"function", "procedure", "routine"}) | _MADE_OF_FUNCTIONS
+_BEFORE_RELATIONS: Final = frozenset({"from", "join", "only", "table", "using", "into", "update", ",", "."})
+_BEFORE_STATEMENTS: Final = frozenset({";", "begin", "then", "else", "loop", ">>"})
+
+OTHER_LOGIN: Final = (
+    "Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do."
+)
+STREAM: Final = "Use FROM STDIN or TO STDOUT (\\copy in psql)."
+
+
+def looks_harmful(words: frozenset[str], parts: Iterable[Classified], reach: Reach) -> bool:
+    """Whether a text is to be looked at more closely: the first, coarse answer."""
+    if is_dangerous(words) or any(p.kind in _KINDS for p in parts) or not words.isdisjoint(reach.showing):
+        return True
+    return not words.isdisjoint(_WRITES) and any(word.startswith("pg_") for word in words)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """By which words something protected is reached.
+
+    `names`: what a text must name to matter. `functions`: those that read something protected. `schemas`: those of protected tables.
+    `showing`: functions, operators and views that are made of what such a login must not name.
+    """
+
+    names: frozenset[str]
+    functions: frozenset[str]
+    schemas: frozenset[str]
+    showing: frozenset[str]
+    server_version: int
+
+
+def showing(catalog: Catalog, sources: Sources) -> frozenset[str]:
+    """The names of functions, operators and views that do what `harm` refuses, or use one that does: they do it as whoever calls them."""
+    texts = [(f.name, f.source) for f in (*catalog.functions, *catalog.operators)]
+    texts += [(r.name, r.definition) for r in catalog.relations.values() if r.definition is not None]
+    bodies: list[tuple[str, Lexed]] = []
+    found: set[str] = set()
+    for name, text in texts:
+        if name.schema == OWN_SCHEMA or name.schema.startswith("pgveil_"):
+            continue
+        try:
+            body = sources.lexed(text.rstrip().rstrip(";"))
+        except LexError:
+            found.add(name.name)
+            continue
+        if is_dangerous(body.words) or _copies(body.tokens):
+            found.add(name.name)
+        bodies.append((name.name, body))
+    while more := {name for name, body in bodies if name not in found and _uses(body.tokens, found)}:
+        found |= more
+    return frozenset(found)
+
+
+def harm(lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozenset[str], reach: Reach) -> Refusal | None:
+    """None where the statement does no such thing. `words`: its identifiers."""
+    if part.kind in _COPIES:
+        copy = parse_copy(lexed, *whole, server_version=reach.server_version)
+        if copy is None or not copy.streams:
+            return _refusal(STREAM, whole[0])
+        if copy.into and _is_of_catalog(copy.schema, copy.name or ""):
+            return _refusal(OTHER_LOGIN, whole[0])
+    tokens = lexed.tokens[whole[0] : whole[1] + 1]
+    if part.kind is StatementKind.DYNAMIC or is_dangerous(words) or _uses(tokens, reach.showing):
+        return _refusal(OTHER_LOGIN, whole[0])
+    if _writes_catalog(tokens):
+        return _refusal(OTHER_LOGIN, whole[0])
+    if part.kind is StatementKind.DDL and (
+        not words.isdisjoint(reach.functions)
+        or _leads_elsewhere(tokens)
+        or _moves_schema(tokens, reach.schemas)
+        or _calls_by_quotes(lexed, whole, words, reach.functions)
+        or _defines_reader(lexed, whole, words, reach)
+    ):
+        return _refusal(OTHER_LOGIN, whole[0])
+    return None
+
+
+def _refusal(hint: str, token: int) -> Refusal:
+    return Refusal(
+        Reason.UNFENCED,
+        UNSUPPORTED,
+        "this login owns protected tables or is a superuser, so the server would show it what its role may not see",
+        hint=hint,
+        token=token,
+    )
+
+
+def _uses(tokens: Sequence[Token], names: Container[str]) -> bool:
+    """Whether one of `names` is called, or stands where a relation stands. Elsewhere it is a column's name."""
+    for at, token in enumerate(tokens):
+        if token.value not in names:
+            continue
+        back = at - 1
+        while back > 0 and tokens[back].value == "(":
+            back -= 1
+        before = tokens[back].value if at else ""
+        behind = tokens[at + 1].value if at + 1 < len(tokens) else ""
+        if token.kind is Kind.OP:
+            return True
+        if token.kind in (Kind.WORD, Kind.QUOTED) and (behind == "(" or before in _BEFORE_RELATIONS):
+            return True
+    return False
+
+
+def _copies(tokens: Sequence[Token]) -> bool:
+    """Whether a statement of a function's body is COPY, which there can't be from or to the client."""
+    return any(
+        t.kind is Kind.WORD and t.value == "copy" and (i == 0 or tokens[i - 1].value in _BEFORE_STATEMENTS)
+        for i, t in enumerate(tokens)
+    )
+
+
+def _is_of_catalog(schema: str | None, name: str) -> bool:
+    return schema in {None, "pg_catalog"} and name.startswith("pg_")
+
+
+def _writes_catalog(tokens: Sequence[Token]) -> bool:
+    """Whether rows of the system catalogs are written: under another name or owner a function or table is not known for what it is."""
+    for at, token in enumerate(tokens[:-1]):
+        if token.kind is not Kind.WORD or token.value not in {"update", "into", "from"}:
+            continue
+        if token.value == "from" and (at == 0 or tokens[at - 1].value != "delete"):
+            continue
+        target = at + 1 + (tokens[at + 1].value == "only")
+        names = [t.value for t in tokens[target : target + 1]]
+        while tokens[target + 1 : target + 2] and tokens[target + 1].value == "." and tokens[target + 2 : target + 3]:
+            target += 2
+            names.append(tokens[target].value)
+        if names and _is_of_catalog(names[-2] if len(names) > 1 else None, names[-1]):
+            return True
+    return False
+
+
+def _made(tokens: Sequence[Token]) -> tuple[str, str]:
+    """The kind of thing that CREATE or ALTER is about, and the word behind it."""
+    if tokens[0].value not in {"create", "alter"}:
+        return "", ""
+    rest = [t.value for t in tokens[1:] if t.kind is not Kind.WORD or t.value not in _BETWEEN][:2]
+    return (rest[0], rest[1]) if len(rest) > 1 else ("", "")
+
+
+def _leads_elsewhere(tokens: Sequence[Token]) -> bool:
+    what, behind = _made(tokens)
+    return tokens[0].value == "import" or what in _ELSEWHERE or (what, behind) == ("user", "mapping")
+
+
+def _defines(tokens: Sequence[Token]) -> bool:
+    return _leads_elsewhere(tokens) or _made(tokens)[0] in _DEFINING
+
+
+def _moves_schema(tokens: Sequence[Token], schemas: frozenset[str]) -> bool:
+    """ALTER SCHEMA ... RENAME: the protected tables in it would no longer have the rules' names."""
+    what, schema = _made(tokens)
+    return what == "schema" and schema in schemas and any(t.value == "rename" for t in tokens)
+
+
+def _calls_by_quotes(lexed: Lexed, whole: tuple[int, int], words: frozenset[str], functions: frozenset[str]) -> bool:
+    """CREATE OPERATOR (FUNCTION = 'name') and its like."""
+    if words.isdisjoint(_MADE_OF_FUNCTIONS):
+        return False
+    for index in range(whole[0], whole[1] + 1):
+        if lexed.tokens[index].kind is Kind.STRING:
+            try:
+                value = literal_value(lexed, index)
+            except LexError:
+                return True
+            if value in functions or is_dangerous(frozenset({value})):
+                return True
+    return False
+
+
+def _defines_reader(lexed: Lexed, whole: tuple[int, int], words: frozenset[str], reach: Reach) -> bool:
+    """Whether a function that is made here could read something protected, as far as the text of its body tells."""
+    if words.isdisjoint({"function", "procedure", "routine"}) or words.isdisjoint({"create", "replace"}):
+        return False
+    if not _in_known_language(lexed, whole):
+        return True
+    for index in range(whole[0], whole[1] + 1):
+        if lexed.tokens[index].kind is Kind.STRING:
+            try:
+                body = literal_value(lexed, index)
+                inner = [lex(body)]
+                if inner[0].backslash_sensitive:  # a function can have a standard_conforming_strings of its own
+                    inner.append(lex(body, standard_conforming_strings=False))
+            except LexError:
+                return True
+            if any(_reads(each, reach) for each in inner):
+                return True
+    return False
+
+
+def _in_known_language(lexed: Lexed, whole: tuple[int, int]) -> bool:
+    """Whether whatever stands behind LANGUAGE is one whose texts can be read. In parentheses it is a parameter's name."""
+    depth = 0
+    for index in range(whole[0], whole[1]):
+        token, following = lexed.tokens[index], lexed.tokens[index + 1]
+        depth += (token.value == "(") - (token.value == ")") if token.kind is Kind.PUNCT else 0
+        if depth or token.kind is not Kind.WORD or token.value != "language":
+            continue
+        try:
+            named = literal_value(lexed, index + 1) if following.kind is Kind.STRING else following.value
+        except LexError:
+            return False
+        if named not in _LANGUAGES:
+            return False
+    return True
+
+
+def _reads(body: Lexed, reach: Reach) -> bool:
+    """Whether a function's body names something that matters, or runs or defines what stands in a text inside it."""
+    words, tokens = body.words, body.tokens
+    if not words.isdisjoint(reach.names) or "execute" in words or is_dangerous(words):
+        return True
+    if any(t.value in {"create", "alter", "import"} and _defines(tokens[i : i + 8]) for i, t in enumerate(tokens)):
+        return True
+    runs = any(
+        t.kind is Kind.WORD
+        and t.value == "do"
+        and i + 1 < len(tokens)
+        and (tokens[i + 1].kind is Kind.STRING or tokens[i + 1].value == "language")
+        for i, t in enumerate(tokens)
+    )
+    return runs or _copies(tokens) or _uses(tokens, reach.showing) or _writes_catalog(tokens)
