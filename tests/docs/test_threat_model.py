@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,24 @@ import typer
 from doctor.examine import CODES
 from keys.sealed import DataKey, open_sealed, seal
 from proxy.cli import make_app
+from proxy.decisions import Gate
+from proxy.session.gate import Admit, Pass
+from proxy.session.replies import Trouble
+from proxy.session.values import ValueCodec
+from proxy.session.witness import Shown, examine
+from proxy.wire.messages import Field, build_row_description
+from rules.load import load_rules_text
+from tests.proxy.golden import RULES, SETTINGS, bank_catalog
+from tests.rules.test_decisions_golden import VisibleSealer
+from tests.session.conftest import Ring
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from proxy.session.gate import Decision
+    from proxy.session.witness import Finding
+    from rules.catalog import Relation
 
 TEST = re.compile(r"`(tests/[\w./]+\.py)(?:::(\w+))?`")
 COMMAND = re.compile(r"`pgveil ([a-z-]+)")
@@ -29,6 +45,7 @@ RUNNING = frozenset(
     }
 )
 POPULATION = {"0": 440, "A": 420, "B": 100, "AB": 40}
+CARDS = 2  # the oid of cards in the golden bank
 KEY = DataKey("public.patients.blood_group", 1, bytes(range(64)))
 
 
@@ -120,3 +137,55 @@ def test_a_value_moved_within_its_domain_opens() -> None:
     one, other = (seal(DataKey("pan", 7, bytes(64)), v, nonce=None) for v in (b"4111111111111111", b"5500000000000004"))
     assert one != other
     assert open_sealed(DataKey("pan", 7, bytes(64)), other) == b"5500000000000004"
+
+
+def found(judge: Gate, sql: str, attnum: int, login: str) -> Finding | Decision:
+    """What becomes of a result of one column, which the server says is that column of cards."""
+    principal = judge.principal(login)
+    decision = judge.decide(sql.encode(), principal, SETTINGS, extended=False)
+    if not isinstance(decision, Admit | Pass):
+        return decision
+    raw = build_row_description((Field(b"pan", CARDS, attnum, 25, -1, -1, 0),))
+    codec = ValueCodec(Ring(), random=bytes)
+    return examine(
+        judge, principal, decision.plans[0] if isinstance(decision, Admit) else None, raw, codec.logical_type
+    )
+
+
+def by_catalog(change: Callable[[Relation], Relation | None]) -> Gate:
+    """A gate where pgveil's own login is shown something else of cards, or nothing."""
+    told = bank_catalog()
+    cards = change(told.relations[CARDS])
+    others = {oid: relation for oid, relation in told.relations.items() if oid != CARDS}
+    relations = others if cards is None else {**others, CARDS: cards}
+    return Gate(load_rules_text(RULES, "rules.yaml"), replace(told, relations=relations), VisibleSealer())
+
+
+def exchanged(cards: Relation) -> Relation:
+    """The numbers of pan and kind, each in the other's place."""
+    numbers = {3: 6, 6: 3}
+    return replace(cards, columns=tuple(replace(c, attnum=numbers.get(c.attnum, c.attnum)) for c in cards.columns))
+
+
+@pytest.mark.parametrize("login", ["teller", "agent"])
+def test_a_plan_by_a_false_catalog_meets_the_second_witness(login: str) -> None:
+    """What the server says of a result can't agree with both the catalog and the plan."""
+    true, false = by_catalog(lambda c: c), by_catalog(exchanged)
+    for sql, attnum in (("select pan from cards", 3), ("select kind from cards", 6)):
+        assert isinstance(found(true, sql, attnum, login), Shown)
+        trouble = found(false, sql, attnum, login)
+        assert isinstance(trouble, Trouble)
+        assert trouble.sqlstate == "42501"
+
+
+def test_what_a_false_catalog_hides_is_not_opened() -> None:
+    """A column is an error. A table that pgveil does not know passes as it comes, sealed; to a login with limits not even so."""
+    column = by_catalog(lambda c: replace(c, columns=tuple(each for each in c.columns if each.name != "pan")))
+    table = by_catalog(lambda _: None)
+    for sql in ("select pan from cards", "select c.pan from cards c", "select * from cards"):
+        assert not isinstance(found(column, sql, 3, "teller"), Shown)
+        shown = found(table, sql, 3, "teller")
+        assert isinstance(shown, Shown)
+        assert shown.openings == ()
+    # What is unfamiliar is withheld from who sees masks: tests/session/test_strangers.py.
+    assert table.unfamiliar(frozenset({(CARDS, 3)}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -55,6 +57,30 @@ def test_ddl_made_while_the_catalog_could_not_be_read_is_seen(ground: Ground) ->
             direct.execute("alter table ledger rename to plain")
             direct.execute("alter table book rename to ledger")
     until(ground.ready, "pgveil is ready again")
+
+
+def test_a_server_that_forgets_leaves_a_record_of_a_write_that_is_gone(ground: Ground) -> None:
+    """Its files are put back to where they were before the write, which it had acknowledged: a restored backup, a lying disk."""
+    ground.pg.stop()
+    before = ground.pg.root / "before"
+    subprocess.run(["cp", "-a", ground.pg.data, before], check=True)
+    ground.pg.start()
+    until(ground.ready, "pgveil is ready")
+    with psycopg.connect(ground.dsn("app", name="forgotten"), autocommit=True) as app:
+        app.execute("insert into ledger values (-3, '4000000000000')")
+        assert app.execute("select count(*) from ledger where n = -3").fetchone() == (1,)
+    ground.pg.stop()
+    shutil.rmtree(ground.pg.data)
+    before.rename(ground.pg.data)
+    ground.pg.start()
+    until(ground.ready, "pgveil is ready again")
+    with psycopg.connect(ground.dsn("app")) as app:
+        assert app.execute("select count(*) from ledger where n = -3").fetchone() == (0,), "the server has forgotten it"
+    mine = [r for r in ground.records() if r["kind"] == "statement" and r["application"] == "forgotten"]
+    (write,) = (r for r in mine if r["action"] == "insert")
+    ended = [r for r in ground.records() if r["kind"] == "outcome" and r["connection"] == write["connection"]]
+    assert any(r["statement_id"] == write["statement_id"] and r["outcome"] == "ok" for r in ended), ended
+    ground.verify_audit()
 
 
 def _answers(teller: psycopg.Connection[tuple[object, ...]]) -> bool:
