@@ -179,9 +179,10 @@ class Leg(asyncio.Protocol):
                 ssl_shutdown_timeout=self._close_seconds,
             )
         except BaseException:
-            plain.abort()
+            self._cut(plain)
             raise
         if transport is None:  # asyncio before 3.12 gives None when the peer leaves during the handshake
+            self._cut(plain)
             raise ConnectionAbortedError
         self._adopt(transport)
         self._beneath = plain
@@ -252,6 +253,11 @@ class Leg(asyncio.Protocol):
         await asyncio.shield(self._closed)
 
     # -- inside ----------------------------------------------------------------------------------------------------------------------
+
+    def _cut(self, plain: asyncio.Transport) -> None:
+        """The end of a handshake that failed. Neither asyncio nor uvloop tells us of a reset within it: `wait_closed` waited for ever."""
+        plain.abort()
+        self.connection_lost(None)
 
     def _adopt(self, transport: asyncio.Transport) -> None:
         self._transport = transport

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import suppress
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -325,6 +327,25 @@ async def test_a_broken_handshake_ends_the_connection(
             await reader.read()
         writer.close()
     await wait_until(lambda: not worker.connections)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01\x00"])
+async def test_a_reset_within_the_handshake_ends_the_connection(
+    pg: Postgres, worker_for: MakeWorker, client_tls: Tls, wait_until: Any, hello: bytes, direct: bool
+) -> None:
+    """The event loop tells the one who waits for TLS and not the connection: it stayed for ever, and with enough of them nobody was heard."""
+    worker = await worker_for(pg, tls=client_tls)
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+    if not direct:
+        writer.write(m.SSL_REQUEST_PACKET)
+        assert await reader.readexactly(1) == b"S"
+    writer.write(hello)
+    await wait_until(lambda: worker.connections)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+    writer.transport.abort()
+    async with asyncio.timeout(30):
+        await wait_until(lambda: not worker.connections)
 
 
 # -- channel binding -----------------------------------------------------------------------------------------------------------------
