@@ -70,7 +70,11 @@ def _text(value: object, _: Path) -> str:
 
 
 def _path(value: object, base: Path) -> Path:
-    return base / Path(_text(value, base)).expanduser()
+    path = Path(_text(value, base))
+    try:
+        return base / path.expanduser()
+    except RuntimeError:
+        raise _Fault("write a path; nobody's home directory is called so") from None
 
 
 def _flag(value: object, _: Path) -> bool:

@@ -88,6 +88,7 @@ log: {level: debug}
             "limits: {write_buffer: 1GiB}\n",
             ["1:10: limits.write_buffer: write a size from 16 KiB to 64 MiB, as in 256KiB or 4MiB"],
         ),
+        ("keys: ~nobody_s/keys\n", ["1:1: keys: write a path; nobody's home directory is called so"]),
         ("limits: {close_seconds: soon}\n", ["1:10: limits.close_seconds: write a number of seconds from 0.1 to 600"]),
     ],
 )
