@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -320,11 +321,12 @@ def cancel(target: Target) -> Any:
             connection.cancel_safe()
 
         seen = []
-        thread = threading.Thread(target=when_running)
-        thread.start()
-        seen.append(failure(lambda: connection.execute("select pg_sleep(60)")))
-        thread.join()
-        seen.append(connection.execute(f"select name from {target.schema}.people where id = 1").fetchall())
+        for text in ("select pg_sleep(60)", f"select name, card, pg_sleep(60) from {target.schema}.people"):
+            thread = threading.Thread(target=when_running)
+            thread.start()
+            seen.append(failure(partial(connection.execute, text)))
+            thread.join()
+            seen.append(connection.execute(f"select name from {target.schema}.people where id = 1").fetchall())
         seen.append(other.execute("select 1").fetchall())
         return seen
 

@@ -268,6 +268,18 @@ func pgxNotice(ctx context.Context) (any, error) {
 }
 
 func pgxCancel(ctx context.Context, conn *pgx.Conn) (any, error) {
+	all := seen{}
+	for _, text := range []string{"select pg_sleep(60)", "select name, card, pg_sleep(60) from " + schema + ".people"} {
+		found, err := pgxCancelled(ctx, conn, text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found)
+	}
+	return all, nil
+}
+
+func pgxCancelled(ctx context.Context, conn *pgx.Conn, text string) (any, error) {
 	pid := conn.PgConn().PID()
 	failed := make(chan error, 1)
 	go func() {
@@ -285,7 +297,7 @@ func pgxCancel(ctx context.Context, conn *pgx.Conn) (any, error) {
 		}
 		failed <- err
 	}()
-	_, err := conn.Exec(ctx, "select pg_sleep(60)")
+	_, err := conn.Exec(ctx, text)
 	if broken := <-failed; broken != nil {
 		return nil, broken
 	}

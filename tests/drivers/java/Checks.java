@@ -135,6 +135,20 @@ public final class Checks {
         return all;
     }
 
+    /** A Statement's text goes as it is in this mode, as the server is asked to confirm; a PreparedStatement's is taken apart. */
+    static Object simple(Connection connection) throws SQLException {
+        List<Object> all = new ArrayList<>();
+        all.add(typed(connection));
+        try (Statement statement = connection.createStatement()) {
+            boolean found = statement.execute("select name, card from " + S + ".people where id = 3; select position(';' in current_query()) > 0 as together;"
+                + " select count(*) from " + S + ".people where born is null");
+            for (; found || statement.getUpdateCount() != -1; found = statement.getMoreResults()) {
+                all.add(found ? rows(statement.getResultSet()) : statement.getUpdateCount());
+            }
+        }
+        return all;
+    }
+
     static Object prepared(Connection connection) throws SQLException {
         List<Object> all = new ArrayList<>();
         try (PreparedStatement statement = connection.prepareStatement("select name, card, credit, born from " + S + ".people where id = ?")) {
@@ -298,7 +312,12 @@ public final class Checks {
         return all;
     }
 
-    static Object cancelled(Connection connection) throws Exception {
+    static Object cancel(Connection connection) throws Exception {
+        return Arrays.asList(cancelled(connection, "select pg_sleep(60)"),
+            cancelled(connection, "select name, card, pg_sleep(60) from " + S + ".people"));
+    }
+
+    static Object cancelled(Connection connection, String text) throws Exception {
         try (Statement statement = connection.createStatement()) {
             int pid = connection.unwrap(PGConnection.class).getBackendPID();
             Thread thread = new Thread(() -> {
@@ -310,7 +329,7 @@ public final class Checks {
                 }
             });
             thread.start();
-            Object failed = failure(() -> statement.execute("select pg_sleep(30)"));
+            Object failed = failure(() -> statement.execute(text));
             thread.join();
             return Arrays.asList(failed, asked(connection, "select name from " + S + ".people where id = 1"));
         }
@@ -491,7 +510,7 @@ public final class Checks {
         checks.put("tls_direct", on(Checks::who, "sslNegotiation", direct ? "direct" : "postgres"));
         checks.put("scram", () -> failure(on(Checks::who, "password", "wrong")));
         checks.put("channel_binding", on(Checks::who, "channelBinding", "require"));
-        checks.put("simple", on(Checks::typed, "preferQueryMode", "simple"));
+        checks.put("simple", on(Checks::simple, "preferQueryMode", "simple"));
         checks.put("prepared", on(Checks::prepared));
         checks.put("text", on(Checks::typed, "binaryTransfer", "false"));
         checks.put("binary", on(Checks::typed, "binaryTransfer", "true", "prepareThreshold", "-1"));
@@ -504,7 +523,7 @@ public final class Checks {
         checks.put("copy_in", undone(Checks::copyIn));
         checks.put("notify", on(Checks::notified));
         checks.put("notice", on(Checks::notices));
-        checks.put("cancel", on(Checks::cancelled));
+        checks.put("cancel", on(Checks::cancel));
         checks.put("large_object", undone(Checks::largeObject));
         checks.put("big", undone(Checks::big));
         checks.put("errors", on(Checks::errors));
