@@ -37,6 +37,12 @@ protected value had been replaced by its mask. What can't be had so is **refused
 - **When a wrong constant is noticed.** A constant or parameter for a sealed column is read when the statement is prepared or bound, where PostgreSQL
   may do so only when it runs.
 - **Where a computed column is from.** PostgreSQL says of a result column which table's column it is. Of columns that pgveil computed it says nothing.
+- **Parameter types.** A parameter may be described as `text` where PostgreSQL says `varchar`, or the other way round. The two are read alike.
+- **Severity, hints and places of pgveil's own errors.** Where pgveil finds an error itself that PostgreSQL would have found, SQLSTATE and message
+  are PostgreSQL's; severity, `HINT`, position and the names that go with it are not compared.
+- **Triggers and rules.** What the database runs by itself sees sealed values as they are stored (see [INSERT](#insert)).
+- **Tables that can't be sealed.** Sealed columns under a check or a domain with checks, generated columns, columns that a generated one is made of, and
+  defaults that are no constants are obstacles of `pgveil apply` ([apply.md](apply.md)): there is nothing to compare, for the database is not sealed.
 - **Plans.** `EXPLAIN` shows the plan of what the database does, with other names and costs.
 - **Constraints of a role that sees masks.** Unique and foreign keys hold real values, masks or not: what another row already has can't be
   written.
@@ -47,7 +53,8 @@ protected value had been replaced by its mask. What can't be had so is **refused
 randomized), `cards` (pan and credit deterministic, cvv and expires randomized; cvv has no mask, so it is refused to who sees masks),
 `payments` (pan of the same key domain as the cards', memo randomized), `profiles` (a column of every type), `orders` (ship_to masked), `visits`
 (partitioned; guest masked, token sealed), `people` and their heirs `employees`, `archive` (id_number of the same domain as the customers'),
-`"Gift List"`, and `products` and `crm.customers` with nothing protected. All of it: `tests/fixtures/sql/world`.
+`"Gift List"`, `badges` (code deterministic, zone and uses with defaults; a trigger logs its changes into `badge_log`), `doors` (code of the same
+domain as the badges', with `ON UPDATE` and `ON DELETE CASCADE`), and `products` and `crm.customers` with nothing protected. All of it: `tests/fixtures/sql/world`.
 """
 _MASKED: Final = {
     "lookup": "searching, joining or comparing sealed columns by the real value",

@@ -11,7 +11,7 @@ DIRECTORY: Final = Path(__file__).parents[1] / "fixtures" / "sql"
 
 
 def shop() -> Fixture:
-    """Twelve tables, most of them with sealed and masked columns."""
+    """Its tables, most of them with sealed and masked columns."""
     schema, rows, rules, after = (
         (DIRECTORY / "world" / name).read_text() for name in ("schema.sql", "rows.sql", "rules.yaml", "after.sql")
     )
