@@ -16,13 +16,13 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.demo.bank import generate, rules_yaml
-from lifecycle.demo.postgres import Postgres, free_port
-from tests.e2e.world import READY_SECONDS, prepare, records_in, wait_ready
+from lifecycle.demo.postgres import Postgres, _server_user, free_port
+from tests.e2e.world import READY_SECONDS, prepare, records_in, wait_ready, write_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,11 +108,12 @@ def crash(server: Postgres) -> None:
 
 @dataclass
 class Ground:
-    """Everything that stands."""
+    """Everything that stands. With `tls` there is a certificate in `home`, which the server shows as well."""
 
     pg: Postgres
     home: Path
     database: str
+    tls: bool = False  # on both legs
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -127,20 +128,27 @@ class Ground:
         """The configuration file."""
         return self.home / "pgveil.yaml"
 
+    @property
+    def sslmode(self) -> str:
+        """What each leg asks for."""
+        return "require" if self.tls else "disable"
+
     def dsn(self, login: str = "app", *, direct: bool = False, name: str = "") -> str:
         """A connection URL."""
         port = self.pg.port if direct else self.port
-        return f"postgresql://{login}@127.0.0.1:{port}/{self.database}?sslmode=disable&connect_timeout=10" + (
+        return f"postgresql://{login}@127.0.0.1:{port}/{self.database}?sslmode={self.sslmode}&connect_timeout=10" + (
             f"&application_name={name}" if name else ""
         )
 
     def configure(self, *, workers: int = 2, server: str = "", more: str = "", dsn: str | None = None) -> None:
         """Write the configuration. `server`: instead of the one server's address; `more`: further sections."""
         hosts = server or f"hosts: 127.0.0.1:{self.pg.port}"
+        if self.tls:
+            more += "tls: {certificate: server.crt, key: server.key}\n"
         self.config.write_text(
             f"workers: {workers}\n"
             f"listen: {{address: 127.0.0.1, port: {self.port}}}\n"
-            f"server:\n  sslmode: disable\n  {hosts}\n"
+            f"server:\n  sslmode: {self.sslmode}\n  {hosts}\n"
             f"catalog: {{dsn: '{dsn or self.pg.dsn(self.database)}'}}\n"
             f"metrics: {{port: {self.metrics_port}}}\n"
             f"calculator: {{enabled: off}}\n{more}"
@@ -188,7 +196,10 @@ class Ground:
         home.mkdir(exist_ok=True)
         shutil.copy(self.home / "rules.yaml", home)
         shutil.copytree(self.home / "keys", home / "keys")
-        other = Ground(self.pg, home, self.database)
+        if self.tls:
+            shutil.copy(self.home / "server.crt", home)
+            shutil.copy(self.home / "server.key", home)
+        other = Ground(self.pg, home, self.database, self.tls)
         other.configure()
         return other
 
@@ -268,13 +279,28 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
-def make_ground(home: Path, version: str = "16", **settings: str) -> Ground:
+def _with_tls(server: Postgres, certificate: Path) -> Postgres:
+    """The same server, which shows this certificate."""
+    owner = _server_user()
+    for name in ("server.crt", "server.key"):
+        file = Path(shutil.copy(certificate / name, server.root))
+        file.chmod(0o600)
+        if owner is not None:
+            os.chown(file, owner.pw_uid, owner.pw_gid)
+    files = {"ssl_cert_file": f"{server.root}/server.crt", "ssl_key_file": f"{server.root}/server.key"}
+    return replace(server, settings={**server.settings, "ssl": "on", **files})
+
+
+def make_ground(home: Path, version: str = "16", *, tls: bool = False, **settings: str) -> Ground:
     """A durable server with the bank and a ledger in it, rules applied; pgveil is configured and not started."""
     server = Postgres.make(version, durable=True, settings=settings)
+    if tls:
+        write_certificate(home)
+        server = _with_tls(server, home)
     server.start()
     database = server.create_database()
     rules = rules_yaml().replace("tables:\n", "tables:\n" + LEDGER_RULES, 1)
     asyncio.run(prepare(server, home, database, generate(customers=30), rules_text=rules, more_sql=LEDGER_SQL))
-    ground = Ground(server, home, database)
+    ground = Ground(server, home, database, tls)
     ground.configure()
     return ground

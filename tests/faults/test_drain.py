@@ -43,8 +43,9 @@ class Told:
         return caught.value.sqlstate or (self._notices[-1] if self._notices else None)
 
 
-def test_sigterm_drains(ground: Ground, tmp_path: Path) -> None:
+def test_sigterm_drains(any_ground: Ground, tmp_path: Path) -> None:
     """Idle clients go at once, transactions as they end, the last ones at the limit; nobody new is taken."""
+    ground = any_ground
     other = ground.beside(tmp_path / "beside")
     other.configure(more="limits: {drain_seconds: 10}\n")
     other.start()
@@ -121,8 +122,9 @@ class Callers:
 
 
 @pytest.mark.timeout(300)  # four workers start, one after another
-def test_a_restart_refuses_nobody(ground: Ground) -> None:
+def test_a_restart_refuses_nobody(any_ground: Ground) -> None:
     """Workers are replaced twice (their numbers come round), clients come all the time, a transaction goes on through it."""
+    ground = any_ground
     before = set(ground.workers())
     drained = len(ground.events("worker.draining"))
     with psycopg.connect(ground.dsn("app")) as app, Callers(ground, 3) as callers:

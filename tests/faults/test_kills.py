@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CLIENTS = 16
 KILLS = 20
+FEW_KILLS, FEW_SEED = 3, 6  # a worker, the server, a worker
 BETWEEN = 48  # commits that must have been confirmed since the last kill
 SERVER_SHARE = 0.25
 
@@ -99,6 +100,13 @@ def _settle(ground: Ground, crowd: Crowd, done: Counter[str]) -> None:
 def test_writing_clients_and_kills(ground: Ground) -> None:
     crowd, done = _kills(ground, KILLS, seed=5)
     _settle(ground, crowd, done)
+
+
+@pytest.mark.timeout(600)
+def test_writing_clients_and_kills_over_tls(tls_ground: Ground) -> None:
+    """On both legs; a few kills only."""
+    crowd, done = _kills(tls_ground, FEW_KILLS, FEW_SEED)
+    _settle(tls_ground, crowd, done)
 
 
 @pytest.mark.soak

@@ -37,8 +37,12 @@ def pans() -> list[tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def filled(ground: Ground) -> Iterator[Ground]:
+def filled(any_ground: Ground) -> Iterator[Ground]:
+    """Rows to look at. Without TLS, and with it on both legs: there a stall is within a record."""
+    ground = any_ground
     with psycopg.connect(ground.dsn(), autocommit=True) as app:
+        assert bool(app.pgconn.ssl_in_use) is ground.tls
+        assert app.execute("select ssl from pg_stat_ssl where pid = pg_backend_pid()").fetchone() == (ground.tls,)
         app.cursor().executemany("insert into ledger values (%s, %s)", pans())
     yield ground
     with psycopg.connect(ground.dsn(), autocommit=True) as app:
@@ -70,7 +74,7 @@ def dammed(filled: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def through(dam: Dam, ground: Ground, name: str = "") -> Connection:
     """A connection by way of a dam before pgveil."""
-    dsn = f"postgresql://app@127.0.0.1:{dam.port}/{ground.database}?sslmode=disable&application_name={name}"
+    dsn = f"postgresql://app@127.0.0.1:{dam.port}/{ground.database}?sslmode={ground.sslmode}&application_name={name}"
     return psycopg.connect(dsn, autocommit=True)
 
 
@@ -276,7 +280,7 @@ def test_a_client_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Pa
         other.config.write_text(text)
         other.start()
         try:
-            dsn = f"postgresql://app@{NEAR}:{other.port}/{other.database}?sslmode=disable"
+            dsn = f"postgresql://app@{NEAR}:{other.port}/{other.database}?sslmode={other.sslmode}"
             program = _FAR_CLIENT
             if unsent:
                 program = program.replace(
