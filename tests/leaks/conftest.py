@@ -29,6 +29,6 @@ def den(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Den]:
 
 @pytest.fixture
 def lair(den: Den) -> Den:
-    """The den with the clerk's schema empty."""
-    den.admin("DROP SCHEMA IF EXISTS lair CASCADE", "CREATE SCHEMA lair AUTHORIZATION clerk")
+    """The den with the schema of everybody's own things empty."""
+    den.empty_lair()
     return den

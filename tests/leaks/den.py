@@ -211,8 +211,8 @@ class Den:
     files: Path  # a directory that the server may read and write, with a file of phones in it
     _seen: dict[tuple[Way, str], int] = field(default_factory=dict)
 
-    def connect(self, login: str, way: Way, **options: Any) -> Session:
-        """A connection of `login`; its notices are collected, and its search_path begins with the clerk's own schema."""
+    def connect(self, login: str, way: Way, *, plain: bool = False, **options: Any) -> Session:
+        """A connection of `login`; its notices are collected, and, unless it is to be `plain`, its search_path begins with the lair."""
         port = self.past.port if way is Way.DIRECT else self.world.tap.port
         dsn = f"postgresql://{login}@127.0.0.1:{port}/{self.world.database}"
         connection = psycopg.connect(dsn, autocommit=True, sslmode="disable", **options)
@@ -220,7 +220,8 @@ class Den:
         connection.add_notice_handler(
             lambda d: session.notices.append(f"{d.message_primary} {d.message_detail} {d.context}")
         )
-        connection.execute("SET search_path = lair, public")
+        if not plain:
+            connection.execute("SET search_path = lair, public")
         connection.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT}'")
         return session
 
@@ -229,6 +230,14 @@ class Den:
         with psycopg.connect(self.world.dsn("postgres", direct=True), autocommit=True) as connection:
             for sql in statements:
                 connection.execute(sql.encode())
+
+    def empty_lair(self) -> None:
+        """The schema in which the clerk and the agent may make things, with nothing in it."""
+        self.admin(
+            "DROP SCHEMA IF EXISTS lair CASCADE",
+            "CREATE SCHEMA lair AUTHORIZATION clerk",
+            "GRANT USAGE, CREATE ON SCHEMA lair TO agent",
+        )
 
     def fill(self, sql: str) -> str:
         """A statement with the places of this den put in."""
@@ -287,7 +296,14 @@ class Den:
 def disguises(value: str) -> tuple[str, ...]:
     """Forms in which a value could come back."""
     raw = value.encode()
-    return value, value.upper(), value[::-1], raw.hex(), hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    return (
+        value,
+        value.upper(),
+        value[::-1],
+        raw.hex(),
+        raw.hex(" "),
+        hashlib.md5(raw, usedforsecurity=False).hexdigest(),
+    )
 
 
 def make_den(pg: Postgres, home: Path, *, more_sql: str = SETUP) -> Iterator[Den]:

@@ -74,21 +74,51 @@ def _clean(den: Den, login: str) -> None:
         assert not den.leaks(login, den.heard(login, way))
 
 
-def test_the_function_call_protocol_reads_nothing(den: Den, raw: Raw) -> None:
-    """query_to_xml, pg_read_file, text functions: only large objects' own calls pass."""
+def _calls(den: Den) -> dict[str, bytes]:
+    """FunctionCall messages that would bring values up, with the arguments that each function takes."""
+    wanted = {
+        "pg_read_file(text,bigint,bigint)": (den.fill("<files>/phones"), "0", "1000"),
+        "phone_of(bigint)": ("1",),
+        "any_text(text)": ("SELECT string_agg(phone, ',') FROM customers",),
+        "pg_read_file(text)": (den.fill("<files>/phones"),),
+        "file_of(text)": (den.fill("<files>/phones"),),
+    }
+    made = {}
     with psycopg.connect(den.world.dsn("postgres", direct=True)) as admin:
-        oids = [
-            row[0]
-            for row in admin.execute(
-                "SELECT oid::int8 FROM pg_proc WHERE proname IN ('query_to_xml', 'table_to_xml', 'phone_of', 'any_text', 'pg_read_file')"
-            )
-        ]
-    assert len(oids) >= 5
-    text = b"SELECT phone FROM customers"
-    for oid in oids:
-        body = struct.pack("!IhhhI", oid, 1, 0, 1, len(text)) + text + struct.pack("!h", 0)
-        answer = raw.send(m.message(m.Front.FUNCTION_CALL, body))
-        assert b"0A000" in answer, oid
+        for name, arguments in wanted.items():
+            row = admin.execute("SELECT %s::regprocedure::oid::int8", (name,)).fetchone()
+            assert row is not None
+            body = struct.pack("!Ihh", row[0], 0, len(arguments))
+            body += b"".join(struct.pack("!i", len(text)) + text.encode() for text in arguments)
+            made[name] = m.message(m.Front.FUNCTION_CALL, body + struct.pack("!h", 0))
+    return made
+
+
+def _logged_in(port: int, login: str, den: Den) -> Raw:
+    made = Raw(port, user=login, database=den.world.database)
+    made.until(b"Z")
+    return made
+
+
+@pytest.mark.parametrize("login", [CLERK, CHIEF])
+def test_the_function_call_protocol_reads_nothing(den: Den, login: str) -> None:
+    """Functions that read files and run texts: only large objects' own calls pass."""
+    raw = _logged_in(den.world.tap.port, login, den)
+    for name, call in _calls(den).items():
+        assert b"function call sub-protocol for large objects only" in raw.send(call), name
+    raw.socket.close()
+    _clean(den, login)
+
+
+def test_the_function_call_protocol_meets_privileges_past_pgveil(den: Den) -> None:
+    clerk, boss = (_logged_in(den.past.port, login, den) for login in (CLERK, "postgres"))
+    for name, call in _calls(den).items():
+        den.heard("postgres", Way.DIRECT)
+        clerk.send(call)
+        boss.send(call)
+        assert den.leaks(CLERK, den.heard("postgres", Way.DIRECT)), f"{name} brings nothing up: not a case"
+    for raw in (clerk, boss):
+        raw.socket.close()
     _clean(den, CLERK)
 
 
@@ -150,17 +180,25 @@ async def test_plans_of_one_role_are_not_used_for_another(den: Den) -> None:
     _clean(den, AGENT)
 
 
+OTHERS = (
+    "SELECT usename, query, wait_event FROM pg_stat_activity",
+    "SELECT * FROM pg_stat_get_activity(NULL)",
+    "SELECT pg_stat_get_backend_activity(i) FROM pg_stat_get_backend_idset() i",
+    "SELECT query FROM sessions",
+    "SELECT query FROM sessions_again",
+)
+
+
 def test_other_sessions_texts_are_theirs(den: Den) -> None:
     """What a clear login is just running, and has run, does not show to a masked one."""
     with psycopg.connect(den.world.dsn(APP), autocommit=True) as app:
-        app.execute(f"SELECT id FROM customers WHERE phone = '{den.value('phone')}'")
         app.execute(f"SET application_name = 'app-{den.value('id_number')[:4]}'")
+        app.execute(f"SELECT id FROM customers WHERE phone = '{den.value('phone')}'")
         for login, way in ((CLERK, Way.PGVEIL), (CLERK, Way.DIRECT), (CHIEF, Way.PGVEIL)):
             session = den.connect(login, way)
             session.run(
                 (
-                    "SELECT usename, query, wait_event FROM pg_stat_activity",
-                    "SELECT * FROM pg_stat_get_activity(NULL)",
+                    *OTHERS,
                     "SELECT statement FROM pg_prepared_statements",
                     "SELECT statement FROM pg_cursors",
                     "SELECT gid FROM pg_prepared_xacts",
@@ -171,6 +209,106 @@ def test_other_sessions_texts_are_theirs(den: Den) -> None:
             )
             session.connection.close()
             assert not den.leaks(login, den.heard(login, way))
+        boss = den.connect("postgres", Way.DIRECT)
+        for sql in OTHERS:
+            den.heard("postgres", Way.DIRECT)
+            boss.run((sql,))
+            assert den.leaks(CLERK, den.heard("postgres", Way.DIRECT)), f"{sql} shows nothing to anybody: not a case"
+        boss.connection.close()
+
+
+# In these encodings the second byte of a character can be that of a backslash.
+TWO_BYTES = {"SJIS": b"\x83\x5c", "GBK": b"\xbf\x5c", "BIG5": b"\xa5\x5c", "GB18030": b"\xbf\x5c"}
+
+
+@pytest.mark.parametrize("encoding", TWO_BYTES)
+@pytest.mark.parametrize("standard", ["on", "off"])
+def test_a_character_that_holds_a_backslash_hides_no_quote(den: Den, encoding: str, standard: str) -> None:
+    """To one who reads bytes the constant goes on to the end of the line; to PostgreSQL the phone stands behind it."""
+    sql = b"SELECT '" + TWO_BYTES[encoding] + b"', phone FROM public.customers --'"
+    settings = (f"SET client_encoding = '{encoding}'", f"SET standard_conforming_strings = {standard}")
+    parse = m.build_parse(b"", sql) + m.build_bind(b"", b"") + m.build_execute(b"") + m.SYNC
+    den.heard("postgres", Way.DIRECT)
+    for login, port in ((CLERK, den.world.tap.port), (CHIEF, den.world.tap.port), ("postgres", den.past.port)):
+        raw = _logged_in(port, login, den)
+        for setting in settings:
+            assert b"SET" in raw.send(m.build_query(setting.encode()))
+        for answer in (raw.send(m.build_query(sql)), raw.send(parse)):
+            assert TWO_BYTES[encoding] in answer, (login, answer)
+        raw.socket.close()
+    assert den.leaks(CLERK, den.heard("postgres", Way.DIRECT)), "not a case"
+    _clean(den, CLERK)
+    _clean(den, CHIEF)
+
+
+STARTUP = {
+    "-c standard_conforming_strings=off": (
+        "SELECT '\\'', phone FROM customers --'",
+        "SELECT '\\', ', phone FROM customers",
+    ),
+    "-c role=app": ("SELECT phone FROM customers", "TABLE customers"),
+    "-c search_path=lair,public": ("SELECT phone FROM customers", "SELECT phone FROM hidden"),
+    "-c search_path=pgveil,public": ("SELECT phone FROM customers",),
+}
+
+
+@pytest.mark.parametrize("options", STARTUP)
+def test_settings_of_the_startup_packet_are_followed(lair: Den, options: str) -> None:
+    """What a statement means hangs on them from the first one on."""
+    lair.admin(
+        "CREATE VIEW lair.hidden AS SELECT phone FROM public.customers",
+        "GRANT SELECT ON lair.hidden TO teller",
+    )
+    lair.heard("postgres", Way.DIRECT)
+    for login, way in ((CLERK, Way.PGVEIL), (CLERK, Way.DIRECT), (CHIEF, Way.PGVEIL), ("postgres", Way.DIRECT)):
+        try:
+            session = lair.connect(login, way, plain=True, options=options)
+        except psycopg.OperationalError:
+            assert login == CLERK
+            assert "role" in options
+            continue
+        session.run(STARTUP[options])
+        session.connection.close()
+    assert lair.leaks(CLERK, lair.heard("postgres", Way.DIRECT)), "not a case"
+    _clean(lair, CLERK)
+    _clean(lair, CHIEF)
+
+
+# In whatever detail the login can ask for.
+LOGGED = (
+    "SET log_statement = 'all'",
+    "SET log_min_duration_statement = 0",
+    "SET log_min_error_statement = 'debug5'",
+    "SET log_error_verbosity = 'verbose'",
+    "SET debug_print_parse = on",
+    "SET debug_print_rewritten = on",
+    "SET debug_print_plan = on",
+    "SELECT id, phone, email FROM customers WHERE phone > email ORDER BY phone",
+    "SELECT phone::int FROM customers",
+    "SELECT ('{' || email)::json FROM customers",
+    "UPDATE customers SET gender = 'X' WHERE id = 1",
+    "UPDATE customers SET locale = NULL WHERE id = 1",
+    "UPDATE customers SET id = 2 WHERE id = 1",
+    "DELETE FROM customers WHERE id = 1",
+)
+
+
+def test_the_server_s_log_has_no_value_from_a_masked_login(den: Den) -> None:
+    log = den.world.pg.log
+    for login, way in ((CLERK, Way.PGVEIL), (CLERK, Way.DIRECT), (AGENT, Way.PGVEIL), (AGENT, Way.DIRECT)):
+        before = log.stat().st_size
+        session = den.connect(login, way)
+        session.run(LOGGED)
+        session.connection.close()
+        written = log.read_bytes()[before:].decode(errors="replace")
+        assert "ERROR:  invalid input syntax" in written or "ERROR:  permission denied" in written
+        assert not den.leaks(login, written), (login, way)
+        den.heard(login, way)
+    boss = den.connect("postgres", Way.DIRECT)
+    before = log.stat().st_size
+    boss.run(LOGGED)
+    boss.connection.close()
+    assert den.leaks(CLERK, log.read_bytes()[before:].decode(errors="replace")), "not a case"
 
 
 def test_notifications_carry_what_the_sender_sees(den: Den) -> None:
