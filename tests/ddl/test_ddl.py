@@ -309,7 +309,9 @@ def test_no_stale_plan(stage: Stage, kind: str, moment: str, how: str) -> None:
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("kind", CHANGES)
 def test_every_kind_at_every_moment(every_stage: Stage, kind: str, moment: str) -> None:
-    """By everybody, with all statements."""
-    cases = [play(every_stage, kind, moment, how, group) for how in HOWS for group in GROUPS if group != "some"]
+    """By everybody, with all statements, in all ways on PostgreSQL 16 (an hour or two); on the others what is read, by who does not know yet."""
+    whole = every_stage.pg.version_name == "16"
+    hows, groups = (HOWS, ("reads", "other reads", "writes")) if whole else (("unpolled", "other worker"), ("reads",))
+    cases = [play(every_stage, kind, moment, how, group) for how in hows for group in groups]
     assert not [found for case in cases for found in wrong(case)]
     assert not all(case.prevented for case in cases) or moment in HOLDING, "the change has happened"
