@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UP, DOWN = "up", "down"
 
 
 class Dam:
-    """Forwards TCP connections to `target`. `hold(direction, after)` lets so many more bytes pass that way, on all connections together.
+    """Forwards TCP connections to `target`; with `path`, those to a Unix socket, which is reached from other networks too. `hold(direction, after)` lets so many more bytes pass that way, on all connections together.
 
     `held` is set as soon as something waits; `release` lets everything flow.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, path: Path | None = None) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = int(self._listener.getsockname()[1])
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
         self._state = threading.Condition()
         self._left: dict[str, int | None] = {UP: None, DOWN: None}
         self.held = threading.Event()
@@ -54,7 +62,7 @@ class Dam:
             except OSError:
                 return
             self._pairs += [client, server]
-            for leg in (client, server):
+            for leg in (client, server) if client.family == socket.AF_INET else (server,):
                 leg.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._forward, args=(client, server, UP), daemon=True).start()
             threading.Thread(target=self._forward, args=(server, client, DOWN), daemon=True).start()

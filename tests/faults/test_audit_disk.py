@@ -27,11 +27,14 @@ def small_disk(path: Path) -> Iterator[Path]:
     """A file system of a few megabytes; skips where mounting is not allowed."""
     path.mkdir(mode=0o700)
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(path)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if made.returncode:
         pytest.skip(
-            "mounting a file system is not allowed here; tests/e2e/test_faults.py limits the files' size instead"
+            f"mounting a file system is not allowed here ({made.stderr.strip()}); tests/e2e/test_faults.py limits the files' size instead"
         )
     try:
         yield path
