@@ -246,7 +246,7 @@ class Databases:
             connection.terminate()
             connection = None
         if connection is None:
-            connection = database.connection = await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._dsn,
                 host=None if at is None else at.host,
                 port=None if at is None else at.port,
@@ -261,9 +261,13 @@ class Databases:
                     "jit": "off",
                 },
             )
-            database.at = at
-            database.locale = await read_locale(connection)
-            database.vocabulary = await read_vocabulary(connection)
+            try:
+                database.locale = await read_locale(connection)
+                database.vocabulary = await read_vocabulary(connection)
+            except BaseException:
+                connection.terminate()  # a login whose time is over, too: the next one begins anew
+                raise
+            database.connection, database.at = connection, at
         return connection
 
     @staticmethod

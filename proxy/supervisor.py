@@ -218,6 +218,10 @@ class Supervisor:
         needed = needs_restart(self._config, fresh)
         self._config = taken_up(self._config, fresh)
         told = await self._commit([(place, w) for (place, w), why in zip(workers, answers, strict=True) if why is None])
+        for place in self._places:
+            # Who has begun to serve since the first step was asked nothing, and was not behind yet when it said so.
+            if place.worker is not None and place.worker.serves and place.worker.state != self._state:
+                self._begin(self._catch_up(place.worker))
         return Reported(Outcome.APPLIED, told, needs_restart=needed)
 
     async def _catch_up(self, worker: Child) -> None:
