@@ -531,7 +531,11 @@ class Backend:
     def _drop(self, head: Expectation) -> None:
         """Take back what the server ignores after the head's error."""
         state = self._state
-        for entry in reversed(state.pipeline.error()):
+        dropped = state.pipeline.error()
+        if any(entry.mend for entry in dropped):
+            # The ReadyForQuery that was waited for will not come: the server has failed by itself, as the client was told.
+            self._failures.mended()
+        for entry in reversed(dropped):
             if entry.undo is not None:
                 entry.undo()
             if entry.copy_in is not None:

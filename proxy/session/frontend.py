@@ -37,7 +37,9 @@ _INTERPRET: Final = frozenset(limits.FRONTEND_MAXIMUM) - {Front.COPY_DATA, Front
 # Names are 63 bytes in practice; longer ones make the whole message be read.
 _BIND_HEAD: Final = {Front.BIND: 5 + 2 * 64}
 # What means something while the server reads COPY data, or ignores everything up to a Sync.
-_ALWAYS: Final = frozenset((Front.SYNC, Front.FLUSH, Front.TERMINATE, Front.COPY_DONE, Front.COPY_FAIL))
+_ALWAYS: Final = frozenset(
+    (Front.SYNC, Front.FLUSH, Front.TERMINATE, Front.COPY_DONE, Front.COPY_FAIL, Front.AUTHENTICATION)
+)
 
 # Fastpath calls that client libraries make for large objects (libpq's fe-lobj.c): none of them reads tables or runs SQL.
 _LARGE_OBJECT_CALLS: Final = frozenset((715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172))

@@ -162,6 +162,7 @@ class Judging:
         state.outdate()
         state.catalog_lost = False
         yield lambda: not state.catalog_stale or state.catalog_lost or state.ignores()
+        self._no_copy_begun()
         return CATALOG_UNKNOWN if state.catalog_stale and state.catalog_lost else None
 
     def forgives(self, refusal: Refusal, shape: str) -> bool:
@@ -378,11 +379,13 @@ class Judging:
 
     def _drained(self) -> bool:
         """Whether everything sent is answered. Raises ProtocolError where the server waits for COPY data of the client that waits here."""
-        pipeline = self._state.pipeline
-        head = pipeline.head
+        self._no_copy_begun()
+        return self._state.pipeline.idle or self._state.ignores()
+
+    def _no_copy_begun(self) -> None:
+        head = self._state.pipeline.head
         if head is not None and head.flow is Flow.COPY_IN:
             raise ProtocolError("unexpected message during COPY from stdin")
-        return pipeline.idle or self._state.ignores()
 
     def _probe(self) -> Generator[Callable[[], bool], None, bool]:
         """Ask the server for the settings, without touching the client's unnamed statement and portal; whether that was interrupted."""
