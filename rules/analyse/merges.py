@@ -8,6 +8,7 @@ from sqlglot import exp
 
 from rules.analyse.facts import Stored
 from rules.analyse.scope import Entry, Named, Outputs, Scope
+from rules.analyse.tree import ParseError
 
 if TYPE_CHECKING:
     from rules.analyse.writes import Writes
@@ -67,6 +68,8 @@ class Merges:
 
     def _insert(self, action: exp.Insert, target: Entry, level: Scope) -> None:
         columns, values = action.this, action.expression
+        if not all(isinstance(part, exp.Expr) or part is None for part in (columns, values)):
+            raise ParseError("MERGE inserts nothing")
         named = _items(columns)
         if columns is not None and not all(isinstance(c, exp.Column) for c in named):
             self._writes.unknown_form(

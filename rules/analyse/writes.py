@@ -10,6 +10,7 @@ from rules.analyse.constants import extent_of
 from rules.analyse.facts import Leak, Pair, Stored, Use
 from rules.analyse.merges import Merges
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Outputs, Scope
+from rules.analyse.tree import ParseError
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ class Writes:
         self._conflict(node.args.get("conflict"), target, scope)
         return self._returning(node, target, scope)
 
-    def target(self, table: exp.Table, scope: Scope) -> Entry:
-        """The relation that is written."""
+    def target(self, table: object, scope: Scope) -> Entry:
+        """The relation that is written. Raises ParseError where the parser has found none: the text is not SQL."""
+        if not isinstance(table, exp.Table) or not isinstance(table.this, exp.Identifier):
+            raise ParseError("the statement names no relation to write")
         entry = self.queries.relations.relation(table, scope, target=True)
         if entry.relation is not None:
             self.record.targets.append(entry.relation)

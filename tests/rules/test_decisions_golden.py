@@ -148,7 +148,7 @@ class VisibleSealer:
         self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
     ) -> bytes:
         how = "".join(("#" if number else "", "[]" if array else "", "=" if exact else ""))
-        return f"<{column.name.column}{how}:{text}>".encode()
+        return f"<{column.name.column}{how}:{text}>".encode("ascii", "backslashreplace")
 
 
 @dataclass(frozen=True)
