@@ -122,6 +122,8 @@ class Backend:
             if head is not None and head.ticket and not self._may_answer(head):
                 self.held = True
                 return moved
+            if state.closing is not None:
+                return moved  # what was found out has ended the connection, and what waits is nobody's
             if self._strangers.waiting is not None:
                 raw = self._strangers.take()
                 if raw is None:

@@ -368,6 +368,7 @@ def test_a_server_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Pa
     with another_machine() as space, server_on(space, filled, tmp_path / "way"):
         other.start()
         try:
+            until(lambda: served(other), "the way is there")
             with psycopg.connect(other.dsn(), autocommit=True) as app:
                 assert app.execute(LOOK).fetchall() == pans()
                 with cable_pulled(space):
@@ -381,7 +382,7 @@ def test_a_server_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Pa
         finally:
             other.stop()
     sessions = Counter(r["kind"] for r in other.records() if r["kind"] in {"login", "logout"})
-    assert sessions == {"login": 2, "logout": 2}
+    assert sessions == {"login": 3, "logout": 3}
     other.verify_audit()
 
 

@@ -126,9 +126,13 @@ async def test_a_second_run_finds_nothing_to_do(any_place: Place) -> None:
     await any_place.apply(RULES)
     plan = await any_place.plan(RULES)
     assert plan.empty
-    before = await any_place.admin.fetchval("SELECT pg_current_xact_id()")
-    await any_place.apply(RULES)
-    assert int(await any_place.admin.fetchval("SELECT pg_current_xact_id()")) == int(before) + 1
+    # Autovacuum numbers transactions of its own, now and then; what `apply` writes it would number each time.
+    numbered = []
+    for _ in range(5):
+        before = int(await any_place.admin.fetchval("SELECT pg_current_xact_id()"))
+        await any_place.apply(RULES)
+        numbered.append(int(await any_place.admin.fetchval("SELECT pg_current_xact_id()")) - before - 1)
+    assert min(numbered) == 0
 
 
 async def test_no_plain_value_is_left_in_the_files_nor_in_the_statistics(any_place: Place) -> None:

@@ -198,3 +198,21 @@ def test_what_uses_nothing_of_the_kind_waits_for_nobody(bench: Bench) -> None:
     session.server_received(ANSWER)
     assert _got(session) == ANSWER
     assert session.outdated == 0
+
+
+def test_where_it_ends_the_connection_nothing_of_it_passes(bench: Bench) -> None:
+    """Other statements of the batch may have been committed: no error of one statement can tell that."""
+    session = _session(bench)
+    session.client_received(PREPARED + m.SYNC)
+    session.server_received(m.message(m.Back.PARSE_COMPLETE, b"") + READY)
+    session.client_received(RUN[: -len(m.SYNC)] + m.build_bind(b"q", b"s") + m.build_execute(b"q") + m.SYNC)
+    while session.catalog_stale:
+        session.catalog_refreshed()
+    _got(session)
+    session.server_received((BOUND + DESCRIBED + ROW + DONE) * 2 + READY)
+    bench.judge.table[SQL] = FORBIDDEN
+    bench.judge.generation += 1
+    session.catalog_refreshed()
+    assert session.closing is not None
+    assert b"FATAL" in b"".join(session.to_client)
+    assert ROW not in _got(session)

@@ -380,6 +380,29 @@ def test_too_much_while_held_ends_the_session(bench: Bench) -> None:
     assert len(client) < 300
 
 
+def test_rows_whose_record_is_lost_are_nobodys_where_that_ends_the_connection(bench: Bench) -> None:
+    session = started(bench)
+    known(bench, session)
+    bench.judge.admit("SELECT seen", plan(PLAIN))
+    bench.recorder.prompt = False
+    batch = b"".join(
+        m.build_parse(name, text) + m.build_bind(name, name) + m.build_execute(name)
+        for name, text in ((b"o", b"OTHER"), (b"s", b"SELECT seen"))
+    )
+    session.client_received(batch + m.SYNC)
+    assert taken(session)[1].endswith(m.SYNC)
+    seen, answered = description((b"id", 1, 23)), m.PARSE_COMPLETE + m.BIND_COMPLETE
+    session.server_received(answered + m.NO_DATA + tag(b"OTHER") + answered)
+    session.server_received(seen + m.build_data_row((b"4000",)) + tag(b"SELECT 1") + READY)
+    assert b"4000" not in taken(session)[0]
+    bench.recorder.down = True
+    session.audit_failed()
+    client, _ = taken(session)
+    assert errors(client) == ["58030"]
+    assert session.closing is not None
+    assert b"4000" not in client
+
+
 def test_a_sync_waits_for_the_record_of_a_write(bench: Bench) -> None:
     session = started(bench)
     known(bench, session)
