@@ -122,7 +122,7 @@ class Backend:
             if head is not None and head.ticket and not self._may_answer(head):
                 self.held = True
                 return moved
-            if state.closing is not None:
+            if self._is_over():
                 return moved  # what was found out has ended the connection, and what waits is nobody's
             if self._strangers.waiting is not None:
                 raw = self._strangers.take()
@@ -165,6 +165,9 @@ class Backend:
         if not self._results.reads(head):
             return _NO_BATCH
         return _ANY if self._state.new_views else _ROWS
+
+    def _is_over(self) -> bool:
+        return self._state.closing is not None
 
     def _stands(self, head: Expectation, premise: Premise) -> bool:
         """Whether what has come for the head may pass: the catalog has been looked at since. What was judged by another one ends here."""
