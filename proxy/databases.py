@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
     from proxy.session.values import ValueCodec
-    from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog
     from rules.model import Rules
 
@@ -75,7 +74,6 @@ class _Database:
     connection: asyncpg.Connection[Any] | None = None
     at: Address | None = None  # where that goes; None: where the URL says
     locale: Locale | None = None
-    vocabulary: Vocabulary | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -227,7 +225,11 @@ class Databases:
         database.codec.know_enums(catalog.enums)
         if database.gate is None:
             database.gate = self._make(
-                self._rules, catalog, database.codec, observer=self._observer, vocabulary=database.vocabulary
+                self._rules,
+                catalog,
+                database.codec,
+                observer=self._observer,
+                vocabulary=await read_vocabulary(connection),
             )
         elif changed:
             database.gate.update(self._rules, catalog)
@@ -263,7 +265,6 @@ class Databases:
             )
             try:
                 database.locale = await read_locale(connection)
-                database.vocabulary = await read_vocabulary(connection)
             except BaseException:
                 connection.terminate()  # a login whose time is over, too: the next one begins anew
                 raise

@@ -166,7 +166,7 @@ class Guard:
             meter=self._meter,
         )
         session.announced = False
-        session._asked = 0  # noqa: SLF001
+        session.asked = 0
         session.fits = self._fits
         session.on_stale = lambda: self._stale(context.database)
         session.on_start = lambda: self._logged_in(context, identity, principal)

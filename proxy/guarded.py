@@ -88,13 +88,13 @@ class Client:
 class GuardedSession(Session):
     """A Session that says so when the login is through, and when the catalog must be read again."""
 
-    __slots__ = ("_asked", "announced", "fits", "on_stale", "on_start")
+    __slots__ = ("announced", "asked", "fits", "on_stale", "on_start")
 
     on_stale: Callable[[], None]
     on_start: Callable[[], None]
     fits: Callable[[bool | None, bool | None], None]
     announced: bool
-    _asked: int
+    asked: int
 
     def server_received(self, data: bytes) -> None:
         """See Session."""
@@ -111,6 +111,6 @@ class GuardedSession(Session):
 
     def _run(self, *sides: Backend | Frontend) -> None:
         super()._run(*sides)
-        if self.catalog_stale and self.outdated != self._asked:
-            self._asked = self.outdated
+        if self.catalog_stale and self.outdated != self.asked:
+            self.asked = self.outdated
             self.on_stale()

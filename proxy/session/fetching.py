@@ -93,7 +93,7 @@ class Fetcher:
         entry = Expectation(
             Kind.EXECUTE, Route.GUARD, portal=portal, run=run, ticket=ticket, collector=collector, undo=collector.drop
         )
-        entry.premise = None if portal.statement is None else Premise.fixed(portal.statement)
+        entry.premise = Premise.of(portal.statement, ours=True)
         state.send(messages.build_execute(portal.name, state.limits.collected_rows + 1), entry)
         return collector
 

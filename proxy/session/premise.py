@@ -44,19 +44,12 @@ class Premise:
     generation: int
 
     @classmethod
-    def of(cls, statement: PreparedStatement) -> Premise | None:
-        """Of an execution of a prepared statement, where it needs one."""
-        if not statement.decision.unshown:
+    def of(cls, statement: PreparedStatement | None, *, ours: bool = False) -> Premise | None:
+        """Of an execution of a prepared statement, where it needs one. `ours`: the text is pgveil's own, a part of a computation."""
+        if statement is None or not statement.decision.unshown:
             return None
-        text = statement.text if statement.made is None else None
+        text = statement.text if statement.made is None and not ours else None
         return cls(text, statement.decision, statement.settings, True, statement.generation)
-
-    @classmethod
-    def fixed(cls, statement: PreparedStatement) -> Premise | None:
-        """Of a part of a computation, whose text is pgveil's own."""
-        if not statement.decision.unshown:
-            return None
-        return cls(None, statement.decision, statement.settings, True, statement.generation)
 
     def holds(self, state: State) -> bool:
         """Whether the text would be decided so today."""

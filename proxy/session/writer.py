@@ -396,7 +396,7 @@ class Writer(Computer):
             ticket=ticket,
             collector=collector,
             undo=None if collector is None else collector.drop,
-            premise=None if portal.statement is None else Premise.fixed(portal.statement),
+            premise=Premise.of(portal.statement, ours=True),
         )
         state.send(messages.build_execute(portal.name, limit), entry)
         if limit <= 0:

@@ -54,17 +54,11 @@ def _conditions(text: Text) -> list[list[Span]]:
 
 
 def _own_where(text: Text) -> list[Span]:
-    depth = 0
     begin: int | None = None
-    for index in range(text.first, text.last + 1):
-        token = text.token(index)
-        if token.kind is Kind.PUNCT:
-            depth += (token.value in "([") - (token.value in ")]")
-        if depth or token.kind is not Kind.WORD or text.value(index - 1) in {".", "as"}:
-            continue
-        if token.value == "where":
+    for index, word in text.outer_words():
+        if word == "where":
             begin = index + 1
-        elif token.value == "returning" and begin is not None:
+        elif word == "returning" and begin is not None:
             return [(begin, index - 1)]
     return [] if begin is None or begin > text.last else [(begin, text.last)]
 

@@ -48,21 +48,16 @@ def of_constants(text: Text, span: Span) -> bool:
 
 def _actions(text: Text) -> Iterator[Span]:
     """What stands behind each THEN, up to the next WHEN."""
-    depth = cases = 0
+    cases = 0
     begin: int | None = None
-    for index in range(text.first, text.last + 1):
-        token = text.token(index)
-        if token.kind is Kind.PUNCT:
-            depth += (token.value in "([") - (token.value in ")]")
-        if depth or token.kind is not Kind.WORD or text.value(index - 1) in {".", "as"}:
-            continue
-        cases += (token.value == "case") - (token.value == "end")
+    for index, word in text.outer_words():
+        cases += (word == "case") - (word == "end")
         if cases:
             continue
-        if token.value in {"when", "returning"} and begin is not None:
+        if word in {"when", "returning"} and begin is not None:
             yield begin, index - 1
             begin = None
-        elif token.value == "then":
+        elif word == "then":
             begin = index + 1
     if begin is not None:
         yield begin, text.last

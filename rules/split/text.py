@@ -47,6 +47,16 @@ class Text:
         """Whether a token is an identifier or keyword."""
         return self.lexed.tokens[index].kind in NAMES
 
+    def outer_words(self) -> Iterator[tuple[int, str]]:
+        """Unquoted words outside parentheses and brackets, with their indexes; none that names something by its place (behind a dot or AS)."""
+        depth = 0
+        for index in range(self.first, self.last + 1):
+            token = self.token(index)
+            if token.kind is Kind.PUNCT:
+                depth += (token.value in "([") - (token.value in ")]")
+            if not depth and token.kind is Kind.WORD and self.value(index - 1) not in {".", "as"}:
+                yield index, token.value
+
     def tables_in(self, span: Span) -> list[TableUse]:
         """The relations named in a span."""
         return [t for t in self.survey.tables if span[0] <= t.first and t.last <= span[1]]

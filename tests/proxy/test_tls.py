@@ -415,6 +415,16 @@ def test_system_authorities() -> None:
 # -- a peer that says its last word while it is not read -----------------------------------------------------------------------------------
 
 
+async def _unread(server: asyncio.Server, certificates: Certificates, *, close_seconds: float) -> Leg:
+    """A leg to the server, with TLS, that is not read."""
+    host, port = server.sockets[0].getsockname()[:2]
+    _, leg = await asyncio.get_running_loop().create_connection(lambda: Leg(close_seconds=close_seconds), host, port)
+    trusting = ssl.create_default_context(cafile=certificates.authority)
+    await leg.start_tls(trusting, server_side=False, hostname="localhost")
+    leg.set_reading(on=False)
+    return leg
+
+
 @pytest.mark.parametrize("polite", [True, False], ids=["close_notify", "eof"])
 @pytest.mark.parametrize("size", [40, 600_000])
 async def test_the_last_words_of_a_peer_that_was_not_read_are_not_lost(
@@ -441,11 +451,7 @@ async def test_the_last_words_of_a_peer_that_was_not_read_are_not_lost(
             plain.close()
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    loop = asyncio.get_running_loop()
-    _, leg = await loop.create_connection(lambda: Leg(close_seconds=2.0), *server.sockets[0].getsockname()[:2])
-    trusting = ssl.create_default_context(cafile=certificates.authority)
-    await leg.start_tls(trusting, server_side=False, hostname="localhost")
-    leg.set_reading(on=False)
+    leg = await _unread(server, certificates, close_seconds=2.0)
     leg.write([b"?"])
     await said.wait()
     await asyncio.sleep(0.3)
@@ -474,11 +480,7 @@ async def test_a_leg_that_was_not_read_closes_without_waiting_for_its_time_limit
         writer.close()
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    loop = asyncio.get_running_loop()
-    _, leg = await loop.create_connection(lambda: Leg(close_seconds=3600.0), *server.sockets[0].getsockname()[:2])
-    trusting = ssl.create_default_context(cafile=certificates.authority)
-    await leg.start_tls(trusting, server_side=False, hostname="localhost")
-    leg.set_reading(on=False)
+    leg = await _unread(server, certificates, close_seconds=3600.0)
     leg.close()
     await leg.wait_closed()
     server.close()
