@@ -1,7 +1,7 @@
 """Findings that somebody has decided to live with, each with a reason: a file of their own, so that who decides is not who configures.
 
 accepted:
-  - {code: key-backup, reason: "copy in the safe of branch 4, tried 2026-05-02", by: "j. doe", until: 2027-05-02}
+  - {code: key-backup, reason: "file in the safe of branch 4, tried 2026-05-02", by: "j. doe", until: 2027-05-02}
   - {code: login-superuser, object: ops, reason: "on-call, hardware token, pg_hba from the jump host only"}
 """
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AS_PGVEIL: Final = "run doctor as pgveil's account: sudo -u pgveil pgveil doctor ..."
 _PUBLISHED: Final = frozenset({"public_html", "htdocs", "wwwroot", "www", "webroot"})
+_NAMED: Final = 5  # keys named in one finding
 _WEB: Final = ("/usr/share/nginx", "/srv/http")
 
 
@@ -114,12 +115,31 @@ def _place(facts: Facts) -> Iterator[Found]:
 
 
 def _backup(facts: Facts) -> Iterator[Found]:
-    master = facts.host.master.path
+    keys = facts.config.keys
+    notes = facts.host.backups
+    command = f"pgveil keys backup {keys} FILE, after each apply that makes keys; keep FILE and its passphrase apart"
+    if not notes:
+        yield Found(
+            Severity.WARNING, str(keys), f"no backup of {keys} was ever made: with it lost, all is lost", command
+        )
+        return
+    without = [e.label for e in facts.ring.entries() if e.live and e.id not in notes[-1].keys]
+    if without:
+        told = (
+            f"{listed(without[:_NAMED])} and {len(without) - _NAMED} more" if len(without) > _NAMED else listed(without)
+        )
+        yield Found(
+            Severity.WARNING,
+            str(keys),
+            f"not in the last backup ({notes[-1].file}, {notes[-1].created}): {told}",
+            command,
+        )
+        return
     yield Found(
         Severity.NOTE,
-        str(master),
-        f"nobody can see from here whether there is a copy of {master} in another safe place",
-        "keep one, try it with `pgveil keys check COPY`, and accept this note with where it is (docs/doctor.md)",
+        str(keys),
+        f"nobody can see from here whether the backup of {notes[-1].created} is still in a safe place",
+        f"try it with `pgveil keys check-backup {notes[-1].file}`, and accept this note with where it is (docs/doctor.md)",
     )
 
 
@@ -162,8 +182,8 @@ CHECKS: Final = (
     Check(
         "key-backup",
         Group.KEYS,
-        "There is a copy of the master key",
-        "With the master key lost, nothing that is sealed can ever be read again, from no backup.",
+        "Every key is in a backup",
+        "With master key or key ring lost, nothing that is sealed can ever be read again, from no backup of the database.",
         _backup,
     ),
 )

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from keys.backup import notes_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from keys.backup import Note
     from proxy.config import Config
 
 PROC: Final = Path("/proc")
@@ -81,6 +84,7 @@ class Host:
     workers: tuple[Process, ...]
     calculator_in_memory: bool | None
     worktree: Path | None
+    backups: tuple[Note, ...] = ()
 
 
 def read_host(config: Config, *, proc: Path = PROC, swaps: Path = SWAPS) -> Host:
@@ -104,6 +108,7 @@ def read_host(config: Config, *, proc: Path = PROC, swaps: Path = SWAPS) -> Host
         workers=tuple(workers_of(config.file, proc)),
         calculator_in_memory=_in_memory(config),
         worktree=worktree_of(config.keys),
+        backups=notes_of(config.keys),
     )
 
 

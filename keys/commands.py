@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from keys import backup_commands
+
 if TYPE_CHECKING:
     from keys.ring import KeyEntry
 
@@ -31,6 +33,7 @@ def register(app: typer.Typer) -> None:
     group.command("init")(init)
     group.command("list")(show)
     group.command("check")(check)
+    backup_commands.register(group)
     app.add_typer(group, name="keys")
 
 
@@ -60,7 +63,8 @@ def init(directory: _Directory) -> None:
         _fail(_IO, str(error))
     typer.echo(f"Made {directory / MASTER_FILE} and {directory / RING_FILE}.")
     typer.echo(
-        "Keep a copy of master.key in another safe place: without it nothing that is sealed can ever be read again."
+        "Both are needed to read what will be sealed, and `pgveil apply` adds keys to the ring. After each apply: "
+        f"pgveil keys backup {directory} FILE"
     )
 
 

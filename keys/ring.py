@@ -346,6 +346,12 @@ def read_entries(directory: Path) -> tuple[KeyEntry, ...]:
     return _read(directory / RING_FILE).ring.keys
 
 
+def read_ring(path: Path, content: bytes, provider: MasterKey) -> KeyRing:
+    """A ring from the bytes of its file, wherever they come from; `path` names it in errors. Raises what `KeyRing.open` raises."""
+    state = _verified(path, _decode(path, content), provider, None)
+    return KeyRing(path, provider, state, on_use=None, clock=time.time, sleep=time.sleep)
+
+
 def _read(path: Path) -> _File:
     try:
         content, _ = read_regular(path, MAX_RING_BYTES)
@@ -353,6 +359,10 @@ def _read(path: Path) -> _File:
         raise RingFileError(f"key ring {path} is not a regular file") from None
     except OSError as error:
         raise RingFileError(f"key ring {path} cannot be read: {error.strerror}") from error
+    return _decode(path, content)
+
+
+def _decode(path: Path, content: bytes) -> _File:
     if len(content) > MAX_RING_BYTES:
         raise RingFileError(f"key ring {path} is longer than {MAX_RING_BYTES} bytes")
     try:
@@ -366,7 +376,10 @@ def _read(path: Path) -> _File:
 
 def _load(path: Path, provider: MasterKey, known: _State | None, *, afresh: bool = False) -> _State:
     """`afresh`: every key is unwrapped, those that are known too, as the master key may be another one."""
-    file = _read(path)
+    return _verified(path, _read(path), provider, known, afresh=afresh)
+
+
+def _verified(path: Path, file: _File, provider: MasterKey, known: _State | None, *, afresh: bool = False) -> _State:
     at_hand = {} if known is None or afresh else _unchanged(known, file.ring)
     keys: dict[int, DataKey] = {}
     failing: list[KeyEntry] = []

@@ -113,10 +113,14 @@ async def _apply(
 
 
 def _told(plan: ApplyPlan, *, applied: bool, as_json: bool) -> int:
+    from lifecycle.apply.model import Kind
+
     if as_json:
         typer.echo(json.dumps({"applied": applied, **plan.document()}, ensure_ascii=False, indent=2))
     elif applied:
         typer.echo(f"Done: {len(plan.changes)} changes.")
+        if any(c.kind is Kind.KEY for c in plan.changes):
+            typer.echo("New keys were made: back them up now, with `pgveil keys backup`.")
     if plan.obstacles:
         return _USAGE
     return 0 if applied or plan.empty else _NOT_SO

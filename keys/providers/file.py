@@ -50,6 +50,16 @@ class FileMasterKey:
     @classmethod
     def load(cls, path: Path) -> FileMasterKey:
         """Read the file. Raises KeyFileError where anyone but its owner could have read or written it, and where it is no key."""
+        return cls.of_line(path, cls.read_line(path))
+
+    @classmethod
+    def of_line(cls, path: Path, line: bytes) -> FileMasterKey:
+        """The master key of a file's content, from a backup say; `path` names it in errors. Raises KeyFileError."""
+        return cls(path, _decode(path, line))
+
+    @classmethod
+    def read_line(cls, path: Path) -> bytes:
+        """The file's content, which is the key. Raises KeyFileError where anyone but its owner could have read or written it."""
         try:
             line, status = read_regular(path, _LINE_SIZE)
         except NotRegularError:
@@ -61,7 +71,7 @@ class FileMasterKey:
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             raise KeyFileError(path, f"has mode {mode:04o}, so others than its owner reach it; run: chmod 600 {path}")
-        return cls(path, _decode(path, line))
+        return line
 
     @classmethod
     def generate(cls, path: Path, random: Callable[[int], bytes]) -> FileMasterKey:

@@ -83,7 +83,9 @@ def test_links_lead_somewhere(root: Path) -> None:
 def test_decisions_are_numbered_once_and_have_their_three_parts(root: Path) -> None:
     pages = sorted((root / "docs" / "adr").glob("*.md"))
     numbers = [page.name[:4] for page in pages]
-    assert numbers == [f"{n:04}" for n in range(1, len(pages) + 1)]
+    # Numbers are given out before the pages are written, so one may be free.
+    assert all(re.fullmatch(r"\d{4}", number) for number in numbers)
+    assert len(set(numbers)) == len(numbers) >= 26
     for page in pages:
         text = page.read_text()
         assert text.startswith(f"# {page.name[:4]} ")

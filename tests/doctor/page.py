@@ -72,7 +72,7 @@ doctor:
 
 ```yaml
 accepted:
-  - {code: key-backup, reason: "copy in the safe of branch 4, tried 2026-05-02", by: "j. doe", until: 2027-05-02}
+  - {code: key-backup, reason: "file in the safe of branch 4, tried 2026-05-02", by: "j. doe", until: 2027-05-02}
   - {code: login-superuser, object: ops, reason: "on-call, hardware token, from the jump host only"}
 ```
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from doctor.host import swapped_to
+from keys.backup import back_up, notes_of
 from lifecycle.demo.bank import generate, rules_yaml
 from lifecycle.demo.postgres import Postgres, free_port
 from tests.e2e.world import prepare, stop_process, wait_ready, write_certificate
@@ -271,6 +272,13 @@ doctor: {{accepted: accepted.yaml, certificate_days: 10}}
 """
     )
     (system.home / "audit").mkdir(mode=0o700)
+    back_up_keys(system)
+
+
+def back_up_keys(system: System) -> None:
+    """What is done after each `apply` that makes keys; cheap to guess, and so quick."""
+    target = system.home / f"keys-{len(notes_of(system.home / 'keys'))}.backup"
+    back_up(system.home / "keys", target, b"correct horse battery", random=os.urandom, cost=2)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ $ pg_dump -h pgveil -p 6432 -U backup -N 'pgveil*' -O -x -Fc -f shop.dump shop
 
   Views over sealed columns stand in the way of the last step: leave them out (`pg_restore -L`) and make them afterwards.
 - **Past pgveil**, a dump is of ciphertext and of pgveil's own objects. Restored past pgveil it opens through a pgveil with the same keys: this is what backups are for.
-  Keep `master.key` elsewhere.
+  Keep a backup of the keys (`pgveil keys backup`) elsewhere.
 - **Other logins** get an error with a hint, whatever the options: never a dump of masks. They can dump tables in which they see everything clear. Foreign tables
   (`--include-foreign-data`) are never masked: one that is a partition of a table with masked columns is an error to them.
 
