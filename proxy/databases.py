@@ -16,7 +16,8 @@ from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, ServerUnreachable
 from proxy.vocabulary import read_vocabulary
-from rules.catalog import CATALOG_QUERIES, FINGERPRINT_QUERY, CatalogError, build_catalog
+from rules.catalog import FINGERPRINT_QUERY, CatalogError, build_catalog
+from rules.catalog_texts import CatalogReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +48,13 @@ class CatalogUnavailable(ServerUnreachable):
     """pgveil's own login could not read the catalog, so nothing can be judged."""
 
 
-async def read_catalog(connection: asyncpg.Connection[Any]) -> tuple[str, Catalog]:
-    """The fingerprint and the catalog, of one moment. Raises CatalogUnavailable when it keeps changing."""
+async def read_catalog(connection: asyncpg.Connection[Any], reader: CatalogReader | None = None) -> tuple[str, Catalog]:
+    """The fingerprint and the catalog; no fingerprint where it is to be read again soon. Raises CatalogUnavailable when it keeps changing."""
+    reader = CatalogReader() if reader is None else reader
     for _ in range(_ATTEMPTS):
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            fingerprint = str(await connection.fetchval(FINGERPRINT_QUERY))
-            rows = {name: await connection.fetch(sql) for name, sql in CATALOG_QUERIES.items()}
+        reading = await reader.read(connection)
         try:
-            return fingerprint, build_catalog(rows)
+            return reading.fingerprint if reading.whole else "", build_catalog(reading.rows, reading.texts)
         except CatalogError:
             continue
     raise CatalogUnavailable(
@@ -71,6 +71,7 @@ class _Database:
     gate: Gate | ObservingGate | None = None
     catalog: Catalog | None = None
     fingerprint: str = ""
+    reader: CatalogReader = field(default_factory=CatalogReader)
     connection: asyncpg.Connection[Any] | None = None
     at: Address | None = None  # where that goes; None: where the URL says
     locale: Locale | None = None
@@ -212,7 +213,7 @@ class Databases:
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
             await self._look_for(connection, database.gate)
             return
-        fingerprint, catalog = await read_catalog(connection)
+        fingerprint, catalog = await read_catalog(connection, database.reader)
         encoding = connection.get_settings().server_encoding
         if encoding.upper() != "UTF8" and not self._rules.protected_tables().isdisjoint(catalog.by_name):
             # The lexer folds and truncates names as a UTF8 server does; elsewhere two names could be one.

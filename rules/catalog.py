@@ -1,13 +1,14 @@
 """Catalog: an immutable snapshot of what one database holds, as far as the analysis needs it.
 
-The values are here; `CATALOG_QUERIES` and `build_catalog` (SQL text and pure assembly, no I/O) are what callers with a connection use:
+The values are here; `CATALOG_QUERIES` and `build_catalog` (SQL text and pure assembly, no I/O) are what callers with a connection use, who
+hold locks of their own:
 
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     <FINGERPRINT_QUERY>, then each of CATALOG_QUERIES;
     COMMIT;
     build_catalog({name: rows, ...})
 
-The fingerprint comes first, so a change that lands meanwhile shows as another fingerprint at the next poll. Every query is one statement
+Whoever is a guest and is to meet nobody's locks reads by `rules.catalog_texts.CatalogReader`. The fingerprint comes first, so a change that lands meanwhile shows as another fingerprint at the next poll. Every query is one statement
 without parameters, names everything by schema, needs no privilege beyond connecting, and fixes its own search_path until the end of
 its transaction (what pg_get_viewdef and format_type write depends on it). Source: PostgreSQL, chapter "System Catalogs".
 """
@@ -27,6 +28,8 @@ from rules.model import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from rules.catalog_texts import TextKey
 
 __all__ = [
     "CATALOG_QUERIES",
@@ -172,8 +175,8 @@ class Row(Protocol):
         """The value of a column."""
 
 
-def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
-    """The snapshot that the answers to CATALOG_QUERIES make; rows are given by the query's name.
+def build_catalog(rows: Mapping[str, Sequence[Row]], texts: Mapping[TextKey, str] | None = None) -> Catalog:
+    """The snapshot that the answers to CATALOG_QUERIES make, or those to QUIET_QUERIES and `texts`; rows are given by the query's name.
 
     Any membership counts, whatever its INHERIT, SET or ADMIN options. `superusers` also holds those who can become one by SET ROLE.
     Raises CatalogError where the rows contradict each other.
@@ -185,12 +188,12 @@ def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
         version="",
         database=database["database"],
         server_version=database["server_version"],
-        relations=MappingProxyType(_relations(rows)),
-        functions=tuple(_function(r) for r in sorted(rows["functions"], key=lambda r: int(r["oid"]))),
+        relations=MappingProxyType(_relations(rows, _Texts(texts or {}))),
+        functions=_functions(rows["functions"], "function", _Texts(texts or {})),
         members=MappingProxyType(members),
         superusers=superusers | {login for login, roles in members.items() if not superusers.isdisjoint(roles)},
         schemas=frozenset(r["schema"] for r in rows["schemas"]),
-        operators=tuple(_function(r) for r in sorted(rows.get("operators", ()), key=lambda r: int(r["oid"]))),
+        operators=_functions(rows.get("operators", ()), "operator", _Texts(texts or {})),
         enums=MappingProxyType(
             {r["name"]: EnumType(r["oid"], r["array_oid"], tuple(r["labels"] or ())) for r in rows.get("enums", ())}
         ),
@@ -198,10 +201,26 @@ def build_catalog(rows: Mapping[str, Sequence[Row]]) -> Catalog:
     return replace(unversioned, version=_digest(unversioned))
 
 
-def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
+class _Texts:
+    """Texts that were read one by one, by who has them."""
+
+    def __init__(self, texts: Mapping[TextKey, str]) -> None:
+        self._of: dict[tuple[str, int, int], list[str]] = {}
+        for key in sorted(texts):
+            self._of.setdefault((key.kind, key.holder, key.sub), []).append(texts[key])
+
+    def of(self, kind: str, holder: int, sub: int = 0) -> list[str]:
+        return self._of.get((kind, holder, sub), [])
+
+    def one(self, kind: str, holder: int, sub: int, otherwise: str | None) -> str | None:
+        found = self.of(kind, holder, sub)
+        return found[0] if found else otherwise
+
+
+def _relations(rows: Mapping[str, Sequence[Row]], texts: _Texts) -> dict[int, Relation]:
     columns: dict[int, list[CatalogColumn]] = {}
     for row in rows["columns"]:
-        columns.setdefault(row["relation"], []).append(_column(row))
+        columns.setdefault(row["relation"], []).append(_column(row, texts))
     parents: dict[int, list[int]] = {}
     children: dict[int, list[int]] = {}
     for row in sorted(rows["inherits"], key=lambda r: (int(r["child"]), int(r["position"]))):
@@ -212,11 +231,13 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
         triggers.setdefault(row["relation"], []).append(TableName(row["schema"], row["name"]))
     rules: dict[int, list[str]] = {}
     for row in rows.get("rules", ()):
-        rules.setdefault(row["relation"], []).append(row["definition"] or "")
+        if row["definition"] is not None:
+            rules.setdefault(row["relation"], []).append(row["definition"])
     relations = {}
     for row in sorted(rows["relations"], key=lambda r: int(r["oid"])):
         oid = row["oid"]
-        if row["kind"] in {"v", "m"} and row["definition"] is None:
+        definition = texts.one("view", oid, 0, row["definition"])
+        if row["kind"] in {"v", "m"} and definition is None:
             raise CatalogError(f"the view with OID {oid} was dropped while the catalog was read")
         relations[oid] = Relation(
             oid=oid,
@@ -226,18 +247,18 @@ def _relations(rows: Mapping[str, Sequence[Row]]) -> dict[int, Relation]:
             columns=tuple(sorted(columns.get(oid, ()), key=lambda c: c.attnum)),
             parents=tuple(parents.get(oid, ())),
             children=tuple(sorted(children.get(oid, ()))),
-            definition=row["definition"],
+            definition=definition,
             row_security=row["row_security"],
             has_triggers=row["has_triggers"],
             primary_key=tuple(row["primary_key"] or ()),
             telling=tuple(sorted(row["telling"] or ())),
             trigger_functions=tuple(sorted(set(triggers.get(oid, ())))),
-            rules=tuple(sorted(rules.get(oid, ()))),
+            rules=tuple(sorted((*rules.get(oid, ()), *texts.of("rule", oid)))),
         )
     return relations
 
 
-def _column(row: Row) -> CatalogColumn:
+def _column(row: Row, texts: _Texts) -> CatalogColumn:
     if row["declared_type"] is None:
         raise CatalogError(f"a type of the relation with OID {row['relation']} was dropped while the catalog was read")
     return CatalogColumn(
@@ -247,21 +268,25 @@ def _column(row: Row) -> CatalogColumn:
         typmod=row["typmod"],
         declared_type=row["declared_type"],
         not_null=row["not_null"],
-        default=row["default"],
+        default=texts.one("default", row["relation"], row["attnum"], row["default"]),
         generated=row["generated"],
         identity=row["identity"],
         own_collation=row["own_collation"],
     )
 
 
-def _function(row: Row) -> Function:
+def _functions(rows: Iterable[Row], kind: str, texts: _Texts) -> tuple[Function, ...]:
+    return tuple(_function(row, texts.of(kind, row["oid"])) for row in sorted(rows, key=lambda r: int(r["oid"])))
+
+
+def _function(row: Row, bodies: Sequence[str]) -> Function:
     return Function(
         oid=row["oid"],
         name=TableName(row["schema"], row["name"]),
         owner=row["owner"],
         language=row["language"],
         security_definer=row["security_definer"],
-        source=row["source"] or "",
+        source="\n".join(filter(None, (row["source"], *bodies))),
         unread=row["unread"],
     )
 

@@ -11,11 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What the database itself came with has OIDs below 16384 (FirstNormalObjectId), so whatever a superuser put into pg_catalog is seen too.
-_OWN = "({oid} >= 16384 OR NOT (n.nspname = 'information_schema' OR pg_catalog.starts_with(n.nspname::text, 'pg_'))) AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')"
+OWN = "({oid} >= 16384 OR NOT (n.nspname = 'information_schema' OR pg_catalog.starts_with(n.nspname::text, 'pg_'))) AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')"
 
 # The functions that write names look at search_path when they are called. Their argument goes through `fixed`, so it is set before.
 _FIXED = "WITH fixed AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true) AS path)"
 _AFTER_FIXED = "CASE WHEN (SELECT path FROM fixed) IS NOT NULL THEN {value} END"
+
+# These open, and so lock until the end of the transaction, every table that the text names: QUIET_QUERIES do without them.
+_VIEW_TEXT = f"pg_catalog.pg_get_viewdef({_AFTER_FIXED.format(value='c.oid')})"
+_RULE_TEXT = f"pg_catalog.pg_get_ruledef({_AFTER_FIXED.format(value='w.oid')})"
+_DEFAULT_TEXT = f"pg_catalog.pg_get_expr(d.adbin, {_AFTER_FIXED.format(value='d.adrelid')})"
+_P_BODY = f"pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value='p.oid')})"
+_S_BODY = f"pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value='s.oid')})"
 
 _DATABASE = """
 SELECT d.datname::text AS database,
@@ -34,7 +41,7 @@ _RELATIONS = f"""
 {_FIXED}
 SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
-       CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef({_AFTER_FIXED.format(value="c.oid")}) END AS definition,
+       CASE WHEN c.relkind IN ('v', 'm') THEN {_VIEW_TEXT} END AS definition,
        c.relrowsecurity AS row_security,
        (SELECT k.conkey::int4[] FROM pg_catalog.pg_constraint k
          WHERE k.conrelid = c.oid AND k.contype = 'p' AND NOT k.condeferrable) AS primary_key,
@@ -53,7 +60,7 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
         OR EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1')) AS has_triggers
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_OWN.format(oid="c.oid")}
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {OWN.format(oid="c.oid")}
 """
 
 _COLUMNS = f"""
@@ -71,7 +78,7 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int AS attnum, a.attname::text AS
        CASE WHEN p.oid IS NULL THEN a.atttypmod ELSE p.typmod END AS typmod,
        pg_catalog.format_type({_AFTER_FIXED.format(value="a.atttypid")}, a.atttypmod) AS declared_type,
        a.attnotnull AS not_null,
-       pg_catalog.pg_get_expr(d.adbin, {_AFTER_FIXED.format(value="d.adrelid")}) AS "default",
+       {_DEFAULT_TEXT} AS "default",
        a.attgenerated <> '' AS generated,
        a.attidentity <> '' AS identity,
        a.attcollation <> (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = COALESCE(p.type_oid, a.atttypid)) AS own_collation
@@ -80,7 +87,7 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int AS attnum, a.attname::text AS
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN plain p ON p.oid = a.atttypid
   LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
- WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_OWN.format(oid="c.oid")} AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {OWN.format(oid="c.oid")} AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 _INHERITS = """
@@ -95,16 +102,16 @@ SELECT t.tgrelid::int8 AS relation, f.nspname::text AS schema, p.proname::text A
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
   JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
- WHERE NOT t.tgisinternal AND {_OWN.format(oid="c.oid")}
+ WHERE NOT t.tgisinternal AND {OWN.format(oid="c.oid")}
 """
 
 _RULES = f"""
 {_FIXED}
-SELECT w.ev_class::int8 AS relation, pg_catalog.pg_get_ruledef({_AFTER_FIXED.format(value="w.oid")}) AS definition
+SELECT w.ev_class::int8 AS relation, {_RULE_TEXT} AS definition
   FROM pg_catalog.pg_rewrite w
   JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE w.ev_type <> '1' AND {_OWN.format(oid="c.oid")}
+ WHERE w.ev_type <> '1' AND {OWN.format(oid="c.oid")}
 """
 
 # Compiled code that no extension brought: nothing says what it does.
@@ -122,14 +129,14 @@ SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
        CASE WHEN p.prokind = 'a' THEN COALESCE(parts.unread, false) ELSE {_UNREAD.replace("s.", "p.")} END AS unread,
        CASE WHEN p.prokind = 'a' THEN support.source
             WHEN l.lanname IN ('c', 'internal') THEN ''
-            ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
+            ELSE COALESCE({_P_BODY}, p.prosrc)
        END AS source
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   LEFT JOIN LATERAL (
       SELECT pg_catalog.string_agg(
-                 COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="s.oid")}), s.prosrc), pg_catalog.chr(10)) AS source,
+                 COALESCE({_S_BODY}, s.prosrc), pg_catalog.chr(10)) AS source,
              pg_catalog.bool_or(s.prosecdef) AS definer,
              COALESCE(pg_catalog.max(sl.lanname) FILTER (WHERE sl.lanname NOT IN ('sql', 'plpgsql')), pg_catalog.min(sl.lanname)) AS language
         FROM pg_catalog.pg_aggregate g
@@ -145,7 +152,7 @@ SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
                                                g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn)
        WHERE p.prokind = 'a' AND g.aggfnoid = p.oid
   ) parts ON true
- WHERE {_OWN.format(oid="p.oid")}
+ WHERE {OWN.format(oid="p.oid")}
 """
 
 # An operator runs its function, so it carries its source; of compiled ones those are told that nothing is known of.
@@ -156,13 +163,13 @@ SELECT o.oid::int8 AS oid, n.nspname::text AS schema, o.oprname::text AS name,
        l.lanname::text AS language, p.prosecdef AS security_definer,
        l.lanname IN ('c', 'internal') AS unread,
        CASE WHEN l.lanname IN ('c', 'internal') THEN ''
-            ELSE COALESCE(pg_catalog.pg_get_function_sqlbody({_AFTER_FIXED.format(value="p.oid")}), p.prosrc)
+            ELSE COALESCE({_P_BODY}, p.prosrc)
        END AS source
   FROM pg_catalog.pg_operator o
   JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
- WHERE {_OWN.format(oid="o.oid")} AND (l.lanname NOT IN ('c', 'internal') OR {_UNREAD.replace("s.", "p.")})
+ WHERE {OWN.format(oid="o.oid")} AND (l.lanname NOT IN ('c', 'internal') OR {_UNREAD.replace("s.", "p.")})
 """
 
 _ENUMS = f"""
@@ -171,7 +178,7 @@ SELECT pg_catalog.format_type({_AFTER_FIXED.format(value="t.oid")}, -1) AS name,
        (SELECT pg_catalog.array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) AS labels
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typtype = 'e' AND {_OWN.format(oid="t.oid")}
+ WHERE t.typtype = 'e' AND {OWN.format(oid="t.oid")}
 """
 
 # The database's owner is a member of pg_database_owner without a row that says so.
@@ -204,6 +211,27 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "superusers": _SUPERUSERS,
     }
 )
+
+# The same rows, of the system catalogs alone: no lock is taken that a user of a table can meet, and none is waited for. A default without
+# variables is written without a look at its table. What is left out is read text by text (`rules.catalog_texts`), and told by NULL or ''.
+_QUIET = MappingProxyType(
+    {
+        _VIEW_TEXT: "NULL::text",
+        _DEFAULT_TEXT: f"CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, {_AFTER_FIXED.format(value='0::oid')}) END",
+        _RULE_TEXT: "NULL::text",
+        _P_BODY: f"CASE WHEN p.oid < 16384 THEN {_P_BODY} END",
+        _S_BODY: f"CASE WHEN s.oid < 16384 THEN {_S_BODY} END",
+    }
+)
+
+
+def _quiet(query: str) -> str:
+    for loud, quiet in _QUIET.items():
+        query = query.replace(loud, quiet)
+    return query
+
+
+QUIET_QUERIES: Mapping[str, str] = MappingProxyType({name: _quiet(query) for name, query in CATALOG_QUERIES.items()})
 
 # One row, one text column, another text whenever something that the snapshot holds may have changed. It sums a hash of each catalog row:
 # a maximum of xmin would miss a transaction that began earlier and ended later. Where TRUNCATE, VACUUM FULL or REFRESH rewrite a row

@@ -138,16 +138,16 @@ def _reach(dsn: str) -> _Live:
 async def _ask(dsn: str) -> _Live:
     import asyncpg
 
-    from rules.catalog import CATALOG_QUERIES, build_catalog
+    from rules.catalog import build_catalog
+    from rules.catalog_texts import CatalogReader
 
     connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, command_timeout=_QUERY_SECONDS)
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            rows = {name: await connection.fetch(query) for name, query in CATALOG_QUERIES.items()}
-            roles = await connection.fetch(_LOGINS_QUERY)
+        reading = await CatalogReader().read(connection)
+        roles = await connection.fetch(_LOGINS_QUERY)
     finally:
         await connection.close()
-    return _Live(build_catalog(rows), {r["name"]: r["can_login"] for r in roles})
+    return _Live(build_catalog(reading.rows, reading.texts), {r["name"]: r["can_login"] for r in roles})
 
 
 def _holders(rules: Rules, live: _Live | None, only: str | None) -> tuple[_Holder, ...]:
