@@ -75,7 +75,7 @@ def _classes(rules: Rules, catalog: Catalog) -> Iterable[PolicyClass]:
     """Every class that a login can be in: those that the rules name, members of something, and anybody else."""
     named = {login for role in rules.roles.values() for login in role.logins}
     found = {
-        policy.id: policy
+        policy.schema: policy
         for login in (*named, *catalog.members, "")
         for policy in (rules.principal(login, catalog.memberships(login)).policy,)
     }

@@ -148,17 +148,19 @@ class PolicyClass:
     """A distinct set of verdicts. Logins of one class share plans and masking views.
 
     `id` is 12 hex digits of a digest over the verdicts, so it names the same set wherever it is computed. `lookups`: masked columns that may be
-    searched by their real value.
+    searched by their real value. `shown`: a digest like `id` of what its masking views show and its look-up functions find, masks included: what
+    is made for other rules has another name, so both can stand side by side (ADR 0029).
     """
 
     id: str
     verdicts: Mapping[ColumnName, Verdict]
     lookups: frozenset[ColumnName] = frozenset()
+    shown: str = ""
 
     @property
     def schema(self) -> str:
         """The schema of this class's masking views."""
-        return f"pgveil_{self.id}"
+        return f"pgveil_{self.shown or self.id}"
 
     def verdict(self, column: ColumnName) -> Verdict:
         """The verdict on a protected column; refused for one the class does not know."""
@@ -245,7 +247,8 @@ class Rules:
             if verdict is Verdict.MASKED and roles and all(self._may_look_up(r, name) for r in roles)
         )
         limits = [r.lookups_per_minute for r in roles if r.lookups_per_minute is not None]
-        policy = PolicyClass(class_id(verdicts, lookups), verdicts, lookups)
+        shown = views_id(self.protected_columns(), verdicts, lookups)
+        policy = PolicyClass(class_id(verdicts, lookups), verdicts, lookups, shown=shown)
         return Principal(
             login, tuple(r.name for r in roles), policy, lookups_per_minute=min(limits) if lookups and limits else None
         )
@@ -264,8 +267,25 @@ def _no_mask_no_look(verdict: Verdict, column: Column) -> Verdict:
 
 def class_id(verdicts: Mapping[ColumnName, Verdict], lookups: Iterable[ColumnName] = ()) -> str:
     """12 hex digits that name a set of verdicts and look-ups."""
-    text = "\n".join([*(f"{c}={v}" for c, v in sorted(verdicts.items())), *(f"{c}=?" for c in sorted(lookups))])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _named([*(f"{c}={v}" for c, v in sorted(verdicts.items())), *(f"{c}=?" for c in sorted(lookups))])
+
+
+def views_id(
+    columns: Iterable[Column], verdicts: Mapping[ColumnName, Verdict], lookups: Iterable[ColumnName] = ()
+) -> str:
+    """12 hex digits that name what masking views show under these verdicts. Sealed columns are in them as they are stored."""
+    masked = [c for c in columns if c.protection is Protection.MASKED and verdicts[c.name] is not Verdict.CLEAR]
+    masks = {c.name: c.mask if verdicts[c.name] is Verdict.MASKED else None for c in masked}
+    return _named(
+        [
+            *(f"{name}={'' if mask is None else (mask.kind, mask.params)}" for name, mask in sorted(masks.items())),
+            *(f"{c}=?" for c in sorted(lookups)),
+        ]
+    )
+
+
+def _named(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def view_name(table: TableName) -> str:

@@ -32,9 +32,9 @@ _UNBOUNDED = {"char": "bpchar", "bit": "varbit"}
 def plan_lookups(draft: Draft, state: State, rules: Rules, people: People, protection: ProtectionMap) -> list[Change]:
     """Plan the functions. Gives back what must be done first: those that have to go."""
     first: list[Change] = []
-    classes = {p.policy.id: p.policy for p in people.principals.values()}
+    classes = {p.policy.schema: p.policy for p in people.principals.values()}
     needed: dict[TableName, MakeLookup] = {}
-    for policy in sorted(classes.values(), key=lambda c: c.id):
+    for policy in sorted(classes.values(), key=lambda c: c.schema):
         for column in wanted(policy, rules):
             relation = state.catalog.by_name.get(column.relation)
             if relation is not None and not relation.row_security:

@@ -1,4 +1,4 @@
-"""The masking views: one schema for each class of logins, one view in it for each table of which the class sees something masked."""
+"""The masking views: a schema for each set of masks that logins see, one view in it for each table of which they see something masked."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def plan_views(
 ) -> list[Change]:
     """Plan the views. Gives back what must be done before columns are sealed: views and schemas that have to go."""
     first: list[Change] = []
-    classes = {p.policy.id: p.policy for p in people.principals.values()}
+    classes = {p.policy.schema: p.policy for p in people.principals.values()}
     wanted: dict[TableName, tuple[Table, PolicyClass, MakeView]] = {}
-    for policy in sorted(classes.values(), key=lambda c: c.id):
+    for policy in sorted(classes.values(), key=lambda c: c.schema):
         for table in sorted(rules.tables.values(), key=lambda t: t.name):
             relation = state.catalog.by_name.get(table.name)
             if relation is None:
@@ -209,7 +209,7 @@ def _plan_access(
     wanted = {
         n
         for n, p in people.principals.items()
-        if p.policy.id == policy.id
+        if p.policy.schema == policy.schema
         and n not in state.catalog.superusers
         and (
             PUBLIC in readers

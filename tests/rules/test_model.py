@@ -82,7 +82,7 @@ def test_a_class_names_its_verdicts(rules: Rules) -> None:
     assert anna == bob
     assert anna.id != carl.id
     assert len(anna.id) == 12
-    assert anna.schema == f"pgveil_{anna.id}"
+    assert anna.schema == f"pgveil_{anna.shown}"
     assert class_id(dict(sorted(anna.verdicts.items(), reverse=True))) == anna.id
 
 
