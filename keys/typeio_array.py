@@ -63,9 +63,9 @@ def _tokens(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def parse_array(text: str) -> tuple[tuple[int, ...], list[str | None]]:
-    """The sizes and elements of an array literal. Raises WireValueError; bounds other than the default are refused with 0A000."""
+    """The sizes and elements of an array literal. Raises WireValueError; bounds other than the default are refused with 0AP01."""
     if text.lstrip(BLANKS).startswith("["):
-        raise WireValueError("0A000", "array literals with explicit bounds are not supported in protected columns")
+        raise WireValueError("0AP01", "array literals with explicit bounds are not supported in protected columns")
     parser = _Parser()
     for kind, value in _tokens(text):
         parser.take(kind, value)
@@ -211,7 +211,7 @@ def _load_sizes(data: bytes, dimensions: int) -> tuple[tuple[int, ...], int]:
             raise WireValueError("54000", "array size exceeds the maximum allowed")
         if lower != 1 and size:
             raise WireValueError(
-                "0A000", "arrays with other lower bounds than 1 are not supported in protected columns"
+                "0AP01", "arrays with other lower bounds than 1 are not supported in protected columns"
             )
         sizes.append(size)
         total *= size

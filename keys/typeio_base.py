@@ -137,9 +137,9 @@ def client_text(data: bytes, settings: OutputSettings | None) -> str:
 
 
 def refuse_encoding(settings: OutputSettings) -> None:
-    """0A000 where text beyond ASCII would have to be converted to or from another client encoding."""
+    """0AP01 where text beyond ASCII would have to be converted to or from another client encoding."""
     if settings.client_encoding.upper().replace("-", "") not in {"UTF8", "UNICODE", "SQL_ASCII"}:
         raise WireValueError(
-            "0A000",
+            "0AP01",
             f"protected columns need client_encoding UTF8, not {settings.client_encoding}, for text beyond ASCII",
         )

@@ -105,7 +105,7 @@ def _number_to(type_: LogicalType, codec: ScalarCodec, oid: int, number: Number 
 
 
 def _lossy(message: str, *, exact: bool) -> WireValueError:
-    return UnrepresentableError("0A000", message) if exact else WireValueError("0A000", message)
+    return UnrepresentableError("0AP01", message) if exact else WireValueError("0AP01", message)
 
 
 def _to_float(codec: FloatCodec, number: Number | str | float, *, exact: bool) -> bytes:

@@ -67,13 +67,13 @@ def _field_range() -> WireValueError:
 
 
 def _not_understood(text: str, label: str) -> WireValueError:
-    """0A000 for text that the server might take in its wider grammar, 22007 for what it can't."""
+    """0AP01 for text that the server might take in its wider grammar, 22007 for what it can't."""
     tokens = _TOKEN.findall(text.lower())
     known = all(_WORD.fullmatch(t) or t.isdigit() or t.isspace() or t in "/.,:+-" for t in tokens if t)
     meant = any(t.isdigit() or t in _CLOCK_WORDS for t in tokens)
     if tokens and known and meant and text.isascii():
         return WireValueError(
-            "0A000", f"protected columns of type {label} take dates and times in ISO form only (2024-12-31 23:59:59+00)"
+            "0AP01", f"protected columns of type {label} take dates and times in ISO form only (2024-12-31 23:59:59+00)"
         )
     return WireValueError("22007", f"invalid input syntax for type {label}")
 
@@ -165,7 +165,7 @@ def _style(settings: OutputSettings) -> tuple[str, bool]:
     style, _, order = settings.date_style.upper().partition(",")
     style = style.strip()
     if style not in {"ISO", "SQL", "POSTGRES", "GERMAN"}:
-        raise WireValueError("0A000", f"DateStyle {settings.date_style} is not known")
+        raise WireValueError("0AP01", f"DateStyle {settings.date_style} is not known")
     return style, order.strip() == "DMY"
 
 
@@ -312,7 +312,7 @@ class TimeTzCodec(ScalarCodec):
             zone = None if settings is None else find_zone(settings.timezone)
             if not isinstance(zone, timezone):
                 raise WireValueError(
-                    "0A000", f"protected columns of type {self.label} need the offset written (12:00:00+08)"
+                    "0AP01", f"protected columns of type {self.label} need the offset written (12:00:00+08)"
                 )
             east = to_micros(zone.utcoffset(None)) // 1_000_000
         return self.canonical(_clock(found), east, exact=exact)

@@ -167,7 +167,7 @@ class ByteaCodec(ScalarCodec):
             return b"\\x" + canonical.hex().encode()
         if settings.bytea_output == "escape":
             return _SHOWN_ESCAPED.sub(lambda m: b"\\\\" if m[0] == b"\\" else b"\\%03o" % m[0][0], canonical)
-        raise WireValueError("0A000", f"bytea_output {settings.bytea_output} is not known")
+        raise WireValueError("0AP01", f"bytea_output {settings.bytea_output} is not known")
 
     def shows_canonical(self, settings: OutputSettings) -> bool:
         """Never: canonical form is raw."""
@@ -218,7 +218,7 @@ class EnumCodec(ScalarCodec):
         """One of the labels, spelled exactly."""
         del settings, exact
         if not self.labels:
-            raise WireValueError("0A000", f"the labels of enum {self.name} are not known")
+            raise WireValueError("0AP01", f"the labels of enum {self.name} are not known")
         if text not in self.labels:
             raise WireValueError("22P02", f"invalid input value for enum {self.name}")
         return text.encode()

@@ -36,7 +36,7 @@ def is_utc(name: str) -> bool:
 def find_zone(name: str) -> tzinfo:
     """The zone that a TimeZone setting names: UTC, a fixed offset as SET TIME ZONE makes it, or a name of the tz database.
 
-    Raises WireValueError 0A000 for another.
+    Raises WireValueError 0AP01 for another.
     """
     if is_utc(name):
         return UTC
@@ -50,19 +50,19 @@ def find_zone(name: str) -> tzinfo:
     except (KeyError, ValueError, OSError):
         pass
     raise WireValueError(
-        "0A000", "protected timestamps can't be shown in this TimeZone setting; use a name of the tz database"
+        "0AP01", "protected timestamps can't be shown in this TimeZone setting; use a name of the tz database"
     )
 
 
 def zone_offset(zone: tzinfo, micros: int) -> timedelta:
-    """A zone's offset from UTC at a UTC instant. 0A000 outside the years that the tz library knows."""
+    """A zone's offset from UTC at a UTC instant. 0AP01 outside the years that the tz library knows."""
     if isinstance(zone, timezone):
         return zone.utcoffset(None)
     days, rest = divmod(micros, DAY)
     year = civil(days)[0]
     if not 2 <= year <= 9998:
         raise WireValueError(
-            "0A000", "protected timestamps outside the years 2 to 9998 can be shown in UTC or a fixed offset only"
+            "0AP01", "protected timestamps outside the years 2 to 9998 can be shown in UTC or a fixed offset only"
         )
     moment = datetime.fromordinal(days + EPOCH).replace(tzinfo=UTC) + timedelta(microseconds=rest)
     found = moment.astimezone(zone).utcoffset()
@@ -76,7 +76,7 @@ def _local_offset(zone: tzinfo, micros: int) -> timedelta:
         return zone.utcoffset(None)
     days, rest = divmod(micros, DAY)
     if not 2 <= civil(days)[0] <= 9998:
-        raise WireValueError("0A000", "protected timestamps outside the years 2 to 9998 need their offset written")
+        raise WireValueError("0AP01", "protected timestamps outside the years 2 to 9998 need their offset written")
     local = datetime.fromordinal(days + EPOCH) + timedelta(microseconds=rest)
     both = [local.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)]
     return min(o for o in both if o is not None)
@@ -92,25 +92,25 @@ def abbreviation(zone: tzinfo, micros: int, settings: OutputSettings) -> str:
     if zone is UTC:
         return "GMT" if settings.timezone.upper().endswith("GMT") else "UTC"
     if isinstance(zone, timezone):
-        raise WireValueError("0A000", "protected timestamps in a fixed-offset TimeZone need DateStyle ISO")
+        raise WireValueError("0AP01", "protected timestamps in a fixed-offset TimeZone need DateStyle ISO")
     days, rest = divmod(micros, DAY)
     moment = datetime.fromordinal(days + EPOCH).replace(tzinfo=UTC) + timedelta(microseconds=rest)
     return moment.astimezone(zone).tzname() or ""
 
 
 def to_utc(micros: int, settings: OutputSettings | None) -> int:
-    """A local timestamp of the session's zone in UTC. 0A000 where the zone is not known."""
+    """A local timestamp of the session's zone in UTC. 0AP01 where the zone is not known."""
     if settings is None:
         raise WireValueError(
-            "0A000", "protected columns of type timestamp with time zone need the offset written (+00)"
+            "0AP01", "protected columns of type timestamp with time zone need the offset written (+00)"
         )
     return micros - to_micros(_local_offset(find_zone(settings.timezone), micros))
 
 
 def from_utc(micros: int, settings: OutputSettings | None) -> int:
-    """A UTC instant as a local timestamp of the session's zone. 0A000 where the zone is not known."""
+    """A UTC instant as a local timestamp of the session's zone. 0AP01 where the zone is not known."""
     if settings is None:
         raise WireValueError(
-            "0A000", "the session's TimeZone is needed to make a timestamp of a timestamp with time zone"
+            "0AP01", "the session's TimeZone is needed to make a timestamp of a timestamp with time zone"
         )
     return micros + to_micros(zone_offset(find_zone(settings.timezone), micros))

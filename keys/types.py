@@ -252,7 +252,7 @@ def encode(
 ) -> bytes:
     """Canonical bytes in the form that the client asked for, as the server would send them under `settings`.
 
-    Raises WireValueError 0A000 where a setting can't be honoured.
+    Raises WireValueError 0AP01 where a setting can't be honoured.
     """
     change = encoder(type_, format, settings)
     return canonical if change is None else change(canonical)

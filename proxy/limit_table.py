@@ -213,7 +213,7 @@ def _statements() -> Iterator[Limit]:
     )
     yield Limit("Tokens", "rules.tokens.max_tokens", f"{lexed.max_tokens:,}", refused, complex_)
     yield Limit("Nested parentheses and brackets", "rules.tokens.max_depth", f"{lexed.max_depth:,}", refused, complex_)
-    unparsed = "0A000, where it names something protected"
+    unparsed = "0AP01, where it names something protected"
     yield Limit(
         "Nested queries",
         "rules.analyse.queries.MAX_NESTING",
@@ -278,7 +278,7 @@ def _results() -> Iterator[Limit]:
         "Fetches that are tried for one statement that has to be computed",
         taking_apart,
         "_MAX_JUDGED",
-        "0A000: it is not computed",
+        "0AP01: it is not computed",
         "tests/proxy/test_limits.py::test_so_many_fetches_are_tried",
     )
 
@@ -316,7 +316,7 @@ def _connection() -> Iterator[Limit]:
         sized=True,
     )
     temporary = f"{sessions}::test_too_many_temporary_relations_are_not_known"
-    yield _constant("Temporary relations", settings, "_MOST_TEMPORARY", "0A000, where they could matter", temporary)
+    yield _constant("Temporary relations", settings, "_MOST_TEMPORARY", "0AP01, where they could matter", temporary)
     strange = "tests/session/test_strangers.py::test_what_is_familiar_is_bounded"
     yield _constant("Descriptions that named no unknown relation", strangers, "_REMEMBERED", _FORGET, strange)
     yield _constant("Description of which that is remembered", strangers, "_LONGEST", _ANEW, strange, sized=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rules.model import Rules, TableName
 
 DENIED = "42501"  # insufficient_privilege
-UNSUPPORTED = "0A000"  # feature_not_supported
+UNSUPPORTED = "0AP01"  # in the class of feature_not_supported; ADR 0034 says why not that itself
 
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})

@@ -87,7 +87,7 @@ def setting_unknown(raw: bytes) -> Trouble:
     """A setting of the session is none that the engine knows: a time zone, mostly."""
     state = parse_error(raw[5:]).sqlstate
     return Trouble(
-        "0A000",
+        "0AP01",
         "a setting of this session is not known to the calculator, so nothing can be computed on opened values",
         detail=f"The calculator reported SQLSTATE {state} for one of TimeZone, DateStyle, IntervalStyle and client_encoding.",
         hint="Set them to values that both know, as in SET TimeZone = 'UTC'.",
@@ -97,7 +97,7 @@ def setting_unknown(raw: bytes) -> Trouble:
 def locale_unknown(locale: str) -> Trouble:
     """The engine can't sort as the server's database does."""
     return Trouble(
-        "0A000",
+        "0AP01",
         "nothing can be computed on opened values here: texts would be sorted and folded otherwise than by the database",
         detail=f"The calculator has no locale like the database's: {locale}.",
         hint="Install that locale in the same version where pgveil runs (docs/calculator.md), or use a database with locale C or C.UTF-8.",
@@ -106,13 +106,13 @@ def locale_unknown(locale: str) -> Trouble:
 
 def not_a_query() -> Trouble:
     """Not SELECT, VALUES, TABLE or WITH."""
-    return Trouble("0A000", "the calculator runs queries only", hint="Write a SELECT.")
+    return Trouble("0AP01", "the calculator runs queries only", hint="Write a SELECT.")
 
 
 def no_calculator() -> Trouble:
     """The configuration has none."""
     return Trouble(
-        "0A000",
+        "0AP01",
         "what the database can't compute on sealed values can't be computed here",
         hint="Set calculator.enabled in pgveil's configuration (docs/calculator.md).",
     )

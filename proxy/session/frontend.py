@@ -46,7 +46,7 @@ _LARGE_OBJECT_CALLS: Final = frozenset((715, 952, 953, 954, 955, 956, 957, 958, 
 
 _FASTPATH: Final = Refusal(
     Reason.UNSUPPORTED,
-    "0A000",
+    "0AP01",
     "pgveil supports the function call sub-protocol for large objects only",
     hint="Call the function with SELECT.",
 )

@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 _MAKING: Final = (NameUse.PREPARES, NameUse.DECLARES)
 SETTINGS_UNKNOWN: Final = Refusal(
     Reason.SETTINGS,
-    "0A000",
+    "0AP01",
     "pgveil could not learn the session's search_path and settings, on which the meaning of this statement depends",
     hint="Qualify table names with their schema, or end the transaction and send the statement again.",
 )
 _COMPUTED: Final = Refusal(
     Reason.UNSUPPORTED,
-    "0A000",
+    "0AP01",
     "pgveil computes this statement's result itself, so it can't be run or fetched from by name in SQL",
     hint="Execute it by the protocol, or send the statement itself.",
 )
 PLAN_CHANGED: Final = Refusal(
     Reason.UNSUPPORTED,
-    "0A000",
+    "0A000",  # PostgreSQL's own, which drivers know
     "cached plan must not change result type",
     "The rules, the catalog or the session's settings have changed since the statement was prepared, and with them what pgveil does to it.",
     "Prepare the statement again.",
 )
 NO_CALCULATOR: Final = Refusal(
     Reason.COMPUTE,
-    "0A000",
+    "0AP01",
     "the database cannot compute on sealed values, and pgveil's calculator is not there",
     hint="Select the columns as they are and compute in the application, or let the operator of pgveil turn the calculator on.",
 )

@@ -93,7 +93,7 @@ def unknown_type(what: str) -> Refusal:
     """The refusal of a column or parameter whose type only its own database knows."""
     return Refusal(
         Reason.COMPUTE,
-        "0A000",
+        "0AP01",
         "pgveil cannot compute on a type that only this database knows",
         f"{what} is of such a type, and the statement needs it beside opened values.",
         "Cast it to a built-in type, such as text; a column in a subquery.",
@@ -103,7 +103,7 @@ def unknown_type(what: str) -> Refusal:
 def _setting(name: str, setting: str, remedy: str) -> Refusal:
     return Refusal(
         Reason.COMPUTE,
-        "0A000",
+        "0AP01",
         f"pgveil cannot compute on column {name} under the session's {setting}",
         "Its text form under this setting does not tell the value.",
         f"{remedy}.",
@@ -123,7 +123,7 @@ def compose(compute: Compute, columns: Sequence[LeafColumns], before: int, setti
         text = encode_sql(compute.text[:at] + inserted + compute.text[at:], settings.client_encoding)
         names = [(leaf.name.encode(), _shown_name(leaf, settings)) for leaf in compute.leaves]
     except EncodingError:
-        return Refusal(Reason.COMPUTE, "0A000", "the statement cannot be written in the session's client_encoding")
+        return Refusal(Reason.COMPUTE, "0AP01", "the statement cannot be written in the session's client_encoding")
     offsets = _through(compute.offsets, at, len(inserted)) if compute.positions else OffsetMap(nowhere=True)
     return LocalText(text, offsets, number - before, (*names, (ROW_NAME, b"the result")))
 
@@ -181,7 +181,7 @@ def not_allowed() -> Refusal:
     """The refusal of what the calculator may not run: functions that reach files, other servers, or the calculator itself."""
     return Refusal(
         Reason.COMPUTE,
-        "0A000",
+        "0AP01",
         "pgveil cannot run a function of this statement on opened values",
         "Its calculator runs functions that depend on their arguments alone.",
         "Select the columns without that function, and call it in a statement of its own.",
@@ -225,7 +225,7 @@ def not_known() -> Refusal:
     """The refusal of a type, collation or function that the calculator has not: it may be the database's own."""
     return Refusal(
         Reason.COMPUTE,
-        "0A000",
+        "0AP01",
         "pgveil cannot compute with a type, collation or function that is not PostgreSQL's own",
         "The statement names one, and works on opened values, which the database can't.",
         "Select the columns as they are, and convert or sort them in the application.",

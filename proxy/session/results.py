@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WITNESS: Final = Refusal(Reason.WITNESS, "42501", "the server's description disagrees with the analysis")
 
 _NEW_VIEW: Final = Trouble(
-    "0A000",
+    "0AP01",
     "pgveil withheld the result: it holds sealed values of a view that was made in this transaction",
     hint="Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.",
 )

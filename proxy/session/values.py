@@ -319,7 +319,7 @@ class ValueCodec:
         except (TypeSpecError, MaskError) as error:
             raise BadValue(
                 Reason.UNSUPPORTED,
-                "0A000",
+                "0AP01",
                 f"the rules of column {column.name} cannot be used",
                 column.name,
                 str(error),
@@ -343,7 +343,7 @@ def _domain(column: Column) -> str:
 
 
 def _bad(error: WireValueError, column: Column) -> BadValue:
-    reason = Reason.UNSUPPORTED if error.sqlstate == "0A000" else Reason.BAD_VALUE
+    reason = Reason.UNSUPPORTED if error.sqlstate == "0AP01" else Reason.BAD_VALUE
     return BadValue(reason, error.sqlstate, error.message, column.name, error.detail)
 
 

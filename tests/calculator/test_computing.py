@@ -100,7 +100,7 @@ async def test_settings_are_those_of_the_session(any_desk: Desk) -> None:
 async def test_a_setting_that_the_engine_does_not_know(desk: Desk) -> None:
     outcome = await desk.outcome("SELECT 1", settings=OutputSettings(timezone="Moon/Crater"))
     assert isinstance(outcome, Trouble)
-    assert outcome.sqlstate == "0A000"
+    assert outcome.sqlstate == "0AP01"
     assert await desk.value("SELECT 1") == b"1"
 
 

@@ -134,7 +134,7 @@ async def test_a_locale_that_the_engine_does_not_have(make_desk: MakeDesk, local
     for _ in range(2):
         outcome = await desk.outcome("SELECT 1")
         assert isinstance(outcome, Trouble)
-        assert outcome.sqlstate == "0A000"
+        assert outcome.sqlstate == "0AP01"
         assert str(locale) in (outcome.detail or "")
         assert not calculator.collation
     # Others are not concerned.

@@ -133,7 +133,7 @@ async def test_nothing_but_queries(desk: Desk) -> None:
     for sql in NO_QUERIES:
         outcome = await desk.outcome(sql)
         assert isinstance(outcome, Trouble), sql
-        assert outcome.sqlstate == "0A000"
+        assert outcome.sqlstate == "0AP01"
     for sql in (
         "/* a */ SELECT 1",
         "-- a\n(SELECT 1)",

@@ -44,7 +44,7 @@ class Case:
     params: Any = None
     before: tuple[str, ...] = ()
     other_rules: list[tuple[Any, ...]] | None = None
-    sqlstate: str = "0A000"
+    sqlstate: str = "0AP01"
     bank: str = "bank"
 
 

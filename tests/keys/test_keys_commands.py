@@ -53,7 +53,7 @@ def test_init(made: Path) -> None:
 
 def test_init_says_what_must_not_be_lost(tmp_path: Path, run: Callable[..., Result]) -> None:
     done = run("init", tmp_path / "k")
-    assert "Keep a copy of master.key" in done.stdout
+    assert f"pgveil keys backup {tmp_path / 'k'} FILE" in done.stdout
     assert "pgveil-master-1:" not in done.output
 
 

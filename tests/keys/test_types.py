@@ -27,6 +27,7 @@ from keys.types import (
     parse_type,
     with_enum,
 )
+from rules.decide import UNSUPPORTED
 
 SCALARS = (
     "text", "varchar(5)", "varchar", "char(5)", "smallint", "integer", "bigint", "numeric", "numeric(6,2)", "numeric(4,-2)", "real", "float8",
@@ -87,7 +88,7 @@ def test_enum_labels() -> None:
     assert decode(filled, b"{x}", 0) == b"{x}"
     with pytest.raises(WireValueError, match="not known") as caught:
         decode(parse_type("enum s.m"), b"x", 0)
-    assert caught.value.sqlstate == "0A000"
+    assert caught.value.sqlstate == "0AP01"
     with pytest.raises(TypeSpecError):
         with_enum(parse_type("text"), oid=1)
 
@@ -129,7 +130,7 @@ def sqlstate(spec: str, data: bytes, form: int = 0, **rest: object) -> str:
         ("text[]", struct.pack("!iiI", 1, 2, 25), "22P03"),
         ("text[]", struct.pack("!iiI", 1, 0, 25), "08P01"),
         ("text[]", struct.pack("!iiI", 1, 0, 23), "08P01"),
-        ("text[]", struct.pack("!iiIii", 1, 0, 25, 1, 0), "0A000"),
+        ("text[]", struct.pack("!iiIii", 1, 0, 25, 1, 0), "0AP01"),
         ("text[]", struct.pack("!iiIii", 1, 0, 25, -1, 1), "54000"),
         ("text[]", struct.pack("!iiIii", 1, 0, 25, 2_000_000_000, 1), "54000"),
         ("text[]", struct.pack("!iiIiiii", 2, 0, 25, 2_000_000, 1, 2_000_000, 1), "54000"),
@@ -272,13 +273,13 @@ def test_bad_constants() -> None:
 
 
 def test_what_needs_the_session_is_refused_without_it() -> None:
-    assert sqlstate("timestamptz", b"2024-01-01 10:00:00") == "0A000"
-    assert sqlstate("timetz", b"10:00:00") == "0A000"
-    assert sqlstate("timetz", b"10:00:00", settings=OutputSettings(timezone="Europe/Paris")) == "0A000"
+    assert sqlstate("timestamptz", b"2024-01-01 10:00:00") == "0AP01"
+    assert sqlstate("timetz", b"10:00:00") == "0AP01"
+    assert sqlstate("timetz", b"10:00:00", settings=OutputSettings(timezone="Europe/Paris")) == "0AP01"
     assert decode(parse_type("timetz"), b"10:00:00", 0, settings=OutputSettings(timezone="<+08>-08")) == b"10:00:00+08"
-    assert sqlstate("timestamptz", b"2024-01-01 10:00:00", settings=OutputSettings(timezone="Not/AZone")) == "0A000"
-    assert sqlstate("timestamp", b"2024-01-01 10:00:00+00", declared_oid=1184) == "0A000"
-    assert sqlstate("timestamptz", b"12024-01-01 10:00:00", settings=OutputSettings(timezone="Europe/Paris")) == "0A000"
+    assert sqlstate("timestamptz", b"2024-01-01 10:00:00", settings=OutputSettings(timezone="Not/AZone")) == "0AP01"
+    assert sqlstate("timestamp", b"2024-01-01 10:00:00+00", declared_oid=1184) == "0AP01"
+    assert sqlstate("timestamptz", b"12024-01-01 10:00:00", settings=OutputSettings(timezone="Europe/Paris")) == "0AP01"
 
 
 def test_output_that_cannot_be_honoured_is_refused() -> None:
@@ -294,15 +295,15 @@ def test_output_that_cannot_be_honoured_is_refused() -> None:
     ):
         with pytest.raises(WireValueError) as caught:
             encode(parse_type(spec), canonical, 0, settings=session)
-        assert caught.value.sqlstate == "0A000"
+        assert caught.value.sqlstate == "0AP01"
     assert encode(parse_type("text"), b"plain", 0, settings=OutputSettings(client_encoding="LATIN1")) == b"plain"
 
 
 def test_other_client_encodings() -> None:
     latin = OutputSettings(client_encoding="LATIN1")
     assert decode(parse_type("text"), b"plain", 0, settings=latin) == b"plain"
-    assert sqlstate("text", b"\xe9", settings=latin) == "0A000"
-    assert sqlstate("text", "é".encode(), 1, settings=latin) == "0A000"
+    assert sqlstate("text", b"\xe9", settings=latin) == "0AP01"
+    assert sqlstate("text", "é".encode(), 1, settings=latin) == "0AP01"
     assert decode(parse_type("integer"), b"\0\0\0\xff", 1, settings=latin) == b"255"
     assert (
         decode(parse_type("text"), "é".encode(), 0, settings=OutputSettings(client_encoding="SQL_ASCII"))
@@ -385,3 +386,8 @@ def test_no_error_holds_the_value(spec: str, data: bytes) -> None:
     text = "".join(traceback.format_exception_only(error)) + repr(vars(error))
     assert "s3cret" not in text
     assert "987654321" not in text
+
+
+def test_a_form_that_can_not_be_protected_has_one_sqlstate_everywhere() -> None:
+    """keys imports nothing of ours, so the code stands twice (docs/adr/0034)."""
+    assert sqlstate("timetz", b"10:00:00") == UNSUPPORTED == "0AP01"

@@ -170,7 +170,7 @@ def test_what_pgveil_can_not_see_is_refused(lair: Den, what: str) -> None:
             if way is Way.PREPARED and "; C" in sql.partition("$")[0]:
                 continue  # two commands can't be prepared
             outcome = session.run((sql,))[0]
-            assert outcome.sqlstate == "0A000", sql
+            assert outcome.sqlstate == "0AP01", sql
             assert outcome.texts[0].startswith("this login owns protected tables or is a superuser"), sql
             assert len(outcome.texts) > 1, f"{sql}: no hint"
         session.connection.close()

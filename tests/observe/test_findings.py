@@ -44,7 +44,7 @@ def test_outcomes(sql: str, login: str, outcome: Outcome, effects: tuple[str, ..
 
 def test_a_refusal_brings_its_words() -> None:
     found = judged("select cvv from cards where cvv = 'x'")
-    assert (found.reason, found.sqlstate, found.label) == ("randomized", "0A000", "randomized")
+    assert (found.reason, found.sqlstate, found.label) == ("randomized", "0AP01", "randomized")
     assert 'column "public.cards.cvv"' in str(found.message)
     assert found.hint is not None
 
@@ -92,7 +92,7 @@ def test_shapes_are_bounded() -> None:
 
 
 def test_what_a_session_runs_instead() -> None:
-    refusal = Refusal(Reason.ORDERING, "0A000", "no")
+    refusal = Refusal(Reason.ORDERING, "0AP01", "no")
     assert as_pass(Refuse(refusal, unsettles=False, ddl=False, statements=1)) == Pass(statements=1)
     # Of a text that nobody understood the worst is assumed.
     assert as_pass(Refuse(refusal)) == Pass(unsettles=True, ddl=True, statements=2)

@@ -212,7 +212,7 @@ class TestRefusals:
         doubtful.update(doubtful.protection.rules, replace(bank, relations={**bank.relations, 99: other}))
         found = explain(doubtful, "select phone from customers", "agent", Settings())
         assert found.refusal is not None
-        assert (found.refusal.reason, found.refusal.sqlstate) == ("settings", "0A000")
+        assert (found.refusal.reason, found.refusal.sqlstate) == ("settings", "0AP01")
 
     def test_a_text_that_the_server_may_not_understand_either(self) -> None:
         for sql, told_so in (

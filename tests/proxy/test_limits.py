@@ -191,14 +191,14 @@ def test_queries_nest_so_deep() -> None:
     assert not isinstance(decide(judge, nested(MAX_NESTING // 2)), Refuse)
     found = decide(judge, nested(MAX_NESTING + 2))
     assert isinstance(found, Refuse)
-    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0A000")
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0AP01")
     assert found.refusal.hint
 
 
 def test_expressions_nest_so_deep() -> None:
     found = decide(gate(), "select phone from customers where id = " + "- " * (MAX_TREE_DEPTH + 10) + "1")
     assert isinstance(found, Refuse)
-    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0A000")
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0AP01")
     assert found.refusal.hint
 
 
@@ -287,7 +287,7 @@ def test_so_many_fetches_are_tried(monkeypatch: pytest.MonkeyPatch, most: int, c
     found = decide(judge, sql)
     assert isinstance(found, Compute if computed else Refuse)
     if isinstance(found, Refuse):
-        assert (found.refusal.sqlstate, bool(found.refusal.hint)) == ("0A000", True)
+        assert (found.refusal.sqlstate, bool(found.refusal.hint)) == ("0AP01", True)
 
 
 # -- a worker -------------------------------------------------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def test_the_calculators_error_is_postgresqls(
         (Trouble("57P03", "no engine"), "57P03", None),
         (Trouble("57014", "too long"), "57014", None),
         (Trouble("54000", "too large"), "54000", Reason.LIMIT),
-        (calculator_error("42501", M="permission denied for function pg_read_file"), "0A000", Reason.COMPUTE),
+        (calculator_error("42501", M="permission denied for function pg_read_file"), "0AP01", Reason.COMPUTE),
     ],
 )
 def test_the_calculator_will_not(
@@ -339,7 +339,7 @@ def test_without_a_calculator_it_is_refused(bench: Bench) -> None:
     bench.calculator = None
     talk = Talk(bench.session(), Server(), whole)
     got = talk.say(m.build_query(SQL.encode()))
-    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0AP01")
     assert bench.observer.reasons == [Reason.COMPUTE]
     assert scene.calculator.asked == []
 
@@ -363,7 +363,7 @@ def test_types_that_only_the_database_knows(
     scene.talk.got()
     scene.server.results[LEAF].fields = (NAME._replace(type=type_), SEALED)
     got = scene.query()
-    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0AP01")
     assert bench.observer.reasons == [Reason.COMPUTE]
     assert b"name" in (error_of(got).get("D") or b"") + (error_of(got).get("M") or b"")
     scene.alive()
@@ -701,7 +701,7 @@ def test_a_parameter_of_a_type_that_only_the_database_knows(bench: Bench) -> Non
     scene = Scene(bench, whole)
     asking(scene)
     got = scene.talk.say(m.build_parse(b"s", ASKED.encode(), (16400,)), m.SYNC)
-    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0A000")
+    assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0AP01")
     assert b"Parameter $1" in (error_of(got).get("D") or b"")
     scene.alive()
 

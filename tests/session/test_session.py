@@ -622,7 +622,7 @@ def test_too_many_temporary_relations_are_not_known(bench: Bench, relations: int
     if known_by_name:
         return
     session.server_received(SERVER_REFUSES + READY)
-    assert errors(taken(session)[0]) == ["0A000"]
+    assert errors(taken(session)[0]) == ["0AP01"]
     session.client_received(m.build_query(b"SELECT 1"))
     assert m.build_query(b"SELECT 1") in taken(session)[1]
 
@@ -687,7 +687,7 @@ def test_settings_that_stay_unknown_refuse(bench: Bench) -> None:
     assert client == b""
     assert server.endswith(REFUSED_QUERY)
     session.server_received(SERVER_REFUSES + READY)
-    assert errors(taken(session)[0]) == ["0A000"]
+    assert errors(taken(session)[0]) == ["0AP01"]
 
 
 def test_the_ends(bench: Bench) -> None:
@@ -928,12 +928,12 @@ def test_a_cancel_that_meets_the_probe_is_the_statements(bench: Bench, status: b
     if status == READY:
         session.server_received(m.CLOSE_COMPLETE + server_error(b"53000") + READY)
         session.server_received(SERVER_REFUSES + READY)
-        assert errors(taken(session)[0]) == ["0A000"]
+        assert errors(taken(session)[0]) == ["0AP01"]
 
 
 def checked(bench: Bench, kind: str) -> tuple[Session, bytes]:
     """A session that has asked the server about a refused text; what it was sent."""
-    refusal = Refusal(Reason.UNPARSED, "0A000", "not understood")
+    refusal = Refusal(Reason.UNPARSED, "0AP01", "not understood")
     check = ServerCheck(b"SELEC 10", ((7, b"10", b"42"),))
     bench.judge.table[b"SELEC 42"] = Refuse(refusal, "s", 3, check)
     session = started(bench)
@@ -970,7 +970,7 @@ def test_an_error_about_the_sealed_type_is_no_word_for_a_client(bench: Bench, ki
     closes = m.CLOSE_COMPLETE * (2 if kind == "Q" else 1)
     words = b"SERROR\0VERROR\0" + words + b"\0P7\0\0"
     session.server_received(closes + m.message(m.Back.ERROR, words) + READY)
-    assert errors(taken(session)[0]) == ["0A000"]
+    assert errors(taken(session)[0]) == ["0AP01"]
     assert bench.observer.reasons == [Reason.UNPARSED]
 
 
@@ -987,7 +987,7 @@ def test_the_refusal_stands_where_the_server_finds_nothing_wrong(bench: Bench, k
     session, _ = checked(bench, kind)
     session.server_received(m.CLOSE_COMPLETE * (2 if kind == "Q" else 1) + answer + READY)
     client = taken(session)[0]
-    assert errors(client) == ["0A000"]
+    assert errors(client) == ["0AP01"]
     assert client.endswith(READY)
     assert bench.observer.reasons == [Reason.UNPARSED]
     assert bench.recorder.kinds() == ["Refused"]
@@ -1027,7 +1027,7 @@ def test_a_client_that_leaves_while_its_write_waits_for_the_record_leaves_no_sta
 @pytest.mark.parametrize("what", ["refused", "copy"])
 def test_a_query_behind_an_error_in_its_batch_is_ignored_up_to_the_client_s_own_sync(bench: Bench, what: str) -> None:
     shop(bench)
-    refusal = Refusal(Reason.UNPARSED, "0A000", "what is that")
+    refusal = Refusal(Reason.UNPARSED, "0AP01", "what is that")
     bench.judge.table[b"SELECT odd"] = Refuse(refusal, "", check=ServerCheck(b"SELECT odd"))
     copied = CopyPlan(into=False, results=(opened(CARD),), relation="customers")
     bench.judge.admit("COPY customers (card) TO STDOUT", plan(copy=copied), witness=b"SELECT card FROM customers")

@@ -440,6 +440,36 @@ public final class Checks {
             for (Future<Object> one : found) all.add(one.get(40, TimeUnit.SECONDS));
             threads.shutdown();
         }
+        all.add(keptAfterRefusal());
+        return all;
+    }
+
+    /** HikariCP throws connections away by SQLSTATE. The EXPLAIN is done directly and refused by pgveil; nothing else may differ. */
+    static Object keptAfterRefusal() throws Exception {
+        HikariConfig config = new HikariConfig();
+        config.setJdbcUrl(url());
+        config.setDataSourceProperties(properties());
+        config.setMaximumPoolSize(1);
+        List<Object> all = new ArrayList<>();
+        try (HikariDataSource source = new HikariDataSource(config)) {
+            int first;
+            try (Connection connection = source.getConnection()) {
+                first = connection.unwrap(org.postgresql.PGConnection.class).getBackendPID();
+                connection.setAutoCommit(false);
+                var before = connection.setSavepoint();
+                try {
+                    asked(connection, "explain select max(card) from " + S + ".people");
+                } catch (SQLException refused) {
+                    if (!List.of("0AP01", "42501").contains(refused.getSQLState())) throw refused;
+                }
+                connection.rollback(before);
+                all.add(asked(connection, "select 1"));
+                connection.commit();
+            }
+            try (Connection connection = source.getConnection()) {
+                all.add(connection.unwrap(org.postgresql.PGConnection.class).getBackendPID() == first);
+            }
+        }
         return all;
     }
 
