@@ -21,13 +21,17 @@ def error_response(
     hint: str | None = None,
     position: int | None = None,
     context: str | None = None,
+    source: tuple[str, int, str] | None = None,
 ) -> bytes:
     """An ErrorResponse message, type byte and length included (PostgreSQL 55.7, 55.8).
 
     `severity` goes out both as the localised field S and as V, which drivers compare. `position` is 1-based, in characters. `context`: CONTEXT.
+    `source`: file, line and routine.
     """
     at = None if position is None else str(position)
     fields = {"S": severity, "V": severity, "C": sqlstate, "M": message, "D": detail, "H": hint, "P": at, "W": context}
+    if source is not None:
+        fields |= {"F": source[0], "L": str(source[1]), "R": source[2]}
     return b"E" + _fields(fields)
 
 

@@ -172,7 +172,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A clear error instead of the statement. `token`: where the caret points, or None. No field ever holds a value."""
+    """A clear error instead of the statement. `token`: where the caret points, or None. No field ever holds a value.
+
+    `source`: file, line and routine of PostgreSQL's for an error of its own that drivers know by its place.
+    """
 
     reason: Reason
     sqlstate: str
@@ -181,3 +184,4 @@ class Refusal:
     hint: str | None = None
     column: ColumnName | None = None
     token: int | None = None
+    source: tuple[str, int, str] | None = None

@@ -300,8 +300,7 @@ class Backend:
             state.cancel_key = messages.parse_backend_key(raw[5:])
         elif kind == Back.PARAMETER_DESCRIPTION:
             raw = self._parameters(head, raw)
-            if head.route is Route.GUARD and head.statement is not None and head.statement.computed is None:
-                head.statement.types = messages.parse_parameter_description(raw[5:])
+            _keep_parameters(head, raw)
         if step is Step.DONE:
             state.pipeline.done()
             if head.note is not None:
@@ -357,8 +356,7 @@ class Backend:
         if head.portal is not None:
             head.portal.agree(shown)
         elif statement is not None:
-            statement.verified = True
-            statement.shown = shown
+            statement.agree(shown)
         return b"" if shown is None else shown.message
 
     # -- executions ------------------------------------------------------------------------------------------------------------------
@@ -598,6 +596,17 @@ class Backend:
         kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
         held = {p.name for p in state.portals if p.statement is not None and p.statement.hold}
         state.portals.keep(kept | held)
+
+
+def _keep_parameters(head: Expectation, raw: bytes) -> None:
+    """What a ParameterDescription says, for who asked: the client, or a computation of a statement that nobody has described."""
+    statement = head.statement
+    if statement is None or statement.computed is not None:
+        return
+    if head.route is Route.FORWARD:
+        statement.parameters = messages.parse_parameter_description(raw[5:])
+    elif statement.told is None:
+        statement.types = messages.parse_parameter_description(raw[5:])
 
 
 def _keep(head: Expectation, response: bytes, sqlstate: str) -> None:

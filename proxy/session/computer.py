@@ -18,10 +18,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.session.asking import Calculations, Failed, refused, troubled
-from proxy.session.computing import Compute
 from proxy.session.copied import copy_out, result_formats
 from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
-from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked, Computed, Prepared, audited, fetch_of
 from proxy.session.replies import CHECK_NAME, REFUSED_NAME, REFUSED_TEXT
@@ -33,13 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable
 
     from audit.event import Outcome
-    from proxy.session.computing import Answer, Write
+    from proxy.session.computing import Answer, Compute
     from proxy.session.judging import Judging, Steps
     from proxy.session.prepared import PreparedWrite
     from proxy.session.state import State
     from proxy.session.statements import Portal, Run
     from rules.copy_format import CopyFormat
-    from rules.plan import Refusal
 
 
 class Computer:
@@ -52,7 +49,6 @@ class Computer:
         self._judging = judging
         self._fetcher = Fetcher(state)
         self._calculations = Calculations(state)
-        judging.renew = self._renew
 
     # -- simple queries --------------------------------------------------------------------------------------------------------------
 
@@ -204,32 +200,6 @@ class Computer:
             messages.build_parse(message.name, fetch.text, types),
             Expectation(Kind.PARSE, statement=statement, undo=undo),
         )
-
-    def _renew(
-        self, statement: PreparedStatement, decision: Compute | Write
-    ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        """See that a statement still is what the client was told of it, under the decision that holds now."""
-        if not isinstance(decision, Compute):
-            return PLAN_CHANGED
-        return (yield from self.renew(statement, decision))
-
-    def renew(
-        self, statement: PreparedStatement, compute: Compute
-    ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        """See that a statement still is what the client was told of it, under the decision that holds now."""
-        computed = statement.computed
-        assert computed is not None
-        again = yield from self.prepare(compute, computed.declared)
-        if again is None:
-            return None
-        old = computed.prepared
-        if isinstance(again, Failed):
-            return again.refusal or PLAN_CHANGED
-        new = again.prepared
-        if new.types != old.types or new.fields != old.fields or new.fetched != old.fetched:
-            return PLAN_CHANGED
-        statement.computed = again
-        return None
 
     # -- portals ---------------------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.premise import Premise
 from proxy.session.prepared import Asked
+from proxy.session.renewing import Renewing
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
 from proxy.session.state import AUDIT_DOWN
-from proxy.session.statements import Portal, PreparedStatement
+from proxy.session.statements import Portal, PreparedStatement, parameter_types
 from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from proxy.wire.framing import Framer, Head
     from rules.plan import Plan
 
-_TEXT, _TEXT_ARRAY = 25, 1009
-
 _RESERVED_NAME: Final = Refusal(
     Reason.UNSUPPORTED,
     "42602",
@@ -44,11 +43,12 @@ _RESERVED_NAME: Final = Refusal(
 class Extended:
     """Handlers of the extended query protocol. Each sends its message on, or returns steps that do."""
 
-    __slots__ = ("_computer", "_copying", "_framer", "_judging", "_state", "_whole")
+    __slots__ = ("_computer", "_copying", "_framer", "_judging", "_renewing", "_state", "_whole")
 
     def __init__(self, state: State, judging: Judging, computer: Writer, copying: Copying, framer: Framer) -> None:
         self._state = state
         self._judging = judging
+        self._renewing = Renewing(state, judging, computer)
         self._computer = computer
         self._copying = copying
         self._framer = framer
@@ -82,7 +82,7 @@ class Extended:
             message.name, message.text, message.types, decision, state.tracker.settings, state.judge.generation
         )
         if isinstance(decision, Admit):
-            raw = messages.build_parse(message.name, decision.text, _types(message.types, statement.plan))
+            raw = messages.build_parse(message.name, decision.text, parameter_types(message.types, statement.plan))
             state.observer.message_objects(1)
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
@@ -148,7 +148,11 @@ class Extended:
         elif len(state.portals) >= state.limits.portals and state.portals.get(names.portal) is None:
             refusal = too_many("portals", state.limits.portals)
         elif statement is not None:
-            refusal = yield from self._judging.recheck(statement)
+            found = yield from self._renewing.renewed(statement)
+            if isinstance(found, Refusal):
+                refusal = found
+            else:
+                statement = found
         if state.ignores():
             self._skip(message)
             return
@@ -263,13 +267,13 @@ class Extended:
 
     def _describe_again(self, raw: bytes, statement: PreparedStatement) -> Steps:
         """A statement whose decision may not hold any longer is described under the decision that does."""
-        refusal = yield from self._judging.recheck(statement)
+        found = yield from self._renewing.renewed(statement)
         if self._state.ignores():
             return
-        if refusal is None:
-            self._describe_statement(raw, statement)
+        if isinstance(found, Refusal):
+            self._judging.refuse(Kind.BIND, found, shape=_shape(statement))
         else:
-            self._judging.refuse(Kind.BIND, refusal, shape=_shape(statement))
+            self._describe_statement(raw, found)
 
     def _describe_statement(self, raw: bytes, statement: PreparedStatement | None) -> None:
         computed = None if statement is None else statement.computed
@@ -386,13 +390,16 @@ class Extended:
     def _stale(
         self, portal: Portal, statement: PreparedStatement
     ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        """Why a portal that was bound under other rules, or when a name stood for something else, can't run."""
+        """Why a portal that was bound when a name stood for something else, or a view or function for another one, can't run.
+
+        Under other rules it keeps what it had, as a query that runs does: the server has planned it, and holds its locks.
+        """
         state = self._state
         if portal.names is not None:
             yield from self._judging.names_settled()
             if portal.names != state.names_version:
                 return PLAN_CHANGED
-        if statement.generation == state.judge.generation:
+        if statement.generation == state.judge.generation or not statement.decision.unshown:
             return None
         return (yield from self._judging.recheck(statement))
 
@@ -445,16 +452,6 @@ def _answer(portal: Portal) -> bytes | None:
 
 def _shape(statement: PreparedStatement) -> str:
     return statement.decision.shape if isinstance(statement.decision, Admit) else ""
-
-
-def _types(declared: tuple[int, ...], plan: Plan | None) -> tuple[int, ...]:
-    """The parameter types for the server: those that the client declared, text for sealed ones."""
-    params = () if plan is None else plan.params
-    most = max((p.number for p in params), default=0)
-    types = list(declared) + [0] * (most - len(declared))
-    for param in params:
-        types[param.number - 1] = _TEXT_ARRAY if param.array else _TEXT
-    return tuple(types)
 
 
 def _too_long(size: int) -> Refusal:

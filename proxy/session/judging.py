@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from struct import pack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
@@ -31,8 +31,15 @@ if TYPE_CHECKING:
     from proxy.session.gate import Decision, Known
     from proxy.session.state import State
 
-    Renew = Callable[[PreparedStatement, Compute | Write], Generator[Callable[[], bool], None, Refusal | None]]
     Steps = Generator[Callable[[], bool], None, None]
+
+    class Renew(Protocol):
+        """See `proxy.session.renewing`."""
+
+        def __call__(
+            self, statement: PreparedStatement, *, between: bool = False
+        ) -> Generator[Callable[[], bool], None, PreparedStatement | Refusal | None]: ...
+
 
 _MAKING: Final = (NameUse.PREPARES, NameUse.DECLARES)
 SETTINGS_UNKNOWN: Final = Refusal(
@@ -53,6 +60,14 @@ PLAN_CHANGED: Final = Refusal(
     "cached plan must not change result type",
     "The rules, the catalog or the session's settings have changed since the statement was prepared, and with them what pgveil does to it.",
     "Prepare the statement again.",
+    # Drivers that prepare again by themselves look at the routine.
+    source=("plancache.c", 730, "RevalidateCachedQuery"),
+)
+NOT_RENEWED: Final = Refusal(
+    Reason.UNSUPPORTED,
+    "0A000",
+    "the statement could not be prepared again",
+    hint="Prepare the statement again.",
 )
 NO_CALCULATOR: Final = Refusal(
     Reason.COMPUTE,
@@ -88,7 +103,14 @@ def unshown(decision: Pass | Admit | Compute | Write) -> bool:
     return fetch_of(decision).unshown if isinstance(decision, Compute) else decision.unshown
 
 
-def _holds(new: Pass | Admit, statement: PreparedStatement) -> bool:
+def _computed_alike(new: Compute | Write, statement: PreparedStatement) -> bool:
+    computed, writing = statement.computed, statement.writing
+    if isinstance(new, Compute):
+        return writing is None and computed is not None and _computes_same(new, computed.compute)
+    return writing is not None and _writes_same(new, writing.write)
+
+
+def alike(new: Pass | Admit, statement: PreparedStatement) -> bool:
     """Whether what the server holds of a prepared statement, and what pgveil does to it, is what a new decision wants."""
     old = statement.decision
     if isinstance(new, Pass) and isinstance(old, Pass):
@@ -126,14 +148,13 @@ def too_much_text(most: int) -> Refusal:
 class Judging:
     """Decides on texts for one session."""
 
-    __slots__ = ("_interrupted", "_state", "renew")
+    __slots__ = ("_state", "interrupted", "renewed")
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self.renew: Renew | None = None  # how a computed statement is described again
-        self._interrupted: tuple[bytes, str] | None = (
-            None  # the error that ended the last probe from outside, and its SQLSTATE
-        )
+        self.renewed: Renew  # set by who can
+        # The server's error that ended a question of ours where the client's statement would have met it, and its SQLSTATE.
+        self.interrupted: tuple[bytes, str] | None = None
 
     def decide(
         self, text: bytes, *, extended: bool
@@ -174,7 +195,7 @@ class Judging:
 
     def _as_run(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
         state = self._state
-        if self._interrupted is not None:
+        if self.interrupted is not None:
             return decision  # the client cancelled its statement, not our question
         run = state.judge.as_run(decision, state.principal)
         if isinstance(decision, Refuse) and not isinstance(run, Refuse):
@@ -186,14 +207,14 @@ class Judging:
     ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse]:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
-        self._interrupted = None
+        self.interrupted = None
         if not (yield from self.quiet()):
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
         decision = self._ask(text, None, extended=extended)
         names = None
         if isinstance(decision, NeedNames):
-            found = yield from self._names(decision)
+            found = yield from self._names(decision, extended=extended)
             if isinstance(found, Refuse):
                 return found
             names = found
@@ -215,7 +236,7 @@ class Judging:
         state = self._state
         return state.judge.decide(text, state.principal, state.tracker.settings, extended=extended, names=names)
 
-    def _names(self, need: NeedNames) -> Generator[Callable[[], bool], None, Names | Refuse]:
+    def _names(self, need: NeedNames, *, extended: bool) -> Generator[Callable[[], bool], None, Names | Refuse]:
         """What the session knows of the names that a text speaks of, under the rules, the catalog and the settings in force."""
         state = self._state
         yield from self.names_settled()
@@ -228,17 +249,21 @@ class Judging:
             if statement is not None and statement.computed is not None:
                 return Refuse(_COMPUTED)
             if statement is not None and statement.names is None:
-                refusal = yield from self.recheck(statement)
-                if refusal is not None:
-                    return Refuse(refusal)
-                prepared[name] = known(statement)
+                between = not extended and not state.pipeline.unsynced
+                found = yield from self.renewed(statement, between=between)
+                if isinstance(found, Refusal):
+                    return Refuse(found)
+                if found is not None and found.computed is not None:
+                    return Refuse(_COMPUTED)
+                prepared[name] = known(statement if found is None else found)
         for name in need.cursors:
             key = name_key(name, state.tracker.settings)
             portal = None if key is None else state.portals.get(key)
             if portal is not None and portal.asked_for is not None:
                 return Refuse(_COMPUTED)
             if portal is not None and portal.statement is not None and portal.statement.names is None:
-                if portal.statement.generation != state.judge.generation:
+                # An open cursor keeps what it had.
+                if portal.statement.generation != state.judge.generation and portal.statement.decision.unshown:
                     refusal = yield from self.recheck(portal.statement)
                     if refusal is not None:
                         return Refuse(refusal)
@@ -270,36 +295,46 @@ class Judging:
             return Refuse(too_much_text(state.limits.statement_text))
         return decision
 
-    def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
-        """Whether what was decided on a prepared statement still holds; the refusal where it does not."""
-        state = self._state
-        self._interrupted = None
+    def ready(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Wait until it is known what a prepared statement is judged by; the refusal where that can't be known."""
+        self.interrupted = None
         if statement.decision.unshown:
             refusal = yield from self.look()
             if refusal is not None:
                 return refusal
-        if not (yield from self.quiet()):
-            plain = isinstance(statement.decision, Pass)
-            return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
-        if self.current(statement):
+        if (yield from self.quiet()):
             return None
-        new = yield from self._again(statement)
+        plain = isinstance(statement.decision, Pass)
+        return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
+
+    def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Whether what was decided on what a portal was bound to still holds; the refusal where it does not."""
+        state = self._state
+        refusal = yield from self.ready(statement)
+        if refusal is not None or state.ignores() or self.current(statement):
+            return refusal
+        new, _ = yield from self.again(statement)
         if isinstance(new, Refuse):
             return new.refusal
         if isinstance(new, Compute | Write):
-            refusal = yield from self._recheck_computed(statement, new)
-            if refusal is not None or state.ignores():
-                return refusal
+            if not _computed_alike(new, statement):
+                return PLAN_CHANGED
             new = fetch_of(new if isinstance(new, Compute) else new.source)
-        elif statement.computed is not None or new is None or not _holds(new, statement):
+        elif statement.computed is not None or new is None or not alike(new, statement):
             return PLAN_CHANGED
+        self.confirm(statement, new)
+        return None
+
+    def confirm(self, statement: PreparedStatement, new: Pass | Admit) -> None:
+        """A statement is decided on as before, under what holds now."""
+        state = self._state
         statement.decision = new
         if statement.made is not NameUse.DECLARES:
+            statement.origin = statement.origin or statement.settings
             statement.settings = state.tracker.settings
         statement.generation = state.judge.generation
         statement.names = state.names_version if new.by_name else None
-        statement.doubt()
-        return None
+        statement.ask_again()
 
     def holds(self, text: bytes, decision: Pass | Admit) -> Generator[Callable[[], bool], None, bool]:
         """Whether a text that has not been sent yet would still be decided so."""
@@ -308,42 +343,32 @@ class Judging:
         again = yield from self.decide(text, extended=False)
         return isinstance(again, Admit) and same(again, decision)
 
-    def _recheck_computed(
-        self, statement: PreparedStatement, new: Compute | Write
-    ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        computed, writing = statement.computed, statement.writing
-        if isinstance(new, Compute):
-            same = writing is None and computed is not None and _computes_same(new, computed.compute)
-        else:
-            same = writing is not None and _writes_same(new, writing.write)
-        if not same or self.renew is None:
-            return PLAN_CHANGED
-        return (yield from self.renew(statement, new))
-
-    def _again(
+    def again(
         self, statement: PreparedStatement
-    ) -> Generator[Callable[[], bool], None, Pass | Admit | Compute | Write | Refuse | None]:
-        """The decision on a statement as it would be now; None where there can be none."""
+    ) -> Generator[Callable[[], bool], None, tuple[Pass | Admit | Compute | Write | Refuse | None, bytes]]:
+        """The decision on a statement as it would be now, None where there can be none; and the text that makes it, if that is a PREPARE."""
         state = self._state
+        text = statement.text
         if statement.made is NameUse.DECLARES:
             # The server has analysed the cursor's query, under the settings of then.
-            found = state.judge.decide(statement.text, state.principal, statement.settings, extended=True)
+            found = state.judge.decide(text, state.principal, statement.settings, extended=True)
             if isinstance(found, NeedSettings | NeedNames | Compute | Write):
-                return None
+                return None, text
         else:
-            found = yield from self.decide(statement.text, extended=True)
+            found = yield from self.decide(text, extended=True)
             if statement.made is None or isinstance(found, Compute | Write):
-                return found
+                return found, text
         if isinstance(found, Refuse):
-            return self._as_run(found)
+            return self._as_run(found), text
         inner = inner_decision(found)
-        return None if inner is None else self._as_run(inner)
+        return None if inner is None else self._as_run(inner), _text(found, statement)
 
     def current(self, statement: PreparedStatement) -> bool:
         """Whether a statement was decided under what holds now."""
         state = self._state
         return (
-            not state.tracker.doubt
+            statement.there
+            and not state.tracker.doubt
             and not state.catalog_stale
             and statement.generation == state.judge.generation
             and (
@@ -416,10 +441,10 @@ class Judging:
         else:
             state.to_server.append(messages.FLUSH)
         yield lambda: probe.finished
-        self._interrupted = probe.error if probe.error is not None and probe.error[1].startswith("57") else None
+        self.interrupted = probe.error if probe.error is not None and probe.error[1].startswith("57") else None
         if probe.row is not None:
             state.tracker.probed(probe.row, state.judge)
-        return self._interrupted is not None
+        return self.interrupted is not None
 
     def flush(self) -> None:
         """See that the server answers what it has: somebody waits for it."""
@@ -452,7 +477,7 @@ class Judging:
         state = self._state
         ticket = state.trail.refused(state.principal, refusal, shape)
         error = refusal_response(refusal, position)
-        interrupted = self._interrupted if refusal is SETTINGS_UNKNOWN else None
+        interrupted = self.interrupted if refusal in (SETTINGS_UNKNOWN, NOT_RENEWED) else None
         if interrupted is not None:
             # A cancel or a time limit met the probe instead of the client's statement: it is told what it would have been.
             error, sqlstate = interrupted

@@ -20,6 +20,7 @@ REFUSED_NAME: Final = b"pgveil_none"
 PROBE_NAME: Final = b"pgveil_probe"
 CHECK_NAME: Final = b"pgveil_check"
 COPY_NAME: Final = b"pgveil_copy"
+AGAIN_NAME: Final = b"pgveil_again"
 RESERVED: Final = b"pgveil_"
 
 # What the server calls a sealed column's type where it has no function or operator for it.
@@ -80,7 +81,12 @@ class Trouble:
 def refusal_response(refusal: Refusal, position: int | None = None) -> bytes:
     """The ErrorResponse of a refusal. `position`: 1-based, in characters of the client's text."""
     return error_response(
-        refusal.sqlstate, refusal.message, detail=refusal.detail, hint=refusal.hint, position=position
+        refusal.sqlstate,
+        refusal.message,
+        detail=refusal.detail,
+        hint=refusal.hint,
+        position=position,
+        source=refusal.source,
     )
 
 

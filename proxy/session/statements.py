@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rules.named import NameUse
     from rules.plan import Plan
 
+_TEXT, _TEXT_ARRAY = 25, 1009
+
 
 @dataclass(slots=True, eq=False)
 class PreparedStatement:
@@ -32,6 +34,8 @@ class PreparedStatement:
     `computed`: the decision is what fetches the rows, and the calculator makes the client's result of them.
     `names`: where the decision rests on the session's names, their version then. `made`: by PREPARE, or the query of a cursor by DECLARE (`hold`:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
+    `told`, `parameters`: the RowDescription (b"": no rows) and the parameter types that the client may know it by, None where it has been told none.
+    `absent`: the server lost it while it was made again. `origin`: the settings of its Parse, where `settings` are later ones.
     """
 
     name: bytes
@@ -49,6 +53,15 @@ class PreparedStatement:
     names: int | None = None
     made: NameUse | None = None
     hold: bool = False
+    told: bytes | None = None
+    parameters: tuple[int, ...] | None = None
+    absent: bool = False
+    origin: Settings | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether the server has it, and the client may know it as it is."""
+        return not self.absent and self.generation >= 0
 
     @property
     def plan(self) -> Plan | None:
@@ -60,12 +73,24 @@ class PreparedStatement:
         """Of the text that the server holds, where it was edited."""
         return self.decision.offsets if isinstance(self.decision, Admit) else None
 
-    def doubt(self) -> None:
-        """Another statement may have taken the name."""
+    def agree(self, shown: Shown | None) -> None:
+        """The second witness agrees to what it returns (None: no rows)."""
+        self.verified = True
+        self.shown = shown
+        if self.told is None:
+            self.told = b"" if shown is None else shown.message
+
+    def ask_again(self) -> None:
+        """What it returns is described anew before the next rows."""
         self.verified = False
         self.shown = None
         if self.plain_portal is not None:
             self.plain_portal.doubt()
+
+    def doubt(self) -> None:
+        """Another statement may have taken the name."""
+        self.ask_again()
+        self.told = self.parameters = None
 
     @property
     def cost(self) -> int:
@@ -137,8 +162,7 @@ class Portal:
         self.own_verified = True
         self.own_shown = shown
         if self.statement is not None:
-            self.statement.verified = True
-            self.statement.shown = shown
+            self.statement.agree(shown)
 
     def doubt(self) -> None:
         """Another portal may have taken the name."""
@@ -183,6 +207,16 @@ class Run:
     def writes(self) -> bool:
         """Whether any of the statements can change data; an unplanned one can."""
         return any(p is None or p.writes for p in self.admit.plans)
+
+
+def parameter_types(declared: tuple[int, ...], plan: Plan | None) -> tuple[int, ...]:
+    """The parameter types for the server: those that the client declared, text for sealed ones."""
+    params = () if plan is None else plan.params
+    most = max((p.number for p in params), default=0)
+    types = list(declared) + [0] * (most - len(declared))
+    for param in params:
+        types[param.number - 1] = _TEXT_ARRAY if param.array else _TEXT
+    return tuple(types)
 
 
 class _Record(Protocol):

@@ -25,7 +25,6 @@ from proxy.session.computing import Compute, Question, Write
 from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
-from proxy.session.judging import PLAN_CHANGED
 from proxy.session.localtext import LeafTypes, parameters_in
 from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
@@ -108,24 +107,14 @@ class Writer(Computer):
             if collector.complete and not self._state.ignores():
                 yield from self._apply(writing, collector, asked, run, ticket, limit)
 
-    def _renew(
-        self, statement: PreparedStatement, decision: Compute | Write
-    ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        if isinstance(decision, Compute):
-            return (yield from self.renew(statement, decision))
-        computed, writing = statement.computed, statement.writing
-        if computed is None or writing is None:
-            return PLAN_CHANGED
-        again = yield from self._prepared(decision, computed.declared)
-        if again is None:
-            return None
-        if isinstance(again, Failed):
-            return again.refusal or PLAN_CHANGED
-        old, new = computed.prepared, again[0].prepared
-        if new.types != old.types or new.fields != old.fields or new.fetched != old.fetched:
-            return PLAN_CHANGED
-        statement.computed, statement.writing = again
-        return None
+    def described(
+        self, decision: Compute | Write, declared: tuple[int, ...]
+    ) -> Generator[Callable[[], bool], None, tuple[Computed, PreparedWrite | None] | Failed | None]:
+        """What a prepared statement is under a decision; None where the server ended the batch meanwhile. `declared`: its parameters' types."""
+        if isinstance(decision, Write):
+            return (yield from self._prepared(decision, declared))
+        made = yield from self.prepare(decision, declared)
+        return made if made is None or isinstance(made, Failed) else (made, None)
 
     # -- what has to be known before -------------------------------------------------------------------------------------------------
 
