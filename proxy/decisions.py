@@ -18,7 +18,6 @@ from keys.types import TypeSpecError, parse_type
 from proxy import copy_decisions, unfenced
 from proxy.blanked import check_garbled, server_check
 from proxy.computable import may_be_read, may_be_written
-from proxy.dangerous import PRIVILEGED_ROLES
 from proxy.dumps import refused_dump
 from proxy.named import (
     NamesInText,
@@ -29,6 +28,7 @@ from proxy.named import (
     unknown_statement,
     unknown_to_unfenced,
 )
+from proxy.opaque import Opaque
 from proxy.plan_cache import BoundedCache, CacheObserver, GateLimits, SilentCache
 from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
@@ -40,9 +40,10 @@ from proxy.vocabulary import Definitions
 from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify
+from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.encodings import EncodingError, decode_sql, encode_sql
-from rules.hidden import HiddenRead, by_name, hidden_reads
+from rules.hidden import HiddenRead, by_name, hidden_reads, read_by_writing, triggered
 from rules.lexer import Kind, LexError, LexLimitError, lex
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.named import NameUse
@@ -77,6 +78,9 @@ class _World:
     unsettling: frozenset[str]
     hidden: tuple[HiddenRead, ...]
     definitions: Definitions
+    opaque: Opaque
+    written: Mapping[str, frozenset[ColumnName]]
+    speaking: frozenset[str]
     reach: unfenced.Reach
 
 
@@ -148,8 +152,15 @@ class Gate:
         """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
         protection = ProtectionMap(rules, catalog, self._sources)
         hidden = hidden_reads(protection)
+        written = read_by_writing(protection)
         functions = frozenset(protection.functions)
-        triggers = protection.relation_words | functions | frozenset(by_name(hidden, fenced=False)) | {"pgveil"}
+        triggers = (
+            protection.relation_words
+            | functions
+            | frozenset(by_name(hidden, fenced=False))
+            | frozenset(written)
+            | {"pgveil"}
+        )
         schemas = frozenset(table.schema for table in rules.protected_tables())
         world = _World(
             0,
@@ -159,6 +170,9 @@ class Gate:
             _unsettling_functions(catalog, functions) | {"set_config"},
             hidden,
             Definitions(catalog, self._vocabulary),
+            Opaque(catalog, self._vocabulary),
+            written,
+            protection.relation_words | functions | triggered(protection),
             unfenced.Reach(
                 triggers, functions, schemas, unfenced.showing(catalog, self._sources), catalog.server_version
             ),
@@ -219,6 +233,25 @@ class Gate:
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""
         return self._world.protection.rules.column(name)
+
+    def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
+        """See Judge."""
+        world = self._world
+        protection = world.protection
+        if not protection.everything:
+            return None, False
+        asker = self._asker(login)
+        known = None if relation is None else protection.catalog.by_name.get(relation)
+        columns = protection.everything if known is None else frozenset(protection.columns_of(known).values())
+        shown = self._readable(asker) & columns
+        plan = _touching(Action.OTHER, shown, asker, protection) if shown else None
+        said = context is not None and asker.limited and self._speaks(context)
+        return plan, said
+
+    def _speaks(self, context: bytes) -> bool:
+        """Whether something that is given, or reads, what is protected has run, by the words of a CONTEXT in whatever language."""
+        words = set(_WORDS.findall(context.decode(errors="replace").lower()))
+        return not words.isdisjoint(self._world.speaking) or any(word.startswith("pgveil") for word in words)
 
     def protected_names(self, names: frozenset[str]) -> frozenset[str]:
         """See Judge."""
@@ -558,6 +591,8 @@ class Gate:
         operators = world.protection.operators
         if operators and any(t.kind is Kind.OP and t.value in operators for t in lexed.tokens):
             return True
+        if world.protection.everything and world.opaque.may_show(lexed, parts):
+            return True
         if not asker.unfenced:
             return False
         return unfenced.looks_harmful(lexed.words, parts, world.reach)
@@ -657,8 +692,8 @@ class Gate:
         """The plan of EXECUTE or FETCH."""
         assert part.named is not None
         self._own_objects(lexed, whole, settings)
-        if asker.unfenced:
-            self._unfenced(lexed, words, part, whole)
+        if asker.limited:
+            self._limited(lexed, words, part, whole, asker)
         called = self._functions(lexed, whole, asker, told=self._told(lexed, whole, words))
         if isinstance(called, Refusal):
             raise _RefusedError(called)
@@ -667,7 +702,9 @@ class Gate:
                 raise _RefusedError(unknown_to_unfenced(part.named.token))
             if part.named.parts and self._world.protection.seals:
                 raise _RefusedError(unknown_statement(part.named))
-            return None
+            # A function may have made it, of anything.
+            unknown = _also_reads(_NOTHING, self._readable(asker), asker, self._world.protection)
+            return unknown if isinstance(unknown, Plan) else None
         plan = known.plan
         if plan is None or lexed.tokens[whole[0]].value == "move":
             return None
@@ -691,8 +728,8 @@ class Gate:
         settings: Settings,
     ) -> Plan | None:
         self._own_objects(lexed, whole, settings)
-        if asker.unfenced:
-            self._unfenced(lexed, words, part, whole)
+        if asker.limited:
+            self._limited(lexed, words, part, whole, asker)
         policy, names = asker.principal.policy.id, (settings.search_path, settings.temporary)
         told = self._told(lexed, whole, words)
         key = (lexed.shape, index, policy, asker.views, names, asker.unfenced, told)
@@ -705,6 +742,7 @@ class Gate:
         else:
             self._observer.miss()
             significant, found = self._make(lexed, part, whole, words, asker, settings, told=told)
+            found = self._with_hidden(found, lexed, part, whole, words, asker)
             if len(lexed.shape) <= self._limits.shape_chars:
                 literals = _literals(lexed, significant)
                 self._plans.put(key, significant, sys.getsizeof(lexed.shape))
@@ -749,6 +787,35 @@ class Gate:
             return (), self._copy(lexed, whole, asker, settings)
         dump = refused_dump(lexed, whole, protection.catalog, asker.principal.policy, self._columns_of)
         return (), dump or self._utility(part, words, asker, whole[0])
+
+    def _with_hidden(
+        self,
+        found: Plan | Refusal | _Nothing,
+        lexed: Lexed,
+        part: Classified,
+        whole: tuple[int, int],
+        words: frozenset[str],
+        asker: _Asker,
+    ) -> Plan | Refusal | _Nothing:
+        """The plan with all that the statement could read and its text does not say (ADR 0031)."""
+        world = self._world
+        if isinstance(found, Refusal):
+            return found
+        protection = world.protection
+        reads: set[ColumnName] = set()
+        if part.kind in _CALLS or part.kind is StatementKind.DDL:
+            for index in calls(lexed, *whole, protection.functions):
+                reads |= protection.functions[lexed.tokens[index].value]
+        if not words.isdisjoint(_WRITING):
+            reads.update(*(world.written[word] for word in words & world.written.keys()))
+        if world.opaque.shows(lexed, part, whole, words):
+            reads |= protection.everything
+        return _also_reads(found, self._readable(asker) & reads, asker, protection, later=part.named is not None)
+
+    def _readable(self, asker: _Asker) -> frozenset[ColumnName]:
+        """What the server would show the login."""
+        verdicts = asker.principal.policy.verdicts
+        return frozenset(c for c in self._world.protection.everything if verdicts.get(c) is Verdict.CLEAR)
 
     def _analysed(
         self, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings, called: frozenset[ColumnName]
@@ -817,10 +884,17 @@ class Gate:
                     )
                 )
 
-    def _unfenced(self, lexed: Lexed, words: frozenset[str], part: Classified, whole: tuple[int, int]) -> None:
-        refusal = unfenced.harm(lexed, part, whole, words, self._world.reach)
-        if refusal is not None:
-            raise _RefusedError(refusal)
+    def _limited(
+        self, lexed: Lexed, words: frozenset[str], part: Classified, whole: tuple[int, int], asker: _Asker
+    ) -> None:
+        """What is not for somebody who does not see everything clear, whatever tables it names."""
+        if asker.unfenced:
+            refusal = unfenced.harm(lexed, part, whole, words, self._world.reach)
+            if refusal is not None:
+                raise _RefusedError(refusal)
+        raw = calls(lexed, *whole, self._world.opaque.raw, dotted=False)
+        if raw:
+            raise _RefusedError(_raw(lexed.tokens[raw[0]].value, raw[0]))
 
     def _functions(
         self, lexed: Lexed, whole: tuple[int, int], asker: _Asker, *, told: bool
@@ -1117,6 +1191,45 @@ def _touching(
         )
     tables = tuple(sorted({name.relation for name in columns or ()}))
     return Plan(action, tables, tuple(touched), writes=action is Action.DDL or written)
+
+
+def _also_reads(
+    found: Plan | _Nothing,
+    columns: frozenset[ColumnName],
+    asker: _Asker,
+    protection: ProtectionMap,
+    *,
+    later: bool = False,
+) -> Plan | _Nothing:
+    """The plan, recorded as reading `columns` as well; durable before it runs, since it may send to others what it reads."""
+    if not columns:
+        return found
+    if isinstance(found, _Nothing):
+        made = replace(_touching(Action.OTHER, columns, asker, protection), writes=True)
+    else:
+        touched = {t.column: t for t in _touching(found.action, columns, asker, protection).touched}
+        touched |= {t.column: replace(t, read=t.read or t.column in columns) for t in found.touched}
+        tables = {*found.tables, *(name.relation for name in columns)}
+        made = replace(
+            found,
+            tables=tuple(sorted(tables)),
+            touched=tuple(touched[name] for name in sorted(touched)),
+            writes=True,
+        )
+    if made.later is not None:
+        inner = _also_reads(made.later, columns, asker, protection)
+        return replace(made, later=inner if isinstance(inner, Plan) else None)
+    return replace(made, later=made) if later else made
+
+
+def _raw(function: str, token: int) -> Refusal:
+    return Refusal(
+        Reason.UNFENCED,
+        DENIED,
+        f'function "{function}" shows what is stored, logged or running as it lies, where no privilege on tables keeps from this login what it may not see',
+        hint="Call it with a login that sees every protected column clear, or connect to the server directly.",
+        token=token,
+    )
 
 
 def _one_by_one(what: str, token: int) -> Refusal:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
-from proxy.dangerous import PRIVILEGED_ROLES
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.prepared import audited
 from proxy.session.trail import Identity, Trail
+from rules.dangerous import PRIVILEGED_ROLES
 from rules.encodings import decode_sql
 from rules.lexer import LexError, lex
 from rules.model import Column, Protection, Verdict

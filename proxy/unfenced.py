@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.dangerous import is_dangerous
 from rules.classify import StatementKind
 from rules.copying import parse_copy
+from rules.dangerous import is_dangerous
 from rules.decide import UNSUPPORTED
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.plan import Reason, Refusal

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy.dangerous import is_dangerous
+from rules.dangerous import is_dangerous
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
 
     from rules.catalog import Catalog
@@ -27,7 +29,13 @@ SELECT (SELECT pg_catalog.array_agg(word::text) FROM pg_catalog.pg_get_keywords(
             UNION SELECT pg_catalog.lower(s.name) FROM pg_catalog.pg_settings s
             UNION SELECT n.nspname::text FROM pg_catalog.pg_namespace n WHERE n.oid < 16384
             UNION SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid < 16384
-            UNION SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid < 16384) AS w (word)) AS words
+            UNION SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid < 16384) AS w (word)) AS words,
+       (SELECT pg_catalog.array_agg(p.proname::text) FROM pg_catalog.pg_proc p WHERE p.oid < 16384) AS functions,
+       (SELECT pg_catalog.array_agg(DISTINCT p.proname::text) FROM pg_catalog.pg_proc p
+         WHERE p.oid < 16384 AND p.provolatile <> 'i' AND p.prokind IN ('f', 'p')
+           AND p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype, 'pg_catalog.internal'::pg_catalog.regtype)
+           AND NOT 'pg_catalog.internal'::pg_catalog.regtype::pg_catalog.oid = ANY (p.proargtypes)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_type t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))) AS looking
 """
 _PLAIN_KINDS: Final = frozenset("rp")
 # Runs what stands in a string.
@@ -36,22 +44,28 @@ _RUN_TEXT: Final = "do"
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A server's own words. `keywords` are among them."""
+    """A server's own words. `keywords` are among them. `functions`: names of its functions; `looking`: of those that are not IMMUTABLE."""
 
     keywords: frozenset[str]
     words: frozenset[str]
+    functions: frozenset[str] = frozenset()
+    looking: frozenset[str] = frozenset()
 
 
 async def read_vocabulary(connection: asyncpg.Connection[Any]) -> Vocabulary:
     """Ask the server. Raises what asyncpg raises."""
     row = await connection.fetchrow(VOCABULARY_QUERY)
     assert row is not None
-    return vocabulary(row["keywords"], row["words"])
+    return vocabulary(*row.values())
 
 
-def vocabulary(keywords: list[str], words: list[str]) -> Vocabulary:
-    """What the two columns of VOCABULARY_QUERY say."""
-    return Vocabulary(frozenset(keywords), frozenset(words) | frozenset(keywords))
+def vocabulary(
+    keywords: Sequence[str], words: Sequence[str], functions: Sequence[str] = (), looking: Sequence[str] = ()
+) -> Vocabulary:
+    """What the columns of VOCABULARY_QUERY say."""
+    return Vocabulary(
+        frozenset(keywords), frozenset(words) | frozenset(keywords), frozenset(functions), frozenset(looking)
+    )
 
 
 class Definitions:

@@ -109,6 +109,7 @@ class Relation:
 class Function:
     """A function or procedure outside pg_catalog and information_schema. `source` is pg_proc.prosrc ('' for C).
 
+    `immutable`: its owner declares that it looks at nothing but its arguments; of compiled code of an extension that is to be believed.
     `unread`: compiled code that no extension brought (`LANGUAGE c`, or `internal` under a name of somebody's own), or made of such.
     """
 
@@ -119,6 +120,7 @@ class Function:
     security_definer: bool
     source: str
     unread: bool = False
+    immutable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ def _function(row: Row, bodies: Sequence[str]) -> Function:
         security_definer=row["security_definer"],
         source="\n".join(filter(None, (row["source"], *bodies))),
         unread=row["unread"],
+        immutable=row["immutable"],
     )
 
 

@@ -51,6 +51,40 @@ def by_name(reads: tuple[HiddenRead, ...], *, fenced: bool) -> Mapping[str, froz
     return MappingProxyType(found)
 
 
+def read_by_writing(protection: ProtectionMap) -> Mapping[str, frozenset[ColumnName]]:
+    """By a relation's (bare) name, what writing it reads besides what the statement says: for the record, so of functions that could run any text all."""
+    functions: dict[TableName, list[Function]] = {}
+    for function in protection.catalog.functions:
+        functions.setdefault(function.name, []).append(function)
+    found: dict[str, frozenset[ColumnName]] = {}
+    for relation in protection.catalog.relations.values():
+        columns: set[ColumnName] = set()
+        for text in relation.rules:
+            columns |= _read_by(protection, text, "")
+        for name in relation.trigger_functions:
+            # Its rows are given to the function, whose source need not name them.
+            columns |= set(protection.columns_of(relation).values())
+            columns |= protection.functions.get(name.name, frozenset())
+            for function in functions.get(name, ()):
+                columns |= _read_by(protection, function.source, "")
+        for column in relation.columns:
+            if column.default is not None:
+                columns |= _called_by(protection, column.default)
+        if columns:
+            found[relation.name.name] = found.get(relation.name.name, frozenset()) | columns
+    return MappingProxyType(found)
+
+
+def triggered(protection: ProtectionMap) -> frozenset[str]:
+    """The names of trigger functions that are given rows of protected relations."""
+    return frozenset(
+        name.name
+        for relation in protection.catalog.relations.values()
+        if protection.columns_of(relation)
+        for name in relation.trigger_functions
+    )
+
+
 def _of(
     protection: ProtectionMap, relation: Relation, functions: Mapping[TableName, list[Function]]
 ) -> Iterator[HiddenRead]:

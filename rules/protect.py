@@ -16,6 +16,8 @@ from cachetools import LRUCache
 from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
 from rules.analyse.record import ViewLineage
+from rules.dangerous import is_dangerous
+from rules.harmless import is_harmless
 from rules.lexer import Kind, LexError, lex
 from rules.model import Column, ColumnName, Protection, TableName, view_name
 
@@ -245,12 +247,8 @@ class ProtectionMap:
         if function.unread:
             return everything
         if function.language in {"internal", "c"}:
-            # Compiled code of extensions: dblink and its like run texts of their own.
-            return (
-                everything
-                if function.name.name.startswith(("dblink", "plv8", "crosstab", "connectby"))
-                else frozenset()
-            )
+            # Compiled code of extensions: what nobody has read may run a text, or show pages and log records as they lie.
+            return frozenset() if function.immutable or is_harmless(function.name.name) else everything
         if function.language not in _DYNAMIC_LANGUAGES:
             return everything
         try:
@@ -344,11 +342,18 @@ def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dot
 
 
 def _runs_text(language: str, body: Lexed) -> bool:
-    """Whether a function's body runs a text that is put together, or stands in quotes inside it: EXECUTE, and DO."""
+    """Whether a function's body runs a text that is put together, or stands in quotes inside it, or shows what no name tells.
+
+    EXECUTE, DO, and PostgreSQL's own functions that run texts or show what is stored as it lies.
+    """
     tokens = body.tokens
-    return (language == "plpgsql" and "execute" in body.words) or any(
-        t.kind is Kind.WORD and t.value == "do" and (following.kind is Kind.STRING or following.value == "language")
-        for t, following in pairwise(tokens)
+    return (
+        (language == "plpgsql" and "execute" in body.words)
+        or is_dangerous(body.words)
+        or any(
+            t.kind is Kind.WORD and t.value == "do" and (following.kind is Kind.STRING or following.value == "language")
+            for t, following in pairwise(tokens)
+        )
     )
 
 

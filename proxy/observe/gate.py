@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from proxy.splicing import LiteralSealer
     from proxy.vocabulary import Vocabulary
     from rules.catalog import Catalog
-    from rules.model import Column, ColumnName, Principal, Rules
+    from rules.model import Column, ColumnName, Principal, Rules, TableName
+    from rules.plan import Plan
 
 _FINDINGS = 4096  # decisions whose findings are remembered
 
@@ -148,6 +149,10 @@ class ObservingGate:
     def found_relations(self, looked_for: frozenset[int], temporary: frozenset[int]) -> None:
         """See Gate."""
         self._gate.found_relations(looked_for, temporary)
+
+    def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
+        """See Judge."""
+        return (None, False) if self._observes else self._gate.report(login, relation, context)
 
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""

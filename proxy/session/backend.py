@@ -21,6 +21,7 @@ from proxy.session.replies import (
     server_report,
     without_values,
 )
+from proxy.session.reports import REPORTS, Reports
 from proxy.session.results import WITNESS, Results
 from proxy.session.state import AUDIT_DOWN, State
 from proxy.session.strangers import Strangers
@@ -78,6 +79,7 @@ class Backend:
         "_framer",
         "_late",
         "_look",
+        "_reports",
         "_results",
         "_state",
         "_strangers",
@@ -91,6 +93,7 @@ class Backend:
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
         self._strangers = Strangers(state)
+        self._reports = Reports(state)
         self._late = False  # the message in hand waited for the catalog
         self._look = _Look.NONE
         self._results = Results(state, self._failures)
@@ -116,22 +119,15 @@ class Backend:
         moved = False
         while state.closing is None:
             head = state.pipeline.head
-            if head is not None and head.premise is not None and not self._stands(head, head.premise):
-                self.held = framer.buffered > 0
-                return moved
-            if head is not None and head.ticket and not self._may_answer(head):
-                self.held = True
+            if head is not None and not self._passes(head):
                 return moved
             if self._is_over():
                 return moved  # what was found out has ended the connection, and what waits is nobody's
-            if self._strangers.waiting is not None:
-                raw = self._strangers.take()
-                if raw is None:
-                    self.held = True
+            if self._strangers.waiting is not None or self._reports.waiting is not None:
+                self.held = not self._waited()
+                if self.held:
                     return moved
-                self.held = False
                 moved = True
-                self._message(Back.ROW_DESCRIPTION, raw, late=True)
                 continue
             self.held = False
             wanted = self._wanted(head)
@@ -149,10 +145,37 @@ class Backend:
             else:
                 assert isinstance(event, Message)
                 state.fatal_allowed = True
-                if event.kind == Back.ROW_DESCRIPTION and self._strangers.stop(event.raw):
+                if self._stops(head, event):
                     continue
                 self._message(event.kind, event.raw)
         return moved
+
+    def _passes(self, head: Expectation) -> bool:
+        """Whether anything may pass for the head now."""
+        if head.premise is not None and not self._stands(head, head.premise):
+            self.held = self._framer.buffered > 0
+            return False
+        if head.ticket and not self._may_answer(head):
+            self.held = True
+            return False
+        return True
+
+    def _stops(self, head: Expectation | None, event: Message) -> bool:
+        """Whether a message has to wait: a description for the catalog, a report for its record."""
+        if event.kind == Back.ROW_DESCRIPTION:
+            return self._strangers.stop(event.raw)
+        return event.kind in REPORTS and self._reports.stop(head, event.raw)
+
+    def _waited(self) -> bool:
+        """Let the message pass that has waited, if it may."""
+        raw = self._strangers.take()
+        if raw is not None:
+            self._message(Back.ROW_DESCRIPTION, raw, late=True)
+            return True
+        raw = self._reports.take()
+        if raw is not None:
+            self._message(raw[0], raw)
+        return raw is not None
 
     def _wanted(self, head: Expectation | None) -> frozenset[int]:
         """Which messages of the head are looked at in batches."""

@@ -14,7 +14,7 @@ from proxy.session.computing import Compute, Write
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rules.model import Column, ColumnName, Principal
+    from rules.model import Column, ColumnName, Principal, TableName
     from rules.named import NameUse
     from rules.plan import Plan, Reason, Refusal
 
@@ -230,6 +230,13 @@ class Judge(Protocol):
     def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """Whether a column (OID of its relation, number) is among them that neither the catalog knows nor the last look for its relation has
         shown to be of a temporary one; the next one looks for it. Numbers below 1 are every relation's."""
+
+    def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
+        """What an error or notice of the server's can show the login: the plan of its record (None: nothing protected that it sees clear), and
+        whether its words must be kept from the login.
+
+        `relation`: the one whose rows it quotes, None where that is not known; `context`: its CONTEXT, the functions that ran.
+        """
 
     def column(self, name: ColumnName) -> Column | None:
         """The rules' column of that name."""

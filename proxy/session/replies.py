@@ -58,6 +58,9 @@ _TEXT: Final = re.compile(rb"\btext\b")
 _SCRUBBED: Final = frozenset(b"MDHWqnscdt")
 _QUOTING: Final = frozenset(b"DWpq")
 _WITHHELD_MESSAGE: Final = b"pgveil withheld the message of a function or trigger"
+_KEPT: Final = frozenset(b"SVCPLFR")
+_UNRECORDED_MESSAGE: Final = b"pgveil withheld the message"
+_UNRECORDED_DETAIL: Final = b"It can quote protected values, and the audit log cannot be written."
 _WITHHELD_DETAIL: Final = (
     b"Withheld: it can hold values that this login sees masked, and no privilege keeps it from them."
 )
@@ -148,6 +151,13 @@ def without_values(raw: bytes) -> bytes:
     if inside:
         pairs = [(code, _WITHHELD_MESSAGE if code == ord("M") else text) for code, text in pairs if code != ord("H")]
     pairs.append((ord("D"), _WITHHELD_DETAIL))
+    return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
+
+
+def withheld(raw: bytes) -> bytes:
+    """A report of the server's of which nothing may pass but what it is and where, as it could not be recorded."""
+    pairs = [(code, text) for code, text in parse_error(raw[5:]).pairs if code in _KEPT]
+    pairs += [(ord("M"), _UNRECORDED_MESSAGE), (ord("D"), _UNRECORDED_DETAIL)]
     return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
 
 

@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.e2e.watch import Watch
+
 CUSTOMERS = 300
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+SHORTEST = 5  # names of two characters occur everywhere; what is checked must be unmistakable
 READY_SECONDS = 120  # a limit, not a judgement: a busy machine takes its time
 
 
@@ -53,6 +56,7 @@ class Tap:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.sent: dict[str, bytearray] = {}
+        self.watch: Watch | None = None
         self._lock = threading.Lock()
         self._closed = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -79,10 +83,13 @@ class Tap:
         for leg in (client, server):
             leg.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         login = [""]
-        threading.Thread(target=self._forward, args=(client, server, login, True), daemon=True).start()
-        self._forward(server, client, login, False)
+        address = "{}:{}".format(*server.getsockname()[:2])
+        threading.Thread(target=self._forward, args=(client, server, login, None), daemon=True).start()
+        self._forward(server, client, login, address)
 
-    def _forward(self, source: socket.socket, target: socket.socket, login: list[str], up: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, login: list[str], address: str | None) -> None:
+        """From the client, or (with the address that pgveil knows it by) to it."""
+        up = address is None
         try:
             while data := source.recv(65536):
                 if up and not login[0] and data == _SSL_REQUEST:
@@ -90,9 +97,11 @@ class Tap:
                     continue
                 if up and not login[0] and b"user\0" in data:
                     login[0] = data.split(b"user\0", 1)[1].split(b"\0", 1)[0].decode()
-                if not up:
+                if address is not None:
                     with self._lock:
                         self.sent.setdefault(login[0], bytearray()).extend(data)
+                        if self.watch is not None:
+                            self.watch.sent(login[0], address, data)
                 target.sendall(data)
         except OSError:
             pass
@@ -147,6 +156,19 @@ class World:
     def records(self) -> Iterator[dict[str, Any]]:
         """Every audit record, in file order."""
         return records_in(self.audit)
+
+
+def canaries_of(world: World) -> dict[str, set[str]]:
+    """Protected values as text, by full column name."""
+    found: dict[str, set[str]] = {}
+    rules = load_rules(world.home / "rules.yaml")
+    for column in rules.protected_columns():
+        table = world.bank.tables[column.name.table]
+        place = table.names.index(column.name.column)
+        values = {str(row[place]) for row in world.bank.copy_rows(column.name.table) if row[place] is not None}
+        if column.name.column in {"phone", "email", "id_number", "pan", "number"}:
+            found[str(column.name)] = {v for v in values if len(v) >= SHORTEST}
+    return found
 
 
 def write_config(

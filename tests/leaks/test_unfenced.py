@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.dangerous import is_dangerous
+from rules.dangerous import is_dangerous
 from tests.leaks.den import CHIEF, Den, Way
 
 if TYPE_CHECKING:

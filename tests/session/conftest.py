@@ -116,6 +116,8 @@ class FakeJudge:
         self.lookups: int | None = None
         self.exposed = False
         self.strangers: frozenset[int] = frozenset()
+        self.reports: tuple[Plan | None, bool] = (None, False)
+        self.reported: list[tuple[TableName | None, bytes | None]] = []
 
     def principal(self, login: str) -> Principal:
         return Principal(login, ("clerk",), self.verdicts, self.exposed, self.lookups)
@@ -153,6 +155,10 @@ class FakeJudge:
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         return self.sources.get((table_oid, attnum))
+
+    def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
+        self.reported.append((relation, context))
+        return self.reports
 
     def protected_names(self, names: frozenset[str]) -> frozenset[str]:
         return names & {"customers"}
