@@ -32,7 +32,7 @@ _CALLING: Final = frozenset(
 )
 _NAMES: Final = (Kind.WORD, Kind.QUOTED)
 # Behind these, and behind other names, a name before a parenthesis is an alias, a table that is written, or a type.
-_MAKING: Final = frozenset({"as", "into", "recursive", "with", "::", ")"})
+_MAKING: Final = frozenset({"as", "into", "recursive", "with", "prepare", "execute", "::", ")"})
 _TEMPORARY: Final = "pg_temp"
 # CREATE and ALTER of these make code that runs by itself or under a name; until it is committed, or for good where it is temporary, no catalog shows it.
 _CODE: Final = frozenset(

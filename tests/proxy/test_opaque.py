@@ -128,6 +128,7 @@ NOTHING = (
     "SELECT n_live_tup FROM pg_stat_user_tables",
     "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace",
     "NOTIFY c, 'x'",
+    "PREPARE p (int) AS SELECT $1",
     "BEGIN",
     "SET search_path = public",
     "SELECT set_config('a.b', 'c', false)",
