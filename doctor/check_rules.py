@@ -26,6 +26,7 @@ _KINDS: Final = {
     Kind.LOOKUP: "look-up functions are absent or changed",
     Kind.REVOKE: "privileges are held that the rules take away",
     Kind.GRANT: "privileges are not held that the rules leave",
+    Kind.RECORD: "the record of what is applied is absent, or says something else than the rules",
     Kind.DROP: "objects are there that the rules need no more",
 }
 _HARMLESS: Final = frozenset({Kind.GRANT, Kind.DROP})

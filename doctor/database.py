@@ -272,7 +272,7 @@ async def _plan(
         return ring
     if not state.superuser and not state.owns_pgveil:
         return Missing(f"login {state.user} can't see all that `pgveil apply` looks at", AS_ADMINISTRATOR)
-    return await plan_inside(connection, rules, ring.domains(), values=False)
+    return await plan_inside(connection, rules, ring.marks(), values=False)
 
 
 async def _hba(connection: Connection, login: str, version: int) -> tuple[HbaLine, ...] | Missing:

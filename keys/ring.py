@@ -193,6 +193,17 @@ class KeyRing:
         """Domains with a live key."""
         return frozenset(self._state.keys)
 
+    def marks(self) -> Mapping[str, frozenset[str]]:
+        """The keys of each domain that has a live one, by their marks: id and check value, which tells a key from another of its id."""
+        gone: dict[str, set[str]] = {}
+        for entry in self._state.body.keys:
+            if not entry.live:
+                gone.setdefault(entry.domain, set()).add(f"{entry.id}:destroyed")
+        return {
+            domain: frozenset({*(f"{i}:{_check_value(k)}" for i, k in keys.items()), *gone.get(domain, ())})
+            for domain, keys in self._state.keys.items()
+        }
+
     def entries(self) -> tuple[KeyEntry, ...]:
         """Every key that the ring ever had, by id, destroyed ones included."""
         return self._state.body.keys
@@ -318,6 +329,11 @@ class KeyRing:
         # First the record, then the mark: where the record fails, the key is not handed out, and the next try records again.
         self._on_use(entry.label)
         self._used.add(key.key_id)
+
+
+def _check_value(key: DataKey) -> str:
+    """16 hex digits that tell whether a key is the same, and nothing else of it."""
+    return hmac.digest(key.material, b"pgveil key check", "sha256")[:8].hex()
 
 
 class _WatchedKeys(Mapping[int, DataKey]):

@@ -42,10 +42,11 @@ from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.classify import Classified, StatementKind, classify
 from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
+from rules.difference import text_digest
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads, read_by_writing, triggered
 from rules.lexer import Kind, LexError, LexLimitError, lex
-from rules.model import Protection, TableName, Verdict, quote_ident, view_name
+from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, Sources, calls
@@ -121,7 +122,7 @@ class Gate:
     """Judges texts under the rules and the catalog in force; `update` swaps these at once for all sessions.
 
     `computes`: there is a calculator for what the database can't do on sealed values. `vocabulary`: the server's own words; without them every text
-    of a login with limits is `unshown`.
+    of a login with limits is `unshown`. `marks`: of the keys at hand (`keys.ring.KeyRing.marks`), to be held against the database's record.
     """
 
     def __init__(
@@ -134,8 +135,10 @@ class Gate:
         observer: CacheObserver | None = None,
         computes: bool = False,
         vocabulary: Vocabulary | None = None,
+        marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
     ) -> None:
         self.computes = computes
+        self._marks = marks
         self._sealer = sealer
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
@@ -150,7 +153,7 @@ class Gate:
 
     def prepare(self, rules: Rules, catalog: Catalog) -> Callable[[], None]:
         """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
-        protection = ProtectionMap(rules, catalog, self._sources)
+        protection = ProtectionMap(rules, catalog, self._sources, self._marks)
         hidden = hidden_reads(protection)
         written = read_by_writing(protection)
         functions = frozenset(protection.functions)
@@ -321,16 +324,20 @@ class Gate:
             or not PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
             or any(catalog.owns(login, r) for r in relations)
         )
-        views = frozenset(
-            t for t in rules.protected_tables() if TableName(principal.policy.schema, view_name(t)) in catalog.by_name
-        )
+        views = frozenset(t for t in rules.protected_tables() if protection.view_problem(principal.policy, t) is None)
         limited = any(v is not Verdict.CLEAR for v in verdicts.values())
         return _Asker(replace(principal, exposed=unfenced), limited, unfenced, views, self._keys(principal.policy))
 
     def _keys(self, policy: PolicyClass) -> Mapping[ColumnName, tuple[str, ...]]:
         """By which columns the class's look-up functions tell rows, for those that are there."""
         protection = self._world.protection
-        there = {f.name for f in protection.catalog.functions if f.name.schema == policy.schema}
+        record = protection.catalog.record
+        made = {} if record is None else {f.table: f.text for f in record.functions}
+        there = {
+            f.name
+            for f in protection.catalog.functions
+            if f.name.schema == policy.schema and made.get(f.name) == text_digest(f.source)
+        }
         relations = {
             name: protection.catalog.by_name.get(name.relation)
             for name in lookups.wanted(policy, protection.rules)
@@ -785,7 +792,9 @@ class Gate:
             return self._analysed(lexed, part, asker, settings, called)
         if part.kind is StatementKind.COPY_TABLE:
             return (), self._copy(lexed, whole, asker, settings)
-        dump = refused_dump(lexed, whole, protection.catalog, asker.principal.policy, self._columns_of)
+        dump = refused_dump(
+            lexed, whole, protection.catalog, asker.principal.policy, lambda r: self._ruled(self._columns_of(r))
+        )
         return (), dump or self._utility(part, words, asker, whole[0])
 
     def _with_hidden(
@@ -972,6 +981,11 @@ class Gate:
                 columns |= self._columns_of(relation)
         return frozenset(columns)
 
+    def _ruled(self, columns: Iterable[ColumnName]) -> frozenset[ColumnName]:
+        """Those that the rules know: of a sealed column that they do not know nothing can be said but that it is there."""
+        rules = self._world.protection.rules
+        return frozenset(c for c in columns if (rule := rules.column(c)) is not None and rule.protected)
+
     def _columns_of(self, relation: Relation) -> frozenset[ColumnName]:
         protection = self._world.protection
         lineage = protection.lineage_of(relation)
@@ -980,7 +994,7 @@ class Gate:
         )
 
     def _utility(self, part: Classified, words: frozenset[str], asker: _Asker, token: int) -> Plan | Refusal:
-        columns = self._columns_named(words)
+        columns = self._ruled(self._columns_named(words))
         clear = all(asker.principal.policy.verdict(c) is Verdict.CLEAR for c in columns)
         if part.kind is StatementKind.HARMLESS or (part.kind is StatementKind.DDL and clear):
             action = Action.DDL if part.kind is StatementKind.DDL else Action.OTHER
@@ -1010,8 +1024,9 @@ class Gate:
         return Judgement(
             protection.rules,
             asker.principal.policy,
-            protection.unapplied,
+            protection.differing,
             asker.views,
+            partial(protection.view_problem, asker.principal.policy),
             _canonical_type,
             asker.keys,
             protection.told,
@@ -1185,7 +1200,8 @@ def _touching(
     touched = []
     for name in sorted(columns or ()):
         column = protection.rules.column(name)
-        assert column is not None
+        if column is None:
+            continue
         touched.append(
             Touched(name, column.level, asker.principal.policy.verdict(name), read=not written, written=written)
         )

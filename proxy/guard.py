@@ -123,11 +123,11 @@ class Guard:
     def _gates(self) -> Callable[..., Gate | ObservingGate]:
         """What makes the gates of the configured mode. Raises ConfigError."""
         if self._config.mode == "enforce":
-            return partial(Gate, computes=self._calculator.available)
+            return partial(Gate, computes=self._calculator.available, marks=self._force.marks)
         self._log.warning("observe.nothing_is_protected", mode=self._config.mode)
         self._keeper.start()
         observing = partial(ObservingGate, take=self._observed, found=self._observing)
-        return partial(observing, computes=self._calculator.available)
+        return partial(observing, computes=self._calculator.available, marks=self._force.marks)
 
     def _observed(self, found: Finding | None, count: int) -> None:
         self._keeper.take(found, count)
@@ -374,7 +374,7 @@ class Guard:
             self.metrics.server_reached(time.time())
 
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
-        self._force.refresh()
+        self._force.refresh(catalog.record)
         self._audit.note(CatalogLoaded(database=database, version=catalog.version, relations=len(catalog.relations)))
 
 

@@ -14,15 +14,17 @@ from keys.providers.file import FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
 from proxy.errors import ConfigError
 from proxy.session.values import ValueCodec
+from rules.difference import lost_keys
 from rules.load import RulesError, load_rules
 from rules.model import SealMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from keys.providers import MasterKey
     from rules.model import Rules
+    from rules.record import Record
 
 PSEUDONYM_DOMAIN = "pgveil:pseudonym"
 MASTER_KEY = "master.key"
@@ -79,13 +81,22 @@ class InForce:
             self._refresh_wanted = False
             self.refresh()
 
-    def refresh(self) -> None:
-        """Whoever has just applied the rules has made keys that were not there before: take them up, if they are all right."""
+    def marks(self) -> Mapping[str, frozenset[str]]:
+        """What tells the keys in force from others: `keys.ring.KeyRing.marks`."""
+        return self._ring.marks()
+
+    def refresh(self, record: Record | None = None) -> None:
+        """Whoever has just applied the rules has made keys that were not there before: take them up, if they are all right.
+
+        `record`: what is applied in a database whose catalog has changed.
+        """
         if self._prepared:
             self._refresh_wanted = True
             return
+        marks = self._ring.marks()
         sealed = {c.domain or str(c.name) for c in self.rules.protected_columns() if c.mode is not None}
-        if sealed <= self._ring.domains():
+        recorded = () if record is None else record.columns
+        if sealed <= marks.keys() and not any(lost_keys(c.keys, marks.get(c.domain, frozenset())) for c in recorded):
             return
         try:
             with _key_troubles(self._keys):

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from rules.catalog import Relation
+from rules.difference import SEALED_DOMAIN, text_digest
 from rules.model import Protection, TableName, Verdict, view_name
-from rules.protect import OWN_SCHEMA, SEALED_DOMAIN
+from rules.protect import OWN_SCHEMA
+from rules.record import MadeAs, Record, sealed_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +45,19 @@ def as_applied(rules: Rules, catalog: Catalog) -> Catalog:
     views = _masking_views(rules, catalog, first=max(relations, default=0) + 1)
     relations.update((view.oid, view) for view in views)
     schemas = catalog.schemas | {OWN_SCHEMA} | {view.name.schema for view in views}
-    return replace(catalog, relations=MappingProxyType(relations), schemas=schemas)
+    return recorded(rules, replace(catalog, relations=MappingProxyType(relations), schemas=schemas))
+
+
+def recorded(rules: Rules, catalog: Catalog) -> Catalog:
+    """The catalog with a record that says of what is there that it is as the rules want it."""
+    own = (r for r in catalog.relations.values() if r.kind == "v" and r.name.schema.startswith(f"{OWN_SCHEMA}_"))
+    functions = (f for f in catalog.functions if f.name.schema.startswith(f"{OWN_SCHEMA}_"))
+    record = Record(
+        columns=tuple(sealed_as(c) for c in rules.protected_columns() if c.protection is Protection.SEALED),
+        views=tuple(sorted((MadeAs(*r.name, text_digest(r.definition or "")) for r in own), key=lambda v: v.table)),
+        functions=tuple(sorted((MadeAs(*f.name, text_digest(f.source)) for f in functions), key=lambda f: f.table)),
+    )
+    return replace(catalog, applied=record.text())
 
 
 def _is_own_schema(name: str) -> bool:

@@ -25,11 +25,13 @@ import msgspec
 
 from rules.catalog_queries import CATALOG_QUERIES, FINGERPRINT_QUERY
 from rules.model import TableName
+from rules.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from rules.catalog_texts import TextKey
+    from rules.record import Record
 
 __all__ = [
     "CATALOG_QUERIES",
@@ -138,6 +140,7 @@ class Catalog:
 
     `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
     `enums` has format_type's names, which are those that a rules file writes behind `enum`.
+    `applied`: the document of `rules.record`, if there is one.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
     """
 
@@ -151,6 +154,12 @@ class Catalog:
     schemas: frozenset[str] = frozenset()
     operators: tuple[Function, ...] = ()
     enums: Mapping[str, EnumType] = field(default_factory=dict)
+    applied: str | None = None
+
+    @cached_property
+    def record(self) -> Record | None:
+        """What `pgveil apply` says that it has made here; None where it says nothing that can be read."""
+        return read_record(self.applied)
 
     @cached_property
     def by_name(self) -> Mapping[TableName, Relation]:
@@ -199,6 +208,7 @@ def build_catalog(rows: Mapping[str, Sequence[Row]], texts: Mapping[TextKey, str
         enums=MappingProxyType(
             {r["name"]: EnumType(r["oid"], r["array_oid"], tuple(r["labels"] or ())) for r in rows.get("enums", ())}
         ),
+        applied=next((r["document"] for r in rows.get("applied", ())), None),
     )
     return replace(unversioned, version=_digest(unversioned))
 
@@ -324,5 +334,6 @@ def _digest(catalog: Catalog) -> str:
         sorted(catalog.superusers),
         sorted(catalog.schemas),
         sorted((name, enum.oid, enum.array_oid, enum.labels) for name, enum in catalog.enums.items()),
+        catalog.applied,
     )
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]

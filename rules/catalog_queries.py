@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 # What the database itself came with has OIDs below 16384 (FirstNormalObjectId), so whatever a superuser put into pg_catalog is seen too.
 OWN = "({oid} >= 16384 OR NOT (n.nspname = 'information_schema' OR pg_catalog.starts_with(n.nspname::text, 'pg_'))) AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')"
 
-# The functions that write names look at search_path when they are called. Their argument goes through `fixed`, so it is set before.
-_FIXED = "WITH fixed AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true) AS path)"
+# The functions that write names look at these settings when they are called. Their argument goes through `fixed`, so it is set before.
+_FIXED = (
+    "WITH fixed AS MATERIALIZED (SELECT pg_catalog.concat(pg_catalog.set_config('search_path', 'pg_catalog', true), "
+    "pg_catalog.set_config('quote_all_identifiers', 'off', true)) AS path)"
+)
 _AFTER_FIXED = "CASE WHEN (SELECT path FROM fixed) IS NOT NULL THEN {value} END"
 
 # These open, and so lock until the end of the transaction, every table that the text names: QUIET_QUERIES do without them.
@@ -196,6 +199,15 @@ _SUPERUSERS = """
 SELECT r.rolname::text AS name FROM pg_catalog.pg_roles r WHERE r.rolsuper
 """
 
+# What `pgveil apply` has written of what it made (rules.record): a comment, so that it can be read without a privilege and without a lock.
+_APPLIED = """
+SELECT d.description AS document
+  FROM pg_catalog.pg_description d
+  JOIN pg_catalog.pg_class c ON c.oid = d.objoid AND d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid = 0
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'pgveil' AND c.relname = 'applied' AND c.relkind = 'v'
+"""
+
 CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
     {
         "database": _DATABASE,
@@ -210,6 +222,7 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "enums": _ENUMS,
         "members": _MEMBERS,
         "superusers": _SUPERUSERS,
+        "applied": _APPLIED,
     }
 )
 
@@ -273,6 +286,10 @@ SELECT pg_catalog.concat_ws('.',
        FROM pg_catalog.pg_auth_members m),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(r.oid, r.rolname, r.rolsuper), 0))
        FROM pg_catalog.pg_roles r),
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(s.objoid, s.xmin), 0))
+       FROM pg_catalog.pg_description s JOIN pg_catalog.pg_class v ON v.oid = s.objoid
+       JOIN pg_catalog.pg_namespace o ON o.oid = v.relnamespace
+      WHERE s.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.nspname = 'pgveil' AND v.relname = 'applied'),
     (SELECT pg_catalog.hash_record_extended(ROW(b.oid, b.datname, b.datdba), 0)
        FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database())
 ) AS fingerprint

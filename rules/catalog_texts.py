@@ -105,7 +105,8 @@ _WRITTEN_BY: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _TEXT: Final = f"""
-WITH fixed AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true) AS path,
+WITH fixed AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)
+                                   || pg_catalog.set_config('quote_all_identifiers', 'off', true) AS path,
                                    pg_catalog.set_config('lock_timeout', '{LOCK_MILLISECONDS}ms', true) AS wait)
 SELECT CASE WHEN (SELECT fixed.path || fixed.wait FROM fixed) IS NOT NULL THEN {{text}} END
 """

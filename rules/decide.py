@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rules.analyse.facts import Use
+from rules.difference import REMEDY
 from rules.lookups import function_of
 from rules.model import Column, ColumnName, PolicyClass, Protection, SealMode, Verdict, quote_ident, view_name
 from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 DENIED = "42501"  # insufficient_privilege
 UNSUPPORTED = "0AP01"  # in the class of feature_not_supported; ADR 0034 says why not that itself
+NOT_APPLIED = "55000"  # object_not_in_prerequisite_state
 
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
@@ -42,19 +44,25 @@ class RefusedError(Exception):
 class Judgement:
     """What decide needs besides the facts: the rules, the class, and what the database holds.
 
-    `unapplied`: columns that the rules seal and the database does not yet. `views`: masking views that exist in the class's schema, by the
-    table they stand for. `canonical_type`: a type's canonical spelling, to tell that a cast is to the column's own type. `keys`: by which columns a
+    `differing`: columns that the database does not hold as the rules say, and what is wrong. `views`: masking views of the class that are as
+    the rules say, by the table they stand for. `canonical_type`: a type's canonical spelling, to tell that a cast is to the column's own type. `keys`: by which columns a
     look-up function of the class tells rows, for each column that has one. `told`: protected columns whose constraints tell a writer which values
     there are (unique, exclusion, foreign key).
     """
 
     rules: Rules
     policy: PolicyClass
-    unapplied: frozenset[ColumnName]
+    differing: Mapping[ColumnName, str]
     views: frozenset[TableName]
+    view_problem: Callable[[TableName], str | None]
     canonical_type: Callable[[str], str]
     keys: Mapping[ColumnName, tuple[str, ...]] = field(default_factory=dict)
     told: frozenset[ColumnName] = frozenset()
+
+
+def not_applied(problem: str, column: ColumnName, token: int | None = None) -> Refusal:
+    """What the database holds is not what the rules in force take it for."""
+    return Refusal(Reason.NOT_APPLIED, NOT_APPLIED, problem, hint=REMEDY, column=column, token=token)
 
 
 def decide(facts: Facts, judgement: Judgement) -> Plan | Refusal:
@@ -132,16 +140,8 @@ class _Decision:
         """The comparison becomes a membership test on the table's key; the constants in it become tickets."""
         keys = self.judgement.keys.get(site.column)
         if not keys:
-            raise RefusedError(
-                Refusal(
-                    Reason.UNSUPPORTED,
-                    UNSUPPORTED,
-                    f'there is no look-up function of column "{site.column}" for this login\'s class {self.judgement.policy.id}',
-                    hint="Run: pgveil apply",
-                    column=site.column,
-                    token=site.token,
-                )
-            )
+            problem = f'there is no look-up function of column "{site.column}" for this login\'s class {self.judgement.policy.id}'
+            raise RefusedError(not_applied(problem, site.column, site.token))
         function = function_of(self.judgement.policy, site.column)
         row = ", ".join(f"{quote_ident(site.qualifier)}.{quote_ident(key)}" for key in keys)
         called = f"(({row}) IN (SELECT * FROM {quote_ident(function.schema)}.{quote_ident(function.name)}("  # noqa: S608 - quoted
@@ -191,16 +191,8 @@ class _Decision:
     # -- the checks, in the order in which their refusals help most
 
     def _known(self) -> None:
-        for name in sorted(self.facts.columns & self.judgement.unapplied):
-            raise RefusedError(
-                Refusal(
-                    Reason.UNSUPPORTED,
-                    UNSUPPORTED,
-                    f'column "{name}" is to be sealed, but the database still holds it plain',
-                    hint="Run: pgveil apply",
-                    column=name,
-                )
-            )
+        for name in sorted(self.facts.columns & self.judgement.differing.keys()):
+            raise RefusedError(not_applied(self.judgement.differing[name], name))
 
     def _obstacle(self, found: Obstacle) -> None:
         message = found.message if found.sqlstate else f"pgveil can't protect this statement: {found.message}"
@@ -481,16 +473,8 @@ class _Decision:
                 )
             )
         if ref.relation not in self.judgement.views:
-            raise RefusedError(
-                Refusal(
-                    Reason.UNSUPPORTED,
-                    UNSUPPORTED,
-                    f'there is no masking view of "{ref.relation}" for this login\'s class {self.judgement.policy.id}',
-                    hint="Run: pgveil apply",
-                    column=masked[0],
-                    token=ref.first,
-                )
-            )
+            problem = self.judgement.view_problem(ref.relation) or f'there is no masking view of "{ref.relation}"'
+            raise RefusedError(not_applied(problem, masked[0], ref.first))
         view = view_name(ref.relation)
         text = qualifier = f"{quote_ident(self.judgement.policy.schema)}.{quote_ident(view)}"
         if not ref.aliased and view != ref.relation.name:

@@ -149,6 +149,7 @@ class Reason(StrEnum):
 
     VERDICT = "verdict"  # the role may not see the column
     LOOKUP = "lookup"  # the role may not search or compare by the real value
+    NOT_APPLIED = "not_applied"  # the database is not what the rules in force take it for
     UNSUPPORTED = "unsupported"  # a form that pgveil cannot protect (yet)
     UNPARSED = "unparsed"  # the text was not understood
     COMPUTE = "compute"  # the database would have to compute on sealed values

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,19 +18,19 @@ from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
 from rules.analyse.record import ViewLineage
 from rules.dangerous import is_dangerous
+from rules.difference import SEALED_DOMAIN, column_differences, sealed_in, view_problem
 from rules.harmless import is_harmless
 from rules.lexer import Kind, LexError, lex
-from rules.model import Column, ColumnName, Protection, TableName, view_name
+from rules.model import ColumnName, Protection, TableName, view_name
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from rules.analyse import Protected
     from rules.catalog import Catalog, Function, Relation
     from rules.lexer import Lexed
-    from rules.model import Rules
+    from rules.model import PolicyClass, Rules
 
-SEALED_DOMAIN = "pgveil.sealed"
 # pgveil's own schema and those of the masking views: nobody's statement may name what is in them.
 OWN_SCHEMA = "pgveil"
 # A session's temporary schema, by the name that current_schemas() gives.
@@ -60,13 +61,24 @@ class Sources:
 
 
 class ProtectionMap:
-    """Rules over a catalog. Immutable once built; implements `rules.analyse.Protected`."""
+    """Rules over a catalog. Immutable once built; implements `rules.analyse.Protected`.
 
-    def __init__(self, rules: Rules, catalog: Catalog, sources: Sources | None = None) -> None:
+    Sealed columns that the rules do not know are protected too, under their own names: nothing can be done with them but be refused.
+    `marks`: the key ring's, asked when they are needed first.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        catalog: Catalog,
+        sources: Sources | None = None,
+        marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
+    ) -> None:
         self.rules = rules
         self.catalog = catalog
+        self._marks = marks
         self.sources = Sources() if sources is None else sources
-        self._columns = _spread(rules, catalog)
+        self._columns = _with_unknown(spread(rules, catalog), catalog)
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
         self.relation_words = self._relation_words()
@@ -82,14 +94,27 @@ class ProtectionMap:
         self.operators = frozenset(o.name.name for o in catalog.operators if o.name.name in self.functions)
         self.suspects = self.relation_words | self.column_words
         self._sources = self._by_source()
-        self.unapplied = self._not_sealed_yet()
         self.told = frozenset(
             columns[column.name]
             for oid, columns in self._columns.items()
             for column in catalog.relations[oid].columns
             if column.name in columns and column.attnum in catalog.relations[oid].telling
         )
-        self.seals = any(c.protection is Protection.SEALED for c in rules.protected_columns())
+        self.seals = bool(self.everything - frozenset(c.name for c in rules.protected_columns())) or any(
+            c.protection is Protection.SEALED for c in rules.protected_columns()
+        )
+
+    # -- what differs from the record in the database
+
+    @cached_property
+    def differing(self) -> Mapping[ColumnName, str]:
+        """Columns of which the database's record says something else than the rules, and what."""
+        marks = None if self._marks is None else self._marks()
+        return MappingProxyType(column_differences(self.rules, self.catalog, self._columns, marks))
+
+    def view_problem(self, policy: PolicyClass, table: TableName) -> str | None:
+        """Why a class's masking view of a table can't be used; None where it is what the rules and the record say."""
+        return view_problem(self.catalog, TableName(policy.schema, view_name(table)), table)
 
     # -- what the analysis asks
 
@@ -312,19 +337,6 @@ class ProtectionMap:
                 return found.name if found is not None else None
         return None
 
-    def _not_sealed_yet(self) -> frozenset[ColumnName]:
-        """Columns that the rules seal and the database does not: `pgveil apply` has not run."""
-        missing: set[ColumnName] = set()
-        for column in self.rules.protected_columns():
-            if column.protection is Protection.SEALED and not self._is_sealed(column):
-                missing.add(column.name)
-        return frozenset(missing)
-
-    def _is_sealed(self, column: Column) -> bool:
-        relation = self.catalog.by_name.get(column.name.relation)
-        found = relation.column(column.name.column) if relation is not None else None
-        return found is not None and found.declared_type == SEALED_DOMAIN
-
 
 def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dotted: bool = True) -> list[int]:
     """The tokens from `first` to `last` that call one of `functions`: `f(...)`, an operator, or `t.f`, another way to write `f(t)`."""
@@ -388,7 +400,19 @@ def _by_bare_name(relations: Iterable[Relation]) -> Mapping[str, tuple[Relation,
     return {name: tuple(each) for name, each in found.items()}
 
 
-def _spread(rules: Rules, catalog: Catalog) -> dict[int, Mapping[str, ColumnName]]:
+def _with_unknown(
+    known: dict[int, Mapping[str, ColumnName]], catalog: Catalog
+) -> Mapping[int, Mapping[str, ColumnName]]:
+    """With the sealed columns that the rules do not name: sealed by other rules, or copies of sealed ones."""
+    for relation in catalog.relations.values():
+        columns = known.get(relation.oid, _NO_COLUMNS)
+        more = {n: ColumnName(*relation.name, n) for n in sealed_in(relation) if n not in columns}
+        if more and not _is_own(relation.name):
+            known[relation.oid] = MappingProxyType({**columns, **more})
+    return known
+
+
+def spread(rules: Rules, catalog: Catalog) -> dict[int, Mapping[str, ColumnName]]:
     """The protected columns of each base relation: the rules' own, and by inheritance those of its children and parents.
 
     A child's rows are its parent's rows, so what is protected in the one is protected in the other, under the rules' name for it.

@@ -13,6 +13,7 @@ from lifecycle.apply.model import OWNER, SCHEMA, SEALED_TYPE, Change, Kind, Make
 from rules.logical import type_of_oid
 from rules.lookups import function_of, key_of, wanted
 from rules.model import Protection, TableName, quote_ident, quote_literal
+from rules.record import MadeAs
 
 if TYPE_CHECKING:
     from lifecycle.apply.inspect import State
@@ -40,7 +41,9 @@ def plan_lookups(draft: Draft, state: State, rules: Rules, people: People, prote
             if relation is not None and not relation.row_security:
                 made = _function(draft, relation, column, policy, rules, protection)
                 if made is not None:
-                    needed[function_of(policy, column)] = made
+                    name = function_of(policy, column)
+                    needed[name] = made
+                    draft.made.functions.append(MadeAs(*name))
     for name, found in sorted(state.lookups.items()):
         due = needed.get(name)
         if due is None or found.digest != due.digest or found.owner != OWNER:

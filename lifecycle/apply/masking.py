@@ -11,6 +11,7 @@ from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, SEALED_TYPE, Change, Kind, MakeView, Obstacle, Statements, options
 from rules.logical import type_of_oid
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
+from rules.record import MadeAs
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -48,6 +49,7 @@ def plan_views(
             view = _view(draft, columns, relation, policy)
             if view is not None:
                 wanted[TableName(view.schema, view.name)] = (table, policy, view)
+                draft.made.views.append(MadeAs(policy.schema, view_name(table.name)))
     schemas = {name.schema for name in wanted}
     _drop_stale(first, state, wanted.keys(), schemas)
     made = _make_schemas(draft, state, schemas)

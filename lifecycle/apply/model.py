@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rules.model import Column, TableName
+    from rules.record import MadeAs, SealedAs
 
 OWNER = "pgveil_owner"
 """The role, without login, that owns pgveil's schema, its functions and the masking views."""
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     REVOKE = "revoke"
     GRANT = "grant"
     DROP = "drop"
+    RECORD = "record"  # what is applied, for pgveil to hold against its rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,26 @@ class MakeLookup:
     digest: str
 
 
-Work = Statements | MakeKey | InstallMasks | SetPseudonymKey | SetLookupKey | SealTable | MakeView | MakeLookup
+@dataclass(frozen=True, slots=True)
+class WriteRecord:
+    """The record of what is applied, but for what the server and the key ring say of it."""
+
+    columns: tuple[SealedAs, ...]
+    views: tuple[MadeAs, ...]
+    functions: tuple[MadeAs, ...]
+
+
+Work = (
+    Statements
+    | MakeKey
+    | InstallMasks
+    | SetPseudonymKey
+    | SetLookupKey
+    | SealTable
+    | MakeView
+    | MakeLookup
+    | WriteRecord
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +204,21 @@ class StalePlanError(ApplyError):
 
 
 @dataclass(slots=True)
+class Made:
+    """The masking views and look-up functions that there are to be, for the record."""
+
+    views: list[MadeAs] = field(default_factory=list)
+    functions: list[MadeAs] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Draft:
     """A plan in the making."""
 
     changes: list[Change] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    made: Made = field(default_factory=Made)
 
     def add(self, kind: Kind, object_: str, what: str, *sql: str) -> None:
         """A change that is SQL statements."""

@@ -10,12 +10,15 @@ from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
 from lifecycle.apply.model import SEALED_TYPE, Draft, Obstacle
 from lifecycle.apply.privileges import people_of, plan_wall
+from lifecycle.apply.recording import plan_record
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.database import fix_settings
 from rules.model import ColumnName, Protection
 from rules.protect import ProtectionMap
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
@@ -27,11 +30,14 @@ async def make_plan(connection: Connection, rules: Rules, ring: KeyRing) -> Appl
     """What apply would do, at this moment. Changes nothing. Raises DatabaseError, asyncpg.PostgresError."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await fix_settings(connection)
-        return await plan_inside(connection, rules, ring.domains(), values=True)
+        return await plan_inside(connection, rules, ring.marks(), values=True)
 
 
-async def plan_inside(connection: Connection, rules: Rules, domains: frozenset[str], *, values: bool) -> ApplyPlan:
-    """`make_plan` inside the caller's transaction, whose settings are fixed. `values`: judge stored values too, which reads them."""
+async def plan_inside(
+    connection: Connection, rules: Rules, marks: Mapping[str, frozenset[str]], *, values: bool
+) -> ApplyPlan:
+    """`make_plan` inside the caller's transaction, whose settings are fixed. `marks`: the ring's. `values`: judge stored values too, which reads them."""
+    domains = frozenset(marks)
     state = await read_state(connection)
     draft = Draft()
     _absent(draft, state, rules)
@@ -41,13 +47,14 @@ async def plan_inside(connection: Connection, rules: Rules, domains: frozenset[s
     late = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
     protection = ProtectionMap(rules, state.catalog)
     before = plan_wall(late, state, people, protection, rules)
-    views = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
+    views = Draft(obstacles=draft.obstacles, warnings=draft.warnings, made=draft.made)
     first = plan_views(views, state, rules, people, protection, before)
     gone = plan_lookups(views, state, rules, people, protection)
     draft.changes += [*gone, *first]
     await plan_sealing(connection, draft, state, rules, domains, values=values)
     draft.changes += views.changes + late.changes
     await _derived(connection, draft, state, rules)
+    await plan_record(connection, draft, state, rules, marks)
     return draft.finish()
 
 

@@ -25,8 +25,10 @@ from lifecycle.apply.model import (
     SetPseudonymKey,
     StalePlanError,
     Statements,
+    WriteRecord,
 )
 from lifecycle.apply.plan import plan_inside
+from lifecycle.apply.recording import write_record
 from lifecycle.apply.seal import seal_table
 from lifecycle.database import describe_error, fix_settings
 from rules.model import TableName, quote_ident, quote_literal
@@ -106,7 +108,7 @@ async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
 
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
-    now = await plan_inside(connection, rules, ring.domains(), values=False)
+    now = await plan_inside(connection, rules, ring.marks(), values=False)
     if now.obstacles or now.comparable() != plan.comparable():
         raise StalePlanError("the database has changed since the plan was made: look at the new plan and apply that")
 
@@ -133,6 +135,8 @@ async def _perform(
         await _make_view(connection, work)
     elif isinstance(work, MakeLookup):
         await _make_lookup(connection, work)
+    elif isinstance(work, WriteRecord):
+        await write_record(connection, work, ring)
 
 
 async def _as_owner(connection: Connection, sql: str) -> None:

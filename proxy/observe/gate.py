@@ -21,7 +21,7 @@ from proxy.session.values import ValueCodec
 from rules.applied import as_applied, holds_nothing_of_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxy.plan_cache import CacheObserver
     from proxy.session.computing import Compute, Write
@@ -52,8 +52,10 @@ class ObservingGate:
         found: Callable[[str, bool], None],
         computes: bool = False,
         vocabulary: Vocabulary | None = None,
+        marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
     ) -> None:
         self._computes = computes
+        self._marks = marks
         self._vocabulary = vocabulary
         self._sealer = sealer
         self._observer = observer
@@ -82,6 +84,7 @@ class ObservingGate:
             observer=self._observer,
             computes=self._computes,
             vocabulary=self._vocabulary,
+            marks=None if observes else self._marks,
         )
         return partial(self._install, gate, Place(catalog.database, rules.version, gate.names), observes)
 

@@ -56,7 +56,7 @@ class CopyWitness(Witness):
         for column, field, name in zip(self._plan.copy.columns, fields, self.names, strict=False):
             source = judge.source_of(field.table, field.attnum)
             found = None if source is None else judge.column(source)
-            is_sealed = found is not None and found.protection is Protection.SEALED
+            is_sealed = source is not None and (found is None or found.protection is Protection.SEALED)
             if column.sealed is not None:
                 right = source == column.sealed.name and is_sealed and field.type == TEXT_OID
             else:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from sqlglot import exp
 
+from rules.difference import SEALED_DOMAIN
 from rules.lexer import Kind
 from rules.model import quote_ident
-from rules.protect import SEALED_DOMAIN
 from rules.split.clauses import Clauses, Span, closing_of, has_outside, split_at
 from rules.split.names import Used, used
 from rules.split.parts import JOINED, Built, leaf_name

@@ -736,7 +736,7 @@ NOT_BY_REWRITING = {
     "See server.target_session_attrs in pgveil's configuration; try again after the failover.": _FAILOVER,
     "If tables or columns were changed a moment ago, try again.": "the witness's of a write: tests/ddl",
     "Raise the limit of open files for pgveil's processes (LimitNOFILE in systemd, ulimit -n), or lower limits.connections.": _OPERATOR,
-    "Run: pgveil apply": "tells the operator: tests/hints/test_hints.py::test_apply_is_what_was_missing does it",
+    "Run: pgveil apply --reload": "tells the operator: tests/hints/test_hints.py::test_apply_is_what_was_missing does it",
     "Send the statement again.": "only while a view or function is being replaced: tests/session/test_premise.py, tests/ddl",
     "Run the statement again.": "only while new rules come in between the analysis and the decision",
     "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.": "test_hints.py::test_commit_first",

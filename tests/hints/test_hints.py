@@ -232,8 +232,8 @@ def test_apply_is_what_was_missing(other_bank: Bank) -> None:
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
 
-    until(TELLER, "secret", "Run: pgveil apply")
-    until(AGENT, "name", "Run: pgveil apply")
+    until(TELLER, "secret", "Run: pgveil apply --reload")
+    until(AGENT, "name", "Run: pgveil apply --reload")
     other_bank.apply()
     until(TELLER, "secret", "x")
     until(AGENT, "name", "A** L**")

@@ -179,7 +179,7 @@ async def test_a_changed_mask_replaces_the_view(walled: Place) -> None:
         "phone: {level: important, mask: phone}", "phone: {level: important, mask: {kind: constant, value: none}}"
     )
     plan = await walled.apply(changed)
-    assert {c.kind for c in plan.changes} <= {"masking view", "drop", "grant"}
+    assert {c.kind for c in plan.changes} <= {"masking view", "drop", "grant", "record"}
     schema = walled.view(changed, "ap_agent")
     assert await walled.run("ap_agent", f"SELECT phone FROM {schema}.customers WHERE id = 10") == [("none",)]
     assert (await walled.plan(changed)).empty

@@ -23,8 +23,10 @@ from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explai
 from proxy.explain_text import psql_lines, show
 from proxy.offline import first_settings
 from proxy.session.gate import Admit, NeedNames, Settings
+from rules.load import load_rules_text
 from rules.model import TableName, view_name
 from tests.proxy.golden import RULES, SETTINGS, bank_catalog, gate, statements
+from tests.recording import put_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,6 +318,7 @@ def database(pg: Postgres) -> Iterator[str]:
                     await connection.execute(f"CREATE ROLE {login} LOGIN")
             await connection.execute(f'ALTER ROLE teller IN DATABASE "{name}" SET search_path = other, public')
             await connection.execute("GRANT USAGE ON SCHEMA other TO teller")
+            await put_record(connection, load_rules_text(RULES, "rules.yaml"))
         finally:
             await connection.close()
 

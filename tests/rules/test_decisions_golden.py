@@ -18,6 +18,7 @@ import pytest
 from proxy.decisions import Gate
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse, Settings
+from rules.applied import recorded
 from rules.catalog import Catalog, CatalogColumn, Function, Relation
 from rules.load import load_rules_text
 from rules.model import Column, Principal, TableName, view_name
@@ -134,7 +135,8 @@ def bank_catalog() -> Catalog:
         _runs_text(104, "calls_any", "perform any_text(q)"),
         _runs_text(105, "calls_card", "perform any_card(q)"),
     )
-    return Catalog("1", "bank", 160000, {r.oid: r for r in relations}, functions)
+    catalog = Catalog("1", "bank", 160000, {r.oid: r for r in relations}, functions)
+    return recorded(load_rules_text(RULES, "rules.yaml"), catalog)
 
 
 def _runs_text(oid: int, name: str, body: str) -> Function:

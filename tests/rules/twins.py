@@ -27,6 +27,7 @@ from proxy.session.replies import Trouble
 from proxy.session.witness import examine
 from proxy.wire.copy_text import line_codec
 from proxy.wire.messages import Field, build_row_description
+from rules.applied import recorded
 from rules.catalog import CATALOG_QUERIES, Catalog, build_catalog
 from rules.load import load_rules_text
 from rules.model import SealMode, TableName, quote_ident, view_name
@@ -237,7 +238,7 @@ class Twins:
         self.connections = {which: psycopg.connect(pg.dsn(name), autocommit=True) for which, name in self.names.items()}
         for which in self.names:
             self._build(which, extra)
-        self.catalog: Catalog = asyncio.run(read_catalog(pg.dsn(self.names["sealed"])))
+        self.catalog: Catalog = recorded(self.rules, asyncio.run(read_catalog(pg.dsn(self.names["sealed"]))))
         self.gate = Gate(self.rules, self.catalog, MarkingSealer())
         self._last: tuple[object, tuple[list[Answer], dict[str, Counter[Any]]]] = (None, ([], {}))
 
