@@ -96,7 +96,7 @@ async def _apply(
         if not as_json:
             show_plan(plan)
         if plan.obstacles or plan.empty or only_plan or not (yes or _agreed(as_json=as_json)):
-            return _told(plan, applied=False, as_json=as_json)
+            return _told(plan, applied=False, as_json=as_json, only_plan=only_plan)
         with progress_bar(plan.rows, shown=not as_json) as progress:
             await execute(
                 connection, plan, rules, ring, random=os.urandom, progress=progress, lock_seconds=lock_seconds
@@ -112,7 +112,7 @@ async def _apply(
         await connection.close(timeout=5)
 
 
-def _told(plan: ApplyPlan, *, applied: bool, as_json: bool) -> int:
+def _told(plan: ApplyPlan, *, applied: bool, as_json: bool, only_plan: bool = False) -> int:
     from lifecycle.apply.model import Kind
 
     if as_json:
@@ -123,6 +123,8 @@ def _told(plan: ApplyPlan, *, applied: bool, as_json: bool) -> int:
             typer.echo("New keys were made: back them up now, with `pgveil keys backup`.")
     if plan.obstacles:
         return _USAGE
+    if only_plan and plan.later:
+        return _NOT_SO
     return 0 if applied or plan.empty else _NOT_SO
 
 

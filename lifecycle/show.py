@@ -35,6 +35,14 @@ def show_plan(plan: ApplyPlan) -> None:
             rows = "" if change.rows is None else f"{change.rows:,}"
             table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what, rows)))
         console.print(table)
+    if plan.later:
+        table = _table("Later, when no pgveil serves other rules any longer", "change", "object", "what")
+        for change in plan.later:
+            table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what)))
+        console.print(table)
+        console.print(
+            Text(f"Other rules are served by {', '.join(map(printable, plan.serving))}: reload, and apply again.")
+        )
     for warning in plan.warnings:
         console.print(Text(f"warning: {printable(warning)}"))
     if plan.obstacles:
@@ -42,7 +50,7 @@ def show_plan(plan: ApplyPlan) -> None:
         for obstacle in plan.obstacles:
             table.add_row(*(Text(printable(cell)) for cell in (obstacle.object, obstacle.problem, obstacle.fix)))
         console.print(table)
-    if plan.empty:
+    if plan.empty and not plan.later:
         console.print(Text("Nothing to do: the database is as the rules say."))
 
 

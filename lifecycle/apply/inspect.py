@@ -14,6 +14,7 @@ import asyncpg
 from lifecycle.apply.model import OWNER, SCHEMA, ApplyError
 from lifecycle.database import read_catalog
 from rules.model import TableName, quote_ident
+from rules.serving import SERVING_QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +72,15 @@ class OwnFunction:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """A session of a pgveil's own that says which rules it serves (`rules.serving`)."""
+
+    rules: int
+    pid: int
+    login: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """What of pgveil's own is there. Digests are None where there is nothing, or something that is not ours."""
 
@@ -106,6 +116,7 @@ class State:
     given: frozenset[Atom]
     default_grants: tuple[tuple[str, str], ...]
     lookups: Mapping[TableName, OwnFunction]
+    serving: tuple[Serving, ...] = ()
 
 
 _USER = """
@@ -263,6 +274,7 @@ async def read_state(connection: Connection) -> State:
             )
             for r in await connection.fetch(_OWN_FUNCTIONS)
         },
+        serving=tuple(Serving(**r) for r in await connection.fetch(SERVING_QUERY)),
     )
 
 

@@ -48,7 +48,7 @@ def plan_lookups(draft: Draft, state: State, rules: Rules, people: People, prote
         due = needed.get(name)
         if due is None or found.digest != due.digest or found.owner != OWNER:
             signature = relation_sql(name) + "(pg_catalog.text[])"
-            first.append(
+            (draft.going(first) if due is None else first).append(
                 Change(Kind.DROP, str(name), "drop a look-up function", Statements((f"DROP FUNCTION {signature}",)))
             )
     for name, made in needed.items():
@@ -74,7 +74,8 @@ def _plan_access(
     for grantee in sorted(held - users):
         who = "PUBLIC" if grantee == PUBLIC else quote_ident(grantee)
         sql = f"REVOKE EXECUTE ON FUNCTION {made.signature} FROM {who}"
-        draft.add(Kind.REVOKE, str(name), f"EXECUTE from {grantee or 'PUBLIC'}", sql)
+        what = f"EXECUTE from {grantee or 'PUBLIC'}"
+        draft.going().append(Change(Kind.REVOKE, str(name), what, Statements((sql,))))
 
 
 def _function(

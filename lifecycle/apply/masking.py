@@ -51,7 +51,7 @@ def plan_views(
                 wanted[TableName(view.schema, view.name)] = (table, policy, view)
                 draft.made.views.append(MadeAs(policy.schema, view_name(table.name)))
     schemas = {name.schema for name in wanted}
-    _drop_stale(first, state, wanted.keys(), schemas)
+    _drop_stale(draft, first, state, rules, wanted.keys(), schemas)
     made = _make_schemas(draft, state, schemas)
     _plan_owner(draft, state, {t.name for t, _, _ in wanted.values()})
     kept = set()
@@ -79,7 +79,8 @@ def _close_schemas(draft: Draft, state: State, people: People, schemas: set[str]
             if found is None or found.policy.schema != schema or atom.privilege != "USAGE":
                 grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
                 sql = f"REVOKE {atom.privilege} ON SCHEMA {quote_ident(schema)} FROM {grantee}"
-                draft.add(Kind.REVOKE, schema, f"{atom.privilege} from {atom.grantee or 'PUBLIC'}", sql)
+                what = f"{atom.privilege} from {atom.grantee or 'PUBLIC'}"
+                draft.going().append(Change(Kind.REVOKE, schema, what, Statements((sql,))))
 
 
 def _limited(columns: Mapping[str, Column], policy: PolicyClass) -> bool:
@@ -152,17 +153,41 @@ def _drop_view(name: TableName, what: str) -> Change:
     return Change(Kind.DROP, str(name), what, Statements((f"DROP VIEW {relation_sql(name)}",)))
 
 
-def _drop_stale(first: list[Change], state: State, wanted: Container[TableName], schemas: set[str]) -> None:
+def _drop_stale(
+    draft: Draft,
+    first: list[Change],
+    state: State,
+    rules: Rules,
+    wanted: Container[TableName],
+    schemas: set[str],
+) -> None:
+    if draft.serving:
+        # Who serves other rules keeps its views, but for those that are in the way of sealing a column of their table.
+        sealing = {view_name(t) for t in _sealing(state, rules)}
+        what = "drop a masking view of other rules: a column of its table is sealed"
+        first += [_drop_view(n, what) for n in sorted(state.views) if n not in wanted and n.name in sealing]
+    gone = draft.going(first)
     for schema in sorted(state.schemas):
         if schema not in schemas:
             # Without CASCADE: what somebody has built on a masking view is not ours to drop.
             views = tuple(f"DROP VIEW {relation_sql(n)}" for n in sorted(state.views) if n.schema == schema)
             sql = (*views, f"DROP SCHEMA {quote_ident(schema)}")
-            first.append(
+            gone.append(
                 Change(Kind.DROP, schema, "drop the schema of a class that no login is in any more", Statements(sql))
             )
     stale = [n for n in sorted(state.views) if n.schema in schemas and n not in wanted]
-    first += [_drop_view(n, "drop a masking view that is no longer needed") for n in stale]
+    gone += [_drop_view(n, "drop a masking view that is no longer needed") for n in stale]
+
+
+def _sealing(state: State, rules: Rules) -> set[TableName]:
+    """The tables of which a column is going to be sealed."""
+    tables = set()
+    for column in rules.protected_columns():
+        relation = state.catalog.by_name.get(column.name.relation)
+        found = None if relation is None else relation.column(column.name.column)
+        if column.protection is Protection.SEALED and found is not None and found.declared_type != SEALED_TYPE:
+            tables.add(column.name.relation)
+    return tables
 
 
 def _make_schemas(draft: Draft, state: State, schemas: set[str]) -> set[str]:
@@ -224,12 +249,9 @@ def _plan_access(
     right = {n for n in wanted if Atom(object_, "", n, "SELECT") in held}
     for atom in sorted(held - {Atom(object_, "", n, "SELECT") for n in wanted}):
         grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
-        draft.add(
-            Kind.REVOKE,
-            object_,
-            f"{atom.privilege} from {atom.grantee or 'PUBLIC'}",
-            f"REVOKE ALL ON TABLE {object_} FROM {grantee}",
-        )
+        sql = f"REVOKE ALL ON TABLE {object_} FROM {grantee}"
+        what = f"{atom.privilege} from {atom.grantee or 'PUBLIC'}"
+        draft.going().append(Change(Kind.REVOKE, object_, what, Statements((sql,))))
     for login in sorted(wanted - right):
         draft.add(
             Kind.GRANT, str(view), f"SELECT to {login}", f"GRANT SELECT ON TABLE {object_} TO {quote_ident(login)}"

@@ -158,15 +158,20 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True)
 class ApplyPlan:
-    """Everything that apply would do. With obstacles it does nothing."""
+    """Everything that apply would do. With obstacles it does nothing.
+
+    `later`: what has to go, and stays for the sake of those that serve other rules (`serving`, as their sessions are shown).
+    """
 
     changes: tuple[Change, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     warnings: tuple[str, ...] = ()
+    later: tuple[Change, ...] = ()
+    serving: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Whether the database is as the rules want it."""
+        """Whether nothing can be done now: the database is as the rules want it, but for what is to be done later."""
         return not self.changes and not self.obstacles
 
     @property
@@ -182,6 +187,8 @@ class ApplyPlan:
         """For `--json`."""
         return {
             "changes": [{"kind": c.kind, "object": c.object, "what": c.what, "rows": c.rows} for c in self.changes],
+            "later": [{"kind": c.kind, "object": c.object, "what": c.what} for c in self.later],
+            "serving": list(self.serving),
             "obstacles": [{"object": o.object, "problem": o.problem, "fix": o.fix} for o in self.obstacles],
             "warnings": list(self.warnings),
         }
@@ -213,12 +220,24 @@ class Made:
 
 @dataclass(slots=True)
 class Draft:
-    """A plan in the making."""
+    """A plan in the making. `serving`: sessions of those that serve other rules, for whose sake what has to go goes later (ADR 0029)."""
 
     changes: list[Change] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     made: Made = field(default_factory=Made)
+    later: list[Change] = field(default_factory=list)
+    serving: tuple[str, ...] = ()
+
+    def beside(self) -> Draft:
+        """A draft whose changes come elsewhere in the same plan."""
+        return replace(self, changes=[])
+
+    def going(self, first: list[Change] | None = None) -> list[Change]:
+        """Where a change belongs that takes something away: among what comes `first`, or the changes, or later."""
+        if self.serving:
+            return self.later
+        return self.changes if first is None else first
 
     def add(self, kind: Kind, object_: str, what: str, *sql: str) -> None:
         """A change that is SQL statements."""
@@ -226,7 +245,13 @@ class Draft:
 
     def finish(self) -> ApplyPlan:
         """The plan, each obstacle and warning once."""
-        return ApplyPlan(tuple(self.changes), tuple(dict.fromkeys(self.obstacles)), tuple(dict.fromkeys(self.warnings)))
+        return ApplyPlan(
+            tuple(self.changes),
+            tuple(dict.fromkeys(self.obstacles)),
+            tuple(dict.fromkeys(self.warnings)),
+            tuple(self.later),
+            self.serving,
+        )
 
 
 def options(column: Column) -> Mapping[str, object]:

@@ -8,13 +8,15 @@ from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
-from lifecycle.apply.model import SEALED_TYPE, Draft, Obstacle
+from lifecycle.apply.model import SEALED_TYPE, Draft, Kind, Obstacle
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.database import fix_settings
 from rules.model import ColumnName, Protection
 from rules.protect import ProtectionMap
+from rules.record import MadeAs
+from rules.serving import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
+    from lifecycle.apply.privileges import People
     from lifecycle.database import Connection
     from rules.model import Rules
 
@@ -34,28 +37,66 @@ async def make_plan(connection: Connection, rules: Rules, ring: KeyRing) -> Appl
 
 
 async def plan_inside(
-    connection: Connection, rules: Rules, marks: Mapping[str, frozenset[str]], *, values: bool
+    connection: Connection,
+    rules: Rules,
+    marks: Mapping[str, frozenset[str]],
+    *,
+    values: bool,
+    serving: tuple[str, ...] = (),
 ) -> ApplyPlan:
-    """`make_plan` inside the caller's transaction, whose settings are fixed. `marks`: the ring's. `values`: judge stored values too, which reads them."""
+    """`make_plan` inside the caller's transaction, whose settings are fixed. `values`: judge stored values too, which reads them.
+
+    `marks`: the ring's. `serving`: of a plan made before, which took nothing away for their sake: nor does this one, though they may be gone by now.
+    """
     domains = frozenset(marks)
     state = await read_state(connection)
-    draft = Draft()
+    people = people_of(state, rules)
+    draft = Draft(serving=_serving(state, people, rules) or serving)
     _absent(draft, state, rules)
     plan_keys(draft, rules, domains)
     plan_ground(draft, state, rules)
-    people = people_of(state, rules)
-    late = Draft(obstacles=draft.obstacles, warnings=draft.warnings)
+    late = draft.beside()
     protection = ProtectionMap(rules, state.catalog)
     before = plan_wall(late, state, people, protection, rules)
-    views = Draft(obstacles=draft.obstacles, warnings=draft.warnings, made=draft.made)
+    views = draft.beside()
     first = plan_views(views, state, rules, people, protection, before)
     gone = plan_lookups(views, state, rules, people, protection)
     draft.changes += [*gone, *first]
     await plan_sealing(connection, draft, state, rules, domains, values=values)
     draft.changes += views.changes + late.changes
     await _derived(connection, draft, state, rules)
+    _keep(draft, state)
     await plan_record(connection, draft, state, rules, marks)
     return draft.finish()
+
+
+def _serving(state: State, people: People, rules: Rules) -> tuple[str, ...]:
+    """The sessions of pgveils that serve other rules. Whom a role limits would gain by saying that he is one: he does not count."""
+    masked = [c.name for c in rules.protected_columns()]
+    own = number_of(rules.version)
+    return tuple(
+        f"{s.login} (pid {s.pid})"
+        for s in state.serving
+        if s.rules != own and not (s.login in people.principals and _is_limited(people, s.login, masked))
+    )
+
+
+def _is_limited(people: People, login: str, columns: list[ColumnName]) -> bool:
+    return bool(people.principals[login].roles and people.limited(login, columns))
+
+
+def _keep(draft: Draft, state: State) -> None:
+    """What stays for the sake of those that serve other rules stays in the record, or they could not use it."""
+    record = state.catalog.record
+    if not draft.serving or record is None:
+        return
+    gone = {c.object for c in draft.changes if c.kind is Kind.DROP}
+    for now, before, there in (
+        (draft.made.views, record.views, state.views.keys()),
+        (draft.made.functions, record.functions, state.lookups.keys()),
+    ):
+        made = {m.table for m in now}
+        now += [MadeAs(*b.table) for b in before if b.table in there and b.table not in made and str(b.table) not in gone]
 
 
 _DERIVED = """

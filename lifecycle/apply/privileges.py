@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lifecycle.apply.ground import memory_sql
 from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
-from lifecycle.apply.model import OWNER, Kind, Obstacle
+from lifecycle.apply.model import OWNER, Change, Kind, Obstacle, Statements
 from rules.hidden import hidden_reads
 from rules.model import Protection, Verdict, quote_ident
 
@@ -254,11 +254,13 @@ def _plan_difference(draft: Draft, state: State, wall: Wall) -> None:
                     "revoke it by hand and grant it as the owner, without grant option",
                 )
             )
-    _revoke(draft, held - after)
-    _grant(draft, held, after)
-    before = wall.before
-    relevant = {a for a in before if a.object in wall.fenced and a.grantee != OWNER}
-    taken, given = frozenset(relevant - wall.after), frozenset(wall.after - relevant)
+    kept = held - after if draft.serving else set[Atom]()
+    _revoke(draft.going(), held - after)
+    _grant(draft, held, after | kept)
+    loose_ones = gone_objects if kept else set[Atom]()
+    relevant = {a for a in wall.before if (a.object in wall.fenced and a.grantee != OWNER) or a in loose_ones}
+    now = {a for a in after | kept if a.object in wall.fenced or a in loose_ones}
+    taken, given = frozenset(relevant - now), frozenset(now - relevant)
     if (taken, given) != (state.taken, state.given):
         draft.add(
             Kind.GROUND,
@@ -302,16 +304,13 @@ def _what(privilege: str, columns: set[str]) -> str:
     return privilege if "" in columns or not named else f"{privilege} ({', '.join(named)})"
 
 
-def _revoke(draft: Draft, atoms: set[Atom]) -> None:
+def _revoke(changes: list[Change], atoms: set[Atom]) -> None:
     for (object_, grantee, privilege), columns in _groups(atoms).items():
         # Revoking the whole takes the single columns' privileges too.
         scope = "" if "" in columns else _columns(columns)
-        draft.add(
-            Kind.REVOKE,
-            _shown(object_),
-            f"{_what(privilege, columns)} from {_who(grantee)}",
-            f"REVOKE {privilege}{scope} ON {_on(object_)} FROM {_grantee_sql(grantee)}",
-        )
+        what = f"{_what(privilege, columns)} from {_who(grantee)}"
+        sql = f"REVOKE {privilege}{scope} ON {_on(object_)} FROM {_grantee_sql(grantee)}"
+        changes.append(Change(Kind.REVOKE, _shown(object_), what, Statements((sql,))))
 
 
 def _grant(draft: Draft, held: set[Atom], after: set[Atom]) -> None:

@@ -108,7 +108,7 @@ async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
 
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
-    now = await plan_inside(connection, rules, ring.marks(), values=False)
+    now = await plan_inside(connection, rules, ring.marks(), values=False, serving=plan.serving)
     if now.obstacles or now.comparable() != plan.comparable():
         raise StalePlanError("the database has changed since the plan was made: look at the new plan and apply that")
 

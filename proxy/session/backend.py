@@ -35,7 +35,7 @@ from rules.plan import Reason
 if TYPE_CHECKING:
     from proxy.session.gate import OffsetMap
     from proxy.session.premise import Premise
-    from proxy.session.statements import Run
+    from proxy.session.statements import Portal, Run
     from proxy.session.witness import Finding, Shown
     from proxy.wire.messages import ErrorFields
     from rules.plan import Plan
@@ -349,11 +349,16 @@ class Backend:
                 )
         return messages.build_parameter_description(tuple(types))
 
-    def _finding(self, plan: Plan | None, raw: bytes) -> Finding:
+    def _finding(self, plan: Plan | None, raw: bytes, portal: Portal | None = None) -> Finding:
         """What the witness says of a description."""
         state = self._state
         trouble = self._strangers.trouble(raw) if self._late else None
-        return trouble or state.cache.find(state.judge, state.principal, plan, raw, state.codec.logical_type)
+        if trouble is not None:
+            return trouble
+        judge, principal = state.judge, state.principal
+        if portal is not None and portal.judge is not None:
+            judge, principal = portal.judge, portal.judge.principal(state.identity.login)
+        return state.cache.find(judge, principal, plan, raw, state.codec.logical_type)
 
     def _described(self, head: Expectation, raw: bytes | None) -> bytes | None:
         """Check a description (None: NoData) that was asked for; the message for the client, b"" for unchanged, None where it failed."""
@@ -367,7 +372,7 @@ class Backend:
         shown: Shown | None = None
         if raw is not None:
             plan = None if statement is None else statement.plan
-            finding = self._finding(plan, raw)
+            finding = self._finding(plan, raw, head.portal)
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
@@ -618,6 +623,9 @@ class Backend:
         waiting = pipeline.waiting()
         kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
         held = {p.name for p in state.portals if p.statement is not None and p.statement.hold}
+        for portal in state.portals:
+            if portal.name not in held:
+                portal.judge = None
         state.portals.keep(kept | held)
 
 

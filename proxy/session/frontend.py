@@ -130,7 +130,9 @@ class Frontend:
             if event is None:
                 return moved
             moved = True
-            if isinstance(event, bytes):
+            if state.successor is not None and isinstance(event, Head | Message) and self._is_judged(event):
+                self._task = self._after_succession(event)
+            elif isinstance(event, bytes):
                 state.to_server.append(event)
             elif isinstance(event, Chunk):
                 self._copying.data(event.data)
@@ -140,6 +142,28 @@ class Frontend:
                 assert isinstance(event, Message)
                 self._task = self._message(event.kind, event.raw)
         return moved
+
+    def _is_judged(self, event: Head | Message) -> bool:
+        """Whether a message begins something, so that newer rules are to hold for it."""
+        kind = event.kind
+        if kind in _ALWAYS or kind == Front.COPY_DATA:
+            return False
+        head = self._state.pipeline.head
+        return head is None or head.flow is not Flow.COPY_IN
+
+    def _after_succession(self, event: Head | Message) -> Steps:
+        """Newer rules are in force: what was judged by the older ones is answered first, by their lights."""
+        state = self._state
+        self._judging.flush()
+        yield lambda: state.pipeline.head is None
+        state.succeed()
+        steps = self._begin(event) if isinstance(event, Head) else self._message(event.kind, event.raw)
+        if steps is not None:
+            yield from steps
+
+    def rest(self) -> bool:
+        """Whether no message of the client's is in hand."""
+        return self._task is None
 
     def _resume(self) -> bool:
         """Let the waiting handler go on if what it waits for has come."""

@@ -233,6 +233,20 @@ class Session:
         self._backend.catalog_looked_at()
         self._run()
 
+    def judged_by(self, judge: Judge, *, at_once: bool = False) -> None:
+        """Newer rules are in force, for what begins from now on; what is on its way goes on under the older ones, unless `at_once`."""
+        state = self._state
+        state.successor = judge
+        if at_once:
+            state.succeed()
+        self._run()
+
+    @property
+    def judges(self) -> frozenset[Judge]:
+        """Everybody whose decisions are on their way or open: the one that judges now, and those of open portals."""
+        state = self._state
+        return frozenset((state.judge, *(p.judge for p in state.portals if p.judge is not None)))
+
     def catalog_unreachable(self) -> None:
         """The catalog can't be read now. Statements wait on; a result that came already is judged by what is known, or withheld."""
         self._state.catalog_lost = True
@@ -276,3 +290,6 @@ class Session:
             self._state.fatal_report(bad.sqlstate, bad.message, bad.detail)
         finally:
             self._running = False
+        state = self._state
+        if state.successor is not None and self._frontend.rest() and state.pipeline.head is None:
+            state.succeed()

@@ -119,6 +119,7 @@ class State:
         "recorded",
         "renaming_sent",
         "statements",
+        "successor",
         "to_client",
         "to_server",
         "tracker",
@@ -147,6 +148,7 @@ class State:
         meter: LookupMeter,
     ) -> None:
         self.judge = judge
+        self.successor: Judge | None = None  # judges by newer rules, from the next statement on
         self.codec = codec
         self.identity = identity
         self.trail = trail
@@ -198,6 +200,14 @@ class State:
             self._principal = self.judge.principal(self.identity.login)
             self._principal_generation = generation
         return self._principal
+
+    def succeed(self) -> None:
+        """Take up the newer rules: nothing is on its way that was judged by the older. Portals that are open keep their judge."""
+        if self.successor is None:
+            return
+        for portal in self.portals:
+            portal.judge = portal.judge or self.judge
+        self.judge, self.successor = self.successor, None
 
     def outdate(self) -> None:
         """Ask for the catalog as it is from now on."""

@@ -16,7 +16,7 @@ from proxy.session.gate import Admit, Pass
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-    from proxy.session.gate import OffsetMap, Settings
+    from proxy.session.gate import Judge, OffsetMap, Settings
     from proxy.session.prepared import Asked, Computed, PreparedWrite
     from proxy.session.witness import Shown
     from rules.named import NameUse
@@ -105,7 +105,7 @@ class Portal:
     `names`: as of the statement, at the Bind. `formats`: the result formats of Bind. A portal of a statement without a plan holds nothing of
     its own and is shared by all its Binds. `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
     `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
-    the statement, or of another portal of it, need not be true of this one.
+    the statement, or of another portal of it, need not be true of this one. `judge`: whose decision it is, where newer rules are in force since.
     """
 
     name: bytes
@@ -116,6 +116,7 @@ class Portal:
     asked_for: Asked | None = None
     names: int | None = None
     fresh: bool = False
+    judge: Judge | None = None
 
     @property
     def cost(self) -> int:
@@ -144,6 +145,7 @@ class Portal:
     def bound(self) -> None:
         """It is bound anew."""
         self.fresh = False
+        self.judge = None
 
     def not_asked(self) -> None:
         """No description will come."""
