@@ -13,12 +13,14 @@ from proxy.wire import messages as m
 from rules.model import Verdict
 from rules.plan import Reason, Refusal, SealParam
 
-from .conftest import CARD, Bench, opened, plan
+from .conftest import CARD, Bench, FakeJudge, opened, plan
 from .conversation import Result, Server, Talk, error_of, kinds
 from .test_computer import single, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from proxy.session.session import Session
 
 SQL = "SELECT phone FROM customers WHERE id = $1"
 OLD, NEW = b"SELECT phone FROM v1.customers WHERE id = $1", b"SELECT phone FROM v2.customers WHERE id = $1"
@@ -261,3 +263,113 @@ def _random_conversation(bench: Bench, random: Random) -> None:
                 scene.prepare(name, describe=random.random() < 0.5)
     assert scene.talk.session.closing is None
     assert scene.talk.session.at_rest
+
+
+# -- another judge ------------------------------------------------------------------------------------------------------------------------
+
+ITEM = "SELECT item FROM orders"
+ITEMS = m.build_row_description((m.Field(b"item", 8, 2, 25, -1, -1, 0),))
+ANSWER = ITEMS + m.build_data_row((b"tea",)) + m.build_command_complete(b"SELECT 1")
+
+
+def _stricter() -> FakeJudge:
+    """Newer rules, by which the item is protected and nobody may read it."""
+    judge = FakeJudge()
+    judge.generation = 100
+    judge.sources[8, 2] = CARD.name
+    judge.table[ITEM.encode()] = Refuse(Refusal(Reason.WITNESS, "42501", "no"))
+    return judge
+
+
+def _taken(session: Session) -> tuple[bytes, bytes]:
+    client, server = b"".join(session.to_client), b"".join(session.to_server)
+    session.to_client, session.to_server = [], []
+    return client, server
+
+
+def _begun(bench: Bench) -> Session:
+    session = bench.session()
+    session.server_received(READY)
+    _taken(session)
+    return session
+
+
+@pytest.mark.parametrize("simple", [True, False])
+def test_what_is_on_its_way_is_answered_under_the_rules_of_its_beginning(bench: Bench, simple: bool) -> None:
+    session = _begun(bench)
+    portal = m.build_parse(b"", ITEM.encode()) + m.build_bind(b"", b"") + m.build_describe(b"P", b"")
+    text = m.build_query(ITEM.encode()) if simple else portal + m.build_execute(b"") + m.SYNC
+    bound = b"" if simple else m.PARSE_COMPLETE + m.BIND_COMPLETE
+    session.client_received(text)
+    assert _taken(session)[1] == text
+    session.judged_by(_stricter())
+    # The next one waits until it is known how the first ended, and is judged by the newer rules.
+    session.client_received(m.build_query(ITEM.encode()))
+    assert _taken(session)[1] == b""
+    for byte in bound + ANSWER:
+        session.server_received(bytes((byte,)))
+    assert _taken(session) == (bound + ANSWER, b"")
+    session.server_received(READY)
+    client, server = _taken(session)
+    assert client == READY
+    assert b"pgveil_refused" in server
+
+
+def test_who_rests_takes_the_newer_rules_up_at_once(bench: Bench) -> None:
+    session = _begun(bench)
+    newer = _stricter()
+    session.judged_by(newer)
+    assert session.judges == {newer}
+    busy = _begun(bench)
+    busy.client_received(m.build_query(b"SELECT 1"))
+    busy.judged_by(newer)
+    assert busy.judges == {bench.judge}
+    busy.server_received(m.build_command_complete(b"SELECT 0") + READY)
+    assert busy.judges == {newer}
+    late = _begun(bench)
+    late.client_received(m.build_query(b"SELECT 1"))
+    late.judged_by(newer, at_once=True)
+    assert late.judges == {newer}
+
+
+def test_the_rest_of_a_batch_is_judged_by_the_newer_rules(bench: Bench) -> None:
+    session = _begun(bench)
+    first = m.build_parse(b"", b"SELECT 1") + m.build_bind(b"", b"") + m.build_describe(b"P", b"")
+    session.client_received(first)
+    assert _taken(session)[1] == first
+    session.judged_by(_stricter())
+    session.client_received(m.build_parse(b"", ITEM.encode()) + m.SYNC)
+    assert _taken(session)[1] == m.FLUSH
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + m.NO_DATA)
+    assert b"pgveil_refused" in _taken(session)[1]
+
+
+def test_a_portal_is_described_by_who_decided_on_it(bench: Bench) -> None:
+    session = _begun(bench)
+    session.client_received(m.build_query(b"BEGIN"))
+    session.server_received(m.build_command_complete(b"BEGIN") + m.build_ready(b"T"))
+    session.client_received(m.build_parse(b"", ITEM.encode()) + m.build_bind(b"p", b"") + m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + m.build_ready(b"T"))
+    newer = _stricter()
+    session.judged_by(newer)
+    assert session.judges == {newer, bench.judge}
+    _taken(session)
+    session.client_received(m.build_execute(b"p") + m.SYNC)
+    assert _taken(session)[1] == m.build_describe(b"P", b"p") + m.build_execute(b"p") + m.SYNC
+    session.server_received(ANSWER + m.build_ready(b"T"))
+    assert b"tea" in _taken(session)[0]
+    session.client_received(m.build_query(b"COMMIT"))
+    session.server_received(m.build_command_complete(b"COMMIT") + READY)
+    assert session.judges == {newer}
+
+
+def test_copy_data_waits_for_nobody(bench: Bench) -> None:
+    session = _begun(bench)
+    copy = m.build_query(b"COPY t FROM STDIN")
+    session.client_received(copy)
+    session.server_received(m.message(m.Back.COPY_IN, b"\0\0\1\0\0"))
+    _taken(session)
+    session.judged_by(_stricter())
+    data = m.message(m.Front.COPY_DATA, b"x\n") + m.message(m.Front.COPY_DONE, b"")
+    session.client_received(data)
+    assert _taken(session)[1] == data
