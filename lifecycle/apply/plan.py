@@ -96,7 +96,9 @@ def _keep(draft: Draft, state: State) -> None:
         (draft.made.functions, record.functions, state.lookups.keys()),
     ):
         made = {m.table for m in now}
-        now += [MadeAs(*b.table) for b in before if b.table in there and b.table not in made and str(b.table) not in gone]
+        now += [
+            MadeAs(*b.table) for b in before if b.table in there and b.table not in made and str(b.table) not in gone
+        ]
 
 
 _DERIVED = """

@@ -12,6 +12,7 @@ import pytest
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.model import OWNER
 from lifecycle.database import fix_settings
+from rules.record import read_record
 from rules.serving import ANNOUNCE_QUERY, lock_of
 from tests.lifecycle.conftest import rules_of
 from tests.lifecycle.test_apply_wall import RULES, SCHEMA
@@ -19,6 +20,7 @@ from tests.lifecycle.test_apply_wall import RULES, SCHEMA
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from rules.record import Record
     from tests.lifecycle.conftest import Place
 
 OLD = RULES
@@ -62,7 +64,22 @@ async def held(place: Place) -> set[Any]:
     views = {(n, v.digest) for n, v in state.views.items()}
     # What pgveil's own role may read is never taken from it.
     others = {a for a in state.held if a.grantee != OWNER}
-    return {*others, *views, *state.lookups, *state.taken, *((a, "given") for a in state.given), *state.schemas}
+    return {
+        state.catalog.applied,
+        *others,
+        *views,
+        *state.lookups,
+        *state.taken,
+        *((a, "given") for a in state.given),
+        *state.schemas,
+    }
+
+
+async def recorded(place: Place) -> Record:
+    found = await place.admin.fetchval("SELECT obj_description('pgveil.applied'::regclass, 'pg_class')")
+    record = read_record(found)
+    assert record is not None
+    return record
 
 
 async def test_what_is_served_stays_and_what_is_new_is_there(ground: Place) -> None:
@@ -78,6 +95,8 @@ async def test_what_is_served_stays_and_what_is_new_is_there(ground: Place) -> N
         # And as the new ones.
         assert await ground.run("ap_agent", f'SELECT phone FROM "{new}".customers LIMIT 1') == [(None,)]
         assert await ground.sqlstate("ap_agent", "SELECT id, born FROM customers") == ""
+        # Both are recorded, so both are served (ADR 0028).
+        assert {v.schema for v in (await recorded(ground)).views} >= {old, new}
         # No more than the one or the other.
         assert await ground.sqlstate("ap_agent", "SELECT phone FROM customers") == "42501"
         assert await ground.sqlstate("ap_agent", "SELECT income FROM customers") == "42501"
@@ -86,7 +105,8 @@ async def test_what_is_served_stays_and_what_is_new_is_there(ground: Place) -> N
         assert (again.changes, again.obstacles) == ((), ())
         assert again.later
         assert again.serving[0].startswith("postgres (pid ")
-    assert await ground.apply(NEW)
+    await ground.apply(NEW)
+    assert old not in {v.schema for v in (await recorded(ground)).views}
     assert await ground.sqlstate("ap_agent", f'SELECT phone FROM "{old}".customers LIMIT 1') in ("3F000", "42P01")
     assert await ground.sqlstate("ap_agent", "SELECT id, name FROM customers") == "42501"
     assert await ground.sqlstate("ap_agent", "SELECT a FROM other") == "42501"
