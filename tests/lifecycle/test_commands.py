@@ -90,6 +90,8 @@ def test_json(app: typer.Typer, arguments: list[str]) -> None:
     assert json.loads(run(app, arguments, "--json").stdout) == {
         "applied": False,
         "changes": [],
+        "later": [],
+        "serving": [],
         "obstacles": [],
         "warnings": document["warnings"],
     }
