@@ -42,7 +42,7 @@ WAYS = {
     ],
     "DO, into a temporary table": [
         "do $$ begin create temp table t as select phone from customers; end $$",
-        "select * from t limit 3",
+        "select * from t limit 20",
     ],
     "DO, a notification": [
         "listen c",
@@ -51,18 +51,18 @@ WAYS = {
     "DO, a cursor": [
         "begin",
         "do $$ declare c refcursor := 'c'; begin open c for select phone from customers; end $$",
-        "fetch 3 from c",
+        "fetch 20 from c",
     ],
     "DO, a prepared statement": [
-        "do $$ begin execute 'prepare q as select phone from customers limit 3'; end $$",
+        "do $$ begin execute 'prepare q as select phone from customers limit 20'; end $$",
         "execute q",
     ],
     "DO, a temporary view": [
-        "do $$ begin create temp view v as select phone from customers limit 3; end $$",
+        "do $$ begin create temp view v as select phone from customers limit 20; end $$",
         "select * from v",
     ],
     "a function of its own": [
-        "create function pg_temp.f() returns setof text language sql as 'select phone from customers limit 3'",
+        "create function pg_temp.f() returns setof text language sql as 'select phone from customers limit 20'",
         "select pg_temp.f()",
     ],
     "a function of its own that runs a text": [
@@ -73,15 +73,15 @@ WAYS = {
         "create procedure pg_temp.p() language plpgsql as $$ begin raise notice '%', (select phone from customers where id = 7); end $$",
         "call pg_temp.p()",
     ],
-    "a temporary view": ["create temp view v as select phone from customers limit 3", "select * from v"],
-    "a temporary table": ["create temp table t as select phone from customers limit 3", "select * from t"],
+    "a temporary view": ["create temp view v as select phone from customers limit 20", "select * from v"],
+    "a temporary table": ["create temp table t as select phone from customers limit 20", "select * from t"],
     "query_to_xml": [f"select query_to_xml('{READ}', true, true, '')"],
     "query_to_xml_and_xmlschema": [f"select query_to_xml_and_xmlschema('{READ}', true, true, '')"],
     "table_to_xml": ["select table_to_xml('customers', true, true, '')"],
     "cursor_to_xml": [
         "begin",
-        "declare c cursor for select phone from customers limit 3",
-        "select cursor_to_xml('c', 3, true, true, '')",
+        "declare c cursor for select phone from customers limit 20",
+        "select cursor_to_xml('c', 20, true, true, '')",
     ],
     "ts_stat": ["select word from ts_stat('select to_tsvector(''simple'', phone) from customers') limit 5"],
     "ts_rewrite": [
@@ -102,7 +102,7 @@ WAYS = {
         "explain analyze select pg_temp.f()",
     ],
     "a cursor over a function": [
-        "create function pg_temp.f() returns setof text language sql as 'select phone from customers limit 3'",
+        "create function pg_temp.f() returns setof text language sql as 'select phone from customers limit 20'",
         "begin",
         "declare c cursor for select pg_temp.f()",
         "fetch all from c",
@@ -128,7 +128,7 @@ WAYS = {
     ],
     "a rule": [
         "create temp table t (a text)",
-        "create rule r as on update to t do instead select phone from customers limit 3",
+        "create rule r as on update to t do instead select phone from customers limit 20",
         "update t set a = 'x'",
     ],
     "an operator of its own": [
@@ -168,21 +168,21 @@ def test_what_is_released_is_on_record(world: World, way: str) -> None:
     watch = world.tap.watch
     assert watch is not None
     found = len(watch.found)
-    with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:
+    with psycopg.connect(world.dsn("app"), autocommit=True) as app:
         for sql in WAYS[way]:
             with contextlib.suppress(psycopg.Error):
-                cursor = teller.execute(sql)
+                cursor = app.execute(sql)
                 if cursor.description is not None:
                     cursor.fetchall()
-        teller.execute("rollback")  # the connection stands
+        app.execute("rollback")  # the connection stands
     assert watch.found[found:] == []
 
 
 def test_the_server_s_own_detail_reaches_who_sees_everything_clear(world: World) -> None:
-    with psycopg.connect(world.dsn("teller"), autocommit=True, application_name="detail") as teller:
+    with psycopg.connect(world.dsn("app"), autocommit=True, application_name="detail") as app:
         with pytest.raises(psycopg.errors.NotNullViolation) as caught:
-            teller.execute("update customers set branch = null where id = 7")
-        (phone,) = teller.execute(READ).fetchone() or ("",)
+            app.execute("update customers set branch = null where id = 7")
+        (phone,) = app.execute(READ).fetchone() or ("",)
     assert phone in (caught.value.diag.message_detail or "")
     record = world.record(kind="statement", application="detail", action="other")
     assert "public.customers.phone" in {c["column"] for c in record["columns"]}
