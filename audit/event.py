@@ -108,7 +108,7 @@ class StatementEnded(_Event, frozen=True, tag="outcome"):
     duration_us: int
     """Microseconds from the statement's arrival to its end."""
     outcome: Outcome
-    """"suspended": a portal or cursor with rows left; a later outcome of the same statement_id replaces it."""
+    """"suspended": a portal that went with rows left; a later outcome of the same statement_id replaces it."""
     sqlstate: str | None
     """The error's SQLSTATE where the outcome is an error."""
 

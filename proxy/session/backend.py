@@ -58,6 +58,8 @@ _REPLACED: Final = {
 
 # First words of completion tags after which another statement or portal may bear a known name, or the catalog be another one.
 _RENAMING: Final = frozenset((b"DEALLOCATE", b"DISCARD", b"DECLARE", b"CLOSE", b"ROLLBACK", b"PREPARE"))
+# Their tags count the rows of one Execute, others' all of the statement's.
+_COUNTING_ON: Final = frozenset((b"SELECT", b"FETCH", b"MOVE"))
 _DDL: Final = frozenset((b"CREATE", b"ALTER", b"DROP", b"GRANT", b"REVOKE", b"IMPORT", b"REASSIGN"))
 
 
@@ -463,6 +465,8 @@ class Backend:
         elif run is not None and kind != Back.EMPTY_QUERY:
             suspended = kind == Back.PORTAL_SUSPENDED
             rows = run.rows if suspended else _rows_of(tag, run)
+            if tag and tag.partition(b" ")[0] not in _COUNTING_ON:
+                run.before = 0
             self._state.end_run(run, "suspended" if suspended else "ok", None, rows)
         elif run is None and head.note is None:
             self._state.observer.statement(None, 0.0, 0.0)

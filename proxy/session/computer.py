@@ -211,7 +211,7 @@ class Computer:
         assert asked is not None
         computed = statement.computed
         assert computed is not None
-        run, ticket = self._judging.start(audited(computed.compute), arrived, counts=True)
+        run, ticket = self._judging.start(audited(computed.compute), arrived, counts=True, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), computed.compute, None)
             return

@@ -355,7 +355,7 @@ class Extended:
         if statement is not None and not (yield from self._witnessed(statement, entry)):
             return
         if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
-            entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0)
+            entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0, portal=portal)
             if entry.run is None:
                 judging.refuse(Kind.EXECUTE, AUDIT_DOWN, shape=_shape(statement))
                 return

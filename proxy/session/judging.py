@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from proxy.session.gate import Decision, Known
     from proxy.session.state import State
+    from proxy.session.statements import Portal
 
     Steps = Generator[Callable[[], bool], None, None]
 
@@ -524,9 +525,22 @@ class Judging:
 
     # -- audit -----------------------------------------------------------------------------------------------------------------------
 
-    def start(self, admit: Admit, arrived: float, *, counts: bool = False) -> tuple[Run | None, int]:
-        """Record the start of each statement of a text: the execution, and the ticket of its last record. None: it cannot be recorded."""
+    def start(
+        self, admit: Admit, arrived: float, *, counts: bool = False, portal: Portal | None = None
+    ) -> tuple[Run | None, int]:
+        """Record the start of each statement of a text: the execution, and the ticket of its last record. None: it cannot be recorded.
+
+        A portal that is suspended goes on with the execution that has its record.
+        """
         state = self._state
+        going_on = None if portal is None else portal.suspended
+        if portal is not None and going_on is not None:
+            portal.suspended = None
+            if going_on.admit.shape == admit.shape and going_on.admit.generation == admit.generation:
+                going_on.sent = state.clock()
+                return going_on, 0
+            going_on.portal = None
+            state.end_run(going_on, "suspended", None)
         ids: list[int] = []
         ticket = 0
         for plan in admit.plans:
@@ -538,7 +552,7 @@ class Judging:
                     state.end_run(Run(admit, tuple(ids), arrived), "error", "58030")
                     return None, 0
             ids.append(number)
-        run = Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0)
+        run = Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0, portal=portal)
         if ticket:
             state.recorded[run.number] = run
         return run, ticket

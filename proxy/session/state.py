@@ -170,7 +170,7 @@ class State:
         self.cancel_key: BackendKey | None = None  # as the server gave it to the client
         self.pipeline = Pipeline()
         self.statements: Book[PreparedStatement] = Book()
-        self.portals: Book[Portal] = Book()
+        self.portals: Book[Portal] = Book(self._let_go)
         self.tracker = SettingsTracker()
         self.to_client: list[bytes] = []
         self.to_server: list[bytes] = []
@@ -296,8 +296,15 @@ class State:
             self.end_run(run, outcome, None)
 
     def end_run(self, run: Run, outcome: Outcome, sqlstate: str | None, rows: int | None = None) -> None:
-        """The current statement of a run, and where it did not succeed all that follow, are over."""
+        """The current statement of a run, and where it did not succeed all that follow, are over.
+
+        A portal that is suspended goes on with its execution: that ends with its last rows, or with the portal.
+        """
+        if outcome == "suspended" and run.portal is not None:
+            self._suspend(run, run.portal, rows)
+            return
         now = self.clock()
+        rows = rows if rows is None and not run.before else (rows or 0) + run.before
         last = run.index + 1 if outcome in ("ok", "suspended") else len(run.ids)
         for position in range(run.index, min(last, len(run.ids))):
             number = run.ids[position]
@@ -310,7 +317,22 @@ class State:
         if last >= len(run.ids):
             self.recorded.pop(run.number, None)
         run.shown = None
+        run.rows = run.before = 0
+
+    def _suspend(self, run: Run, portal: Portal, rows: int | None) -> None:
+        plan, now = run.plan, self.clock()
+        self.observer.statement(None if plan is None else plan.action, 0.0, now - (run.sent or now))
+        run.before += rows or 0
+        run.shown = None
         run.rows = 0
+        portal.suspended = run
+
+    def _let_go(self, portal: Portal) -> None:
+        """Nothing leads to a portal any longer: what it has not given yet it never will."""
+        run, portal.suspended = portal.suspended, None
+        if run is not None:
+            run.portal = None
+            self.end_run(run, "suspended", None)
 
 
 def _may_let_go(entry: Expectation) -> bool:

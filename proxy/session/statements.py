@@ -106,6 +106,7 @@ class Portal:
     its own and is shared by all its Binds. `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
     `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
     the statement, or of another portal of it, need not be true of this one. `judge`: whose decision it is, where newer rules are in force since.
+    `suspended`: the execution that has given some of its rows, and goes on at the next Execute.
     """
 
     name: bytes
@@ -117,6 +118,7 @@ class Portal:
     names: int | None = None
     fresh: bool = False
     judge: Judge | None = None
+    suspended: Run | None = None
 
     @property
     def cost(self) -> int:
@@ -183,7 +185,7 @@ class Run:
     """One execution of a text with plans, from its arrival to its end.
 
     `index`: the statement that answers now. `ids`: the audit number of each statement, 0 where it has no record. `shown`: the agreed
-    description of the current rows. `arrived` and `sent` are monotonic seconds. `rows`: rows of the current statement that were counted, with `counts`.
+    description of the current rows. `arrived` and `sent` are monotonic seconds. `rows`: rows of the current statement that were counted, with `counts`; `before`: those of earlier Executes of `portal`, whose execution it is.
     """
 
     admit: Admit
@@ -194,6 +196,8 @@ class Run:
     index: int = 0
     shown: Shown | None = None
     rows: int = 0
+    before: int = 0
+    portal: Portal | None = None
 
     @property
     def number(self) -> int:
@@ -232,9 +236,10 @@ R = TypeVar("R", bound=_Record)
 class Book(Generic[R]):
     """Records by name, with a way back for every change. `cost` is the bytes that they hold."""
 
-    __slots__ = ("_records", "cost")
+    __slots__ = ("_dropped", "_records", "cost")
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: Callable[[R], None] | None = None) -> None:
+        self._dropped = dropped  # told of each record that no name leads to any longer
         self._records: dict[bytes, R] = {}
         self.cost = 0
 
@@ -271,13 +276,14 @@ class Book(Generic[R]):
 
     def clear(self) -> None:
         """Forget every record."""
-        self._records.clear()
-        self.cost = 0
+        self.keep(())
 
     def _set(self, name: bytes, record: R | None) -> None:
         previous = self._records.pop(name, None)
         if previous is not None:
             self.cost -= previous.cost
+            if self._dropped is not None and previous is not record:
+                self._dropped(previous)
         if record is not None:
             self._records[name] = record
             self.cost += record.cost

@@ -94,7 +94,7 @@ class Writer(Computer):
         if writing is None:
             yield from super().execute(portal, limit, arrived)
             return
-        run, ticket = self._judging.start(_told(writing.write), arrived, counts=limit > 0)
+        run, ticket = self._judging.start(_told(writing.write), arrived, counts=limit > 0, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), writing.write.source, None)
         elif asked.applied is not None:

@@ -580,7 +580,7 @@ def test_a_portal_in_parts(bench: Bench, cut: Callable[[bytes], list[bytes]]) ->
     assert scene.talk.say(execute) == ROWS[1] + m.PORTAL_SUSPENDED + block
     assert scene.talk.say(execute) == m.build_command_complete(b"SELECT 0") + block
     assert scene.calculator.kinds().count("run") == 1
-    assert scene.ended() == [("suspended", None, 1), ("suspended", None, 1), ("ok", None, 0)]
+    assert scene.ended() == [("ok", None, 2)]
     assert kinds(scene.talk.say(m.build_close(b"P", b"c"), m.SYNC)) == "3Z"
     got = scene.talk.say(execute)
     assert (kinds(got), error_of(got).sqlstate) == ("EZ", "34000")

@@ -293,9 +293,7 @@ async def test_portal_suspension_goes_on_opening(shop: Shop) -> None:
         await c.close()
     assert got == ["6222021234567890123"] * 30 + ["4000001111222233"] * 30 + [None] * 30
     outcomes = [(e.outcome, e.rows) for e in endings(shop)]
-    assert outcomes[0] == ("suspended", 7)
-    assert outcomes[-1][0] == "ok"
-    assert sum(rows or 0 for _, rows in outcomes) == 90
+    assert outcomes == [("ok", 90)], "one execution, however often the client asks for more"
 
 
 def test_witness_refuses_what_the_analysis_missed(shop: Shop) -> None:

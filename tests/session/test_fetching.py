@@ -1,0 +1,113 @@
+"""A portal whose rows are taken in parts is one execution: one record, and one of its end with all rows counted (F6.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audit.event import StatementEnded
+from proxy.wire import messages as m
+from rules.plan import Action
+
+from .conftest import CARD, Bench, opened, plan
+
+if TYPE_CHECKING:
+    from proxy.session.session import Session
+
+ROWS = "SELECT card FROM customers"
+WRITE = "UPDATE customers SET card = card RETURNING card"
+BLOCK, READY = m.build_ready(b"T"), m.build_ready(b"I")
+DESCRIBED = m.build_row_description((m.Field(b"card", 16500, 2, 25, -1, -1, 0),))
+ROW = m.message(m.Back.DATA_ROW, b"\0\1\xff\xff\xff\xff")
+
+
+@pytest.fixture
+def session(bench: Bench) -> Session:
+    bench.judge.sources[16500, 2] = CARD.name
+    bench.judge.admit(ROWS, plan(opened(CARD)))
+    bench.judge.admit(WRITE, plan(opened(CARD), action=Action.UPDATE, writes=True))
+    session = bench.session()
+    session.server_received(BLOCK)
+    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]"), bench.judge)
+    return session
+
+
+def _bound(session: Session, text: str = ROWS, portal: bytes = b"c") -> None:
+    session.client_received(
+        m.build_parse(b"", text.encode()) + m.build_bind(portal, b"") + m.build_describe(b"P", portal)
+    )
+    session.client_received(m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + DESCRIBED + BLOCK)
+
+
+def _execute(session: Session, rows: int, end: bytes, portal: bytes = b"c", ready: bytes = BLOCK) -> None:
+    session.client_received(m.build_execute(portal, 1) + m.SYNC)
+    session.server_received(ROW * rows + end)
+    session.server_received(ready)
+
+
+def _ends(bench: Bench) -> list[tuple[str, int | None]]:
+    return [(e.outcome, e.rows) for e in bench.recorder.events if isinstance(e, StatementEnded)]
+
+
+def test_four_rows_one_by_one_are_one_record_and_one_end(bench: Bench, session: Session) -> None:
+    _bound(session)
+    for _ in range(4):
+        _execute(session, 1, m.PORTAL_SUSPENDED)
+    assert bench.recorder.kinds() == ["StatementStarted"]
+    _execute(session, 0, m.build_command_complete(b"SELECT 0"))
+    assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+    assert _ends(bench) == [("ok", 4)]
+
+
+def test_what_a_write_returns_in_parts_is_counted_by_its_tag(bench: Bench, session: Session) -> None:
+    _bound(session, WRITE)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    _execute(session, 1, m.build_command_complete(b"UPDATE 2"))
+    assert _ends(bench) == [("ok", 2)]
+    assert bench.recorder.kinds().count("StatementStarted") == 1
+
+
+def test_a_portal_that_is_closed_ends_its_execution(bench: Bench, session: Session) -> None:
+    _bound(session)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    session.client_received(m.build_close(b"P", b"c") + m.SYNC)
+    assert _ends(bench) == [("suspended", 2)]
+
+
+def test_the_unnamed_portal_bound_anew_ends_its_execution(bench: Bench, session: Session) -> None:
+    _bound(session, portal=b"")
+    _execute(session, 1, m.PORTAL_SUSPENDED, b"")
+    _bound(session, portal=b"")
+    _execute(session, 0, m.build_command_complete(b"SELECT 0"), b"")
+    assert _ends(bench) == [("suspended", 1), ("ok", 0)] or _ends(bench) == [("suspended", 1), ("ok", None)]
+    assert bench.recorder.kinds().count("StatementStarted") == 2
+
+
+def test_the_end_of_the_transaction_ends_it(bench: Bench, session: Session) -> None:
+    _bound(session)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    session.client_received(m.build_query(b"COMMIT"))
+    session.server_received(m.build_command_complete(b"COMMIT") + READY)
+    assert _ends(bench) == [("suspended", 1)]
+
+
+def test_an_error_and_the_end_of_the_connection_end_it_once(bench: Bench, session: Session) -> None:
+    _bound(session)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    error = m.build_error(
+        m.ErrorFields(((ord("S"), b"ERROR"), (ord("C"), b"57014"), (ord("M"), b"canceled"))), m.Back.ERROR
+    )
+    _execute(session, 0, error, ready=m.build_ready(b"E"))
+    assert _ends(bench) == [("cancelled", 1)]
+    session.client_eof()
+    assert _ends(bench) == [("cancelled", 1)]
+
+
+def test_a_client_that_leaves_ends_it(bench: Bench, session: Session) -> None:
+    _bound(session)
+    _execute(session, 1, m.PORTAL_SUSPENDED)
+    session.client_eof()
+    assert _ends(bench) == [("disconnected", 1)]
