@@ -446,6 +446,6 @@ class _Dialogue:
         if dialogue.done or dialogue.rejected is not None:
             if not self.over.done():
                 self.over.set_result(None)
-        elif dialogue.to_client:
+        elif dialogue.to_client and not dialogue.let_in:
             self._client.write(dialogue.to_client)
             dialogue.to_client.clear()

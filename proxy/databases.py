@@ -1,11 +1,12 @@
 """What pgveil knows of each database: its catalog, read by pgveil's own login and kept up to date, and the gate that judges by it.
 
-I/O: one asyncpg connection a database. A gate is made when the first client of a database comes.
+I/O: one asyncpg connection a database, while there are sessions in it. A gate is made when its first client comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import structlog
 from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, ServerUnreachable
+from proxy.repeated import Repeated
+from proxy.troubles import reason_of
 from proxy.vocabulary import read_vocabulary
 from rules.catalog import FINGERPRINT_QUERY, CatalogError, build_catalog
 from rules.catalog_texts import CatalogReader
@@ -32,16 +35,28 @@ if TYPE_CHECKING:
     from rules.model import Rules
 
 MAX_DATABASES = 64  # a gate holds a catalog and a plan cache: tens of megabytes for a large schema
+LINGER_SECONDS = 0.25  # a client that comes so soon after the last one has gone finds the connection still there
+_IDLE_LOOKS = 5  # the database of pgveil's own URL is looked at in one round of so many while nobody uses it
 _ATTEMPTS = 3
 _QUERY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 _VERSION_SECONDS = 3.0
 _LOCK_SECONDS = 5
+_IDLE_IN_TRANSACTION_SECONDS = 10  # a pgveil that is stopped in the middle of a reading holds back no vacuum
 _TROUBLES = (OSError, ServerUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 TEMPORARY_QUERY = """
 SELECT c.oid::int8 AS oid FROM pg_catalog.pg_class c
  WHERE c.oid = ANY($1::pg_catalog.oid[]) AND (c.relpersistence = 't' OR c.relkind = 'S')
 """
+# Whoever is about to drop, rename, move or copy a database holds one of these locks on it, and waits for the sessions in it to end.
+_WANTED_QUERY = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid
+                WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
+                  AND d.datname = pg_catalog.current_database() AND l.mode IN ('ShareLock', 'AccessExclusiveLock'))
+"""
+_TEMPLATE_QUERY = "SELECT d.datistemplate FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()"
+_NAMES_QUERY = "SELECT d.datname::text AS name FROM pg_catalog.pg_database d"
 
 
 class CatalogUnavailable(ServerUnreachable):
@@ -64,7 +79,10 @@ async def read_catalog(connection: asyncpg.Connection[Any], reader: CatalogReade
 
 @dataclass(slots=True)
 class _Database:
-    """One database: its codec and its gate, the connection that watches its catalog, and what the last reading showed."""
+    """One database: its codec and its gate, the connection that watches its catalog, and what the last reading showed.
+
+    `users`: sessions in it, and those that are about to begin. While there is none, there is no connection.
+    """
 
     name: str
     codec: ValueCodec
@@ -75,15 +93,24 @@ class _Database:
     connection: asyncpg.Connection[Any] | None = None
     at: Address | None = None  # where that goes; None: where the URL says
     locale: Locale | None = None
+    template: bool = False
+    users: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    look: asyncio.Task[None] | None = None
+    leaving: asyncio.Task[None] | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether a change would be noticed within a second."""
+        return self.connection is not None and not self.connection.is_closed()
 
 
 class Databases:
-    """The gates of all databases that clients of this worker use.
+    """The gates of the databases that clients of this worker use. pgveil is a guest in them: docs/adr/0033.
 
-    `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `answered(whether)` after every attempt
-    to ask the server. `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the
-    catalog is read there.
+    `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `forgotten(database)` when nothing is kept
+    of it any more; `answered(whether)` after every attempt to ask the database of pgveil's own URL (or any, where none is `expect`ed).
+    `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the catalog is read there.
     """
 
     def __init__(
@@ -95,8 +122,10 @@ class Databases:
         observer: CacheObserver,
         changed: Callable[[str, Catalog], None],
         answered: Callable[[bool], None],
+        forgotten: Callable[[str], None] = lambda _: None,
         make: Callable[..., Gate | ObservingGate] = Gate,
         hosts: Hosts | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = hosts
         self._dsn = dsn
@@ -105,23 +134,44 @@ class Databases:
         self._observer = observer
         self._changed = changed
         self._answered = answered
+        self._forgotten = forgotten
         self._make = make
-        self._databases: dict[str, _Database] = {}
+        self._databases: dict[str, _Database] = {}  # the one that was asked for last is the last
+        self._home: str | None = None
         self._log = structlog.get_logger("catalog")
+        self._troubles = Repeated(self._log, "catalog.unreachable", "catalog.reachable", now)
 
     async def gate(self, name: str) -> Gate | ObservingGate:
-        """The gate of a database, its catalog as it is now. Raises CatalogUnavailable."""
-        database = self._databases.get(name)
+        """The gate of a database for one more session, its catalog as it is now. `left` is to be called for each. Raises CatalogUnavailable.
+
+        To be asked when the server has let somebody into a database of that name: not before is there one.
+        """
+        database = self._databases.pop(name, None)
         if database is None:
-            if len(self._databases) >= MAX_DATABASES:
-                raise CatalogUnavailable(
-                    "pgveil's limit of databases is reached", hint="Run another pgveil for the rest."
-                )
-            database = self._databases[name] = self._new(name)
-        if database.gate is None:
-            await self._refresh(database)
+            self._make_room()
+            database = self._new(name)
+        self._databases[name] = database
+        database.users += 1
+        try:
+            if database.gate is None or not database.watched:
+                await self._refresh(database)
+        except BaseException:
+            self.left(name)
+            raise
         assert database.gate is not None
         return database.gate
+
+    def left(self, name: str) -> None:
+        """A session of a database has ended. With the last one pgveil's own connection goes, in a moment; at once where it is a template."""
+        database = self._databases[name]
+        database.users -= 1
+        if database.users:
+            return
+        if database.gate is None and name != self._home:
+            self._forget(name)
+        if database.leaving is not None:
+            database.leaving.cancel()
+        database.leaving = asyncio.create_task(self._let_go(database, 0.0 if database.template else LINGER_SECONDS))
 
     def locale(self, name: str) -> Locale | None:
         """How a database sorts and formats; None before its gate was made."""
@@ -133,12 +183,47 @@ class Databases:
         return self._databases[name].codec
 
     def expect(self, name: str) -> None:
-        """Let `poll` read a database's catalog before its first client comes, and again until that works."""
+        """Let `poll` read a database's catalog before its first client comes, and look at it now and then while there is none."""
+        self._home = name
         if name not in self._databases:
             self._databases[name] = self._new(name)
 
     def _new(self, name: str) -> _Database:
         return _Database(name, self._codec.in_database())
+
+    def _make_room(self) -> None:
+        """Forget the database that nobody has used for the longest time, where there are too many. Raises CatalogUnavailable."""
+        if len(self._databases) < MAX_DATABASES:
+            return
+        idle = next((n for n, d in self._databases.items() if not d.users and n != self._home), None)
+        if idle is None:
+            raise CatalogUnavailable("pgveil's limit of databases is reached", hint="Run another pgveil for the rest.")
+        self._forget(idle)
+
+    def _forget(self, name: str) -> None:
+        database = self._databases.pop(name)
+        self._codec.leave_database(database.codec)
+        self._troubles.forget(name)
+        self._forgotten(name)
+        if database.connection is not None:
+            database.connection.terminate()
+            database.connection = None
+
+    async def _let_go(self, database: _Database, seconds: float) -> None:
+        """Close the connection to a database unless somebody uses it again by then."""
+        await asyncio.sleep(seconds)
+        async with database.lock:
+            if not database.users:
+                await self._close(database)
+
+    @staticmethod
+    async def _close(database: _Database) -> None:
+        connection, database.connection = database.connection, None
+        if connection is not None:
+            try:
+                await connection.close(timeout=_CLOSE_SECONDS)
+            except _TROUBLES:
+                connection.terminate()
 
     async def refresh(self, name: str) -> None:
         """Read a database's catalog again if its fingerprint has changed. Raises CatalogUnavailable."""
@@ -147,14 +232,52 @@ class Databases:
             await self._refresh(database)
 
     async def poll(self, seconds: float) -> None:
-        """Follow DDL made past this worker: look at every database's fingerprint each `seconds`, for ever."""
+        """Follow DDL made past this worker: look at the fingerprint of every database in use each `seconds`, for ever."""
+        rounds = 0
         while True:
-            for name in list(self._databases):
-                try:
-                    await self.refresh(name)
-                except CatalogUnavailable:
-                    self._log.warning("catalog.unreachable", database=name)
+            for name, database in list(self._databases.items()):
+                due = database.users or (name == self._home and (rounds % _IDLE_LOOKS == 0 or name in self._troubles))
+                if due and (database.look is None or database.look.done()):
+                    database.look = asyncio.create_task(self._look(database))
+            rounds += 1
             await asyncio.sleep(seconds)
+
+    async def _look(self, database: _Database) -> None:
+        """One database's turn. One that somebody waits to have for himself is left to him."""
+        try:
+            if await self._is_wanted(database):
+                return
+            await self._refresh(database)
+            if database.name == self._home:
+                await self._forget_gone(database)
+        except CatalogUnavailable:
+            pass  # said by then
+        except _TROUBLES:
+            self._log.debug("catalog.look_failed", database=database.name)
+        finally:
+            if not database.users:
+                await self._let_go(database, 0.0)
+
+    async def _is_wanted(self, database: _Database) -> bool:
+        async with database.lock:
+            if not database.watched:
+                return False
+            assert database.connection is not None
+            if not await database.connection.fetchval(_WANTED_QUERY):
+                return False
+            await self._close(database)
+        self._log.info("catalog.yielded", database=database.name)
+        return True
+
+    async def _forget_gone(self, database: _Database) -> None:
+        """What is known of databases that were dropped or renamed goes."""
+        async with database.lock:
+            if database.connection is None:
+                return
+            names = {r["name"] for r in await database.connection.fetch(_NAMES_QUERY)}
+        for name, each in list(self._databases.items()):
+            if name not in names and not each.users and name != self._home:
+                self._forget(name)
 
     def prepare(self, rules: Rules) -> Callable[[], None]:
         """Other rules, worked out for every database; calling what is returned judges by them, in all databases at once."""
@@ -180,6 +303,9 @@ class Databases:
     async def close(self) -> None:
         """Close the connections."""
         for database in self._databases.values():
+            for task in (database.look, database.leaving):
+                if task is not None:
+                    task.cancel()
             if database.connection is not None:
                 database.connection.terminate()
                 database.connection = None
@@ -199,14 +325,20 @@ class Databases:
                         database.connection = None
                     if left and not isinstance(error, TimeoutError):
                         continue
-                    self._answered(False)
+                    self._troubles.failed(database.name, reason_of(error), database=database.name)
+                    self._say(database, answered=False)
                     raise CatalogUnavailable(
                         "pgveil can't read the database's catalog",
                         hint="See pgveil's log; check `catalog.dsn` in its configuration.",
                     ) from error
                 else:
-                    self._answered(True)
+                    self._troubles.ended(database.name, database=database.name)
+                    self._say(database, answered=True)
                     return
+
+    def _say(self, database: _Database, *, answered: bool) -> None:
+        if self._home in (None, database.name):
+            self._answered(answered)
 
     async def _read(self, database: _Database) -> None:
         connection = await self._connection(database)
@@ -256,16 +388,17 @@ class Databases:
                 database=database.name,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_QUERY_SECONDS,
-                # A view's text can't be had while somebody alters the view; who waits for us may hold that very lock.
                 # To compile these queries takes the server ten times as long as to run them.
                 server_settings={
                     "application_name": "pgveil catalog",
                     "lock_timeout": f"{_LOCK_SECONDS}s",
+                    "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_SECONDS}s",
                     "jit": "off",
                 },
             )
             try:
                 database.locale = await read_locale(connection)
+                database.template = bool(await connection.fetchval(_TEMPLATE_QUERY))
             except BaseException:
                 connection.terminate()  # a login whose time is over, too: the next one begins anew
                 raise

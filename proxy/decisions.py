@@ -165,6 +165,7 @@ class Gate:
             | {"pgveil"}
         )
         schemas = frozenset(table.schema for table in rules.protected_tables())
+        protects = bool(protection.protected_tables())
         world = _World(
             0,
             protection,
@@ -177,7 +178,12 @@ class Gate:
             written,
             protection.relation_words | functions | triggered(protection),
             unfenced.Reach(
-                triggers, functions, schemas, unfenced.showing(catalog, self._sources), catalog.server_version
+                triggers,
+                functions,
+                schemas,
+                unfenced.showing(catalog, self._sources, protects=protects),
+                catalog.server_version,
+                protects,
             ),
         )
         return partial(self._install, world)
@@ -326,7 +332,13 @@ class Gate:
         )
         views = frozenset(t for t in rules.protected_tables() if protection.view_problem(principal.policy, t) is None)
         limited = any(v is not Verdict.CLEAR for v in verdicts.values())
-        return _Asker(replace(principal, exposed=unfenced), limited, unfenced, views, self._keys(principal.policy))
+        return _Asker(
+            replace(principal, exposed=unfenced and self._world.reach.protects),
+            limited,
+            unfenced,
+            views,
+            self._keys(principal.policy),
+        )
 
     def _keys(self, policy: PolicyClass) -> Mapping[ColumnName, tuple[str, ...]]:
         """By which columns the class's look-up functions tell rows, for those that are there."""
@@ -668,7 +680,7 @@ class Gate:
             unsettled |= part.unsettles or not words.isdisjoint(world.unsettling)
             unsettled |= bool(settings.temporary) or _makes_temporary(words, part)
             settings = replace(settings, temporary=frozenset())
-            changed |= part.kind in _CHANGES_CATALOG and (named or asker.unfenced)
+            changed |= part.kind in _CHANGES_CATALOG and (named or (asker.unfenced and world.reach.protects))
             if part.named is not None:
                 later = None if plan is None else plan.later
                 scope.change(part.named, Known(later, not words.isdisjoint(world.unsettling)))
@@ -705,7 +717,7 @@ class Gate:
         if isinstance(called, Refusal):
             raise _RefusedError(called)
         if known is None:
-            if asker.unfenced:
+            if asker.unfenced and self._world.reach.protects:
                 raise _RefusedError(unknown_to_unfenced(part.named.token))
             if part.named.parts and self._world.protection.seals:
                 raise _RefusedError(unknown_statement(part.named))

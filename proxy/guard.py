@@ -111,6 +111,7 @@ class Guard:
             observer=CacheMeter(self.metrics),
             changed=self._catalog_changed,
             answered=self._server_answered,
+            forgotten=self._database_forgotten,
             make=self._gates(),
             hosts=self.hosts,
         )
@@ -143,6 +144,13 @@ class Guard:
     async def connect_session(self, context: SessionContext) -> SessionLike:
         """See Services."""
         gate = await self._databases.gate(context.database)
+        try:
+            return self._session(context, gate)
+        except BaseException:
+            self._databases.left(context.database)
+            raise
+
+    def _session(self, context: SessionContext, gate: Gate | ObservingGate) -> SessionLike:
         connection = f"{self._writer}-{context.number}-{secrets.token_hex(4)}"
         principal = gate.principal(context.login)
         application = context.parameters.get(b"application_name", b"").decode(errors="replace")
@@ -202,6 +210,7 @@ class Guard:
         client = self._clients.pop(context.number, None)
         if client is None:
             return
+        self._databases.left(context.database)
         self._waiting.discard(client.recorder)
         client.session.abandoned()
         if not client.session.started:
@@ -357,8 +366,7 @@ class Guard:
                     if client.session.outdated == asked and self._clients.get(client.context.number) is client:
                         client.session.catalog_refreshed()
                         client.context.pump()
-        except CatalogUnavailable as error:
-            self._log.error("catalog.unreachable", database=database, exc_info=error)
+        except CatalogUnavailable:
             for client in self._stale_in(database):
                 client.session.catalog_unreachable()
                 client.context.pump()
@@ -372,6 +380,10 @@ class Guard:
         self.metrics.catalog_loaded(loaded=whether)
         if whether:
             self.metrics.server_reached(time.time())
+
+    def _database_forgotten(self, database: str) -> None:
+        self._descriptions.pop(database, None)
+        self._computed.pop(database, None)
 
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
         self._force.refresh(catalog.record)

@@ -101,6 +101,7 @@ FIELDS: Final[Mapping[str, Callable[[object], bool]]] = {
     "state": _WORD,
     "statements": _number,
     "table": _short,
+    "times": _number,
     "tls": _WORD,
     "version": _WORD,
     # Our own sentences about pgveil's parts, and what PostgreSQL's programs say before anybody has given them a value.

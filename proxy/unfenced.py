@@ -1,17 +1,18 @@
 """What a login that privileges can't fence may not send: what would run or read a text, a file, a program or a server that pgveil can't see.
 
 The server does for a superuser, or for an owner, whatever it is told. So such a login's statements are looked at even where they name
-nothing protected.
+nothing protected. In a database without anything protected only what leads out of it is refused, as far as texts tell (docs/adr/0033).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from rules.classify import StatementKind
 from rules.copying import parse_copy
-from rules.dangerous import is_dangerous
+from rules.dangerous import CROSSING_WORDS, is_crossing, is_dangerous
 from rules.decide import UNSUPPORTED
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.plan import Reason, Refusal
@@ -30,6 +31,8 @@ _COPIES: Final = frozenset({StatementKind.COPY_TABLE, StatementKind.COPY_QUERY})
 _KINDS: Final = frozenset({StatementKind.DYNAMIC, StatementKind.DDL}) | _COPIES
 _WRITES: Final = frozenset({"insert", "update", "delete", "merge"})
 _LANGUAGES: Final = frozenset({"sql", "plpgsql"})
+# Languages without a way to files and programs of the server's.
+_TRUSTED: Final = _LANGUAGES | {"plperl", "pltcl", "plv8"}
 # CREATE and ALTER of these lead to other servers, to programs that the server runs, or change what a language's name means.
 _ELSEWHERE: Final = frozenset({"server", "foreign", "subscription", "language", "system"})
 _BETWEEN: Final = frozenset({"or", "replace", "trusted", "procedural"})
@@ -38,6 +41,12 @@ _MADE_OF_FUNCTIONS: Final = frozenset({"operator", "aggregate", "type"})
 _DEFINING: Final = frozenset({"function", "procedure", "routine"}) | _MADE_OF_FUNCTIONS
 _BEFORE_RELATIONS: Final = frozenset({"from", "join", "only", "table", "using", "into", "update", ",", "."})
 _BEFORE_STATEMENTS: Final = frozenset({";", "begin", "then", "else", "loop", ">>"})
+
+# A COPY of a file or a program, and the words of CROSSING_WORDS, in a text that is not taken apart.
+_LEADS_OUT: Final = re.compile(
+    rf"""\b(?:{"|".join(sorted(CROSSING_WORDS))}|dblink\w*)\b|\bcopy\b[^;]*\b(?:from|to)\s+(?:program\b|e?'|\$)"""
+    r"""|\b(?:create|alter)\s+(?:server|foreign|subscription|system|user\s+mapping)\b"""
+)
 
 OTHER_LOGIN: Final = (
     "Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do."
@@ -57,7 +66,8 @@ class Reach:
     """By which words something protected is reached.
 
     `names`: what a text must name to matter. `functions`: those that read something protected. `schemas`: those of protected tables.
-    `showing`: functions, operators and views that are made of what such a login must not name.
+    `showing`: functions, operators and views that are made of what such a login must not name. `protects`: whether the database holds
+    anything protected.
     """
 
     names: frozenset[str]
@@ -65,10 +75,12 @@ class Reach:
     schemas: frozenset[str]
     showing: frozenset[str]
     server_version: int
+    protects: bool = True
 
 
-def showing(catalog: Catalog, sources: Sources) -> frozenset[str]:
+def showing(catalog: Catalog, sources: Sources, *, protects: bool = True) -> frozenset[str]:
     """The names of functions, operators and views that do what `harm` refuses, or use one that does: they do it as whoever calls them."""
+    refused = is_dangerous if protects else is_crossing
     texts = [(f.name, f.source) for f in (*catalog.functions, *catalog.operators)]
     texts += [(r.name, r.definition) for r in catalog.relations.values() if r.definition is not None]
     bodies: list[tuple[str, Lexed]] = []
@@ -81,7 +93,7 @@ def showing(catalog: Catalog, sources: Sources) -> frozenset[str]:
         except LexError:
             found.add(name.name)
             continue
-        if is_dangerous(body.words) or _copies(body.tokens):
+        if refused(body.words) or _copies(body.tokens):
             found.add(name.name)
         bodies.append((name.name, body))
     while more := {name for name, body in bodies if name not in found and _uses(body.tokens, found)}:
@@ -94,14 +106,16 @@ def harm(lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozense
     if part.kind in _COPIES:
         copy = parse_copy(lexed, *whole, server_version=reach.server_version)
         if copy is None or not copy.streams:
-            return _refusal(STREAM, whole[0])
+            return _refusal(STREAM, whole[0], reach)
         if copy.into and _is_of_catalog(copy.schema, copy.name or ""):
-            return _refusal(OTHER_LOGIN, whole[0])
+            return _refusal(OTHER_LOGIN, whole[0], reach)
+    if not reach.protects:
+        return _crossing(lexed, part, whole, words, reach)
     tokens = lexed.tokens[whole[0] : whole[1] + 1]
     if part.kind is StatementKind.DYNAMIC or is_dangerous(words) or _uses(tokens, reach.showing):
-        return _refusal(OTHER_LOGIN, whole[0])
+        return _refusal(OTHER_LOGIN, whole[0], reach)
     if _writes_catalog(tokens):
-        return _refusal(OTHER_LOGIN, whole[0])
+        return _refusal(OTHER_LOGIN, whole[0], reach)
     if part.kind is StatementKind.DDL and (
         not words.isdisjoint(reach.functions)
         or _leads_elsewhere(tokens)
@@ -109,18 +123,41 @@ def harm(lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozense
         or _calls_by_quotes(lexed, whole, words, reach.functions)
         or _defines_reader(lexed, whole, words, reach)
     ):
-        return _refusal(OTHER_LOGIN, whole[0])
+        return _refusal(OTHER_LOGIN, whole[0], reach)
     return None
 
 
-def _refusal(hint: str, token: int) -> Refusal:
-    return Refusal(
-        Reason.UNFENCED,
-        UNSUPPORTED,
-        "this login owns protected tables or is a superuser, so the server would show it what its role may not see",
-        hint=hint,
-        token=token,
+def _crossing(
+    lexed: Lexed, part: Classified, whole: tuple[int, int], words: frozenset[str], reach: Reach
+) -> Refusal | None:
+    """What leads out of a database in which nothing is protected: by its words, and by those of the texts in it that are to be run."""
+    tokens = lexed.tokens[whole[0] : whole[1] + 1]
+    crosses = is_crossing(words) or _uses(tokens, reach.showing) or _writes_catalog(tokens)
+    if part.kind in (StatementKind.DYNAMIC, StatementKind.DDL):
+        body = part.kind is StatementKind.DYNAMIC or _makes_function(words)
+        crosses = crosses or (body and not _in_known_language(lexed, whole, _TRUSTED)) or _leads_elsewhere(tokens)
+        crosses = crosses or any(_text_crosses(lexed, i) for i in lexed.literals if whole[0] <= i <= whole[1])
+    return _refusal(OTHER_LOGIN, whole[0], reach) if crosses else None
+
+
+def _text_crosses(lexed: Lexed, index: int) -> bool:
+    """Whether a constant, which may be a function's body, holds a word that leads out, however deep in texts of its own."""
+    if lexed.tokens[index].kind is not Kind.STRING:
+        return False
+    try:
+        text = literal_value(lexed, index).lower()
+    except LexError:
+        return True
+    return _LEADS_OUT.search(text) is not None
+
+
+def _refusal(hint: str, token: int, reach: Reach) -> Refusal:
+    told = (
+        "this login owns protected tables or is a superuser, so the server would show it what its role may not see"
+        if reach.protects
+        else "this login is a superuser or may read everything, so the server would show it what other databases hold"
     )
+    return Refusal(Reason.UNFENCED, UNSUPPORTED, told, hint=hint, token=token)
 
 
 def _uses(tokens: Sequence[Token], names: Container[str]) -> bool:
@@ -209,9 +246,9 @@ def _calls_by_quotes(lexed: Lexed, whole: tuple[int, int], words: frozenset[str]
 
 def _defines_reader(lexed: Lexed, whole: tuple[int, int], words: frozenset[str], reach: Reach) -> bool:
     """Whether a function that is made here could read something protected, as far as the text of its body tells."""
-    if words.isdisjoint({"function", "procedure", "routine"}) or words.isdisjoint({"create", "replace"}):
+    if not _makes_function(words):
         return False
-    if not _in_known_language(lexed, whole):
+    if not _in_known_language(lexed, whole, _LANGUAGES):
         return True
     for index in range(whole[0], whole[1] + 1):
         if lexed.tokens[index].kind is Kind.STRING:
@@ -227,7 +264,12 @@ def _defines_reader(lexed: Lexed, whole: tuple[int, int], words: frozenset[str],
     return False
 
 
-def _in_known_language(lexed: Lexed, whole: tuple[int, int]) -> bool:
+def _makes_function(words: frozenset[str]) -> bool:
+    routine = {"function", "procedure", "routine"}
+    return not words.isdisjoint(routine) and not words.isdisjoint({"create", "replace"})
+
+
+def _in_known_language(lexed: Lexed, whole: tuple[int, int], languages: frozenset[str]) -> bool:
     """Whether whatever stands behind LANGUAGE is one whose texts can be read. In parentheses it is a parameter's name."""
     depth = 0
     for index in range(whole[0], whole[1]):
@@ -239,7 +281,7 @@ def _in_known_language(lexed: Lexed, whole: tuple[int, int]) -> bool:
             named = literal_value(lexed, index + 1) if following.kind is Kind.STRING else following.value
         except LexError:
             return False
-        if named not in _LANGUAGES:
+        if named not in languages:
             return False
     return True
 

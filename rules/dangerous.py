@@ -48,6 +48,16 @@ DANGEROUS_WORDS = frozenset(
         *("pg_get_wal_records_info_till_end_of_wal", "xpath_table"),
     }
 )
+# Those of them that lead out of the database that they are called in: to files, to the log of the whole server, to everybody's sessions.
+CROSSING_WORDS = frozenset(
+    {
+        *("pg_stat_activity", "pg_stat_get_activity", "pg_stat_get_backend_activity", "pg_stat_statements"),
+        *("pg_read_file", "pg_read_file_old", "pg_read_binary_file", "pg_ls_dir", "lo_import", "lo_export"),
+        *("pg_file_read", "pg_file_write", "pg_file_rename"),
+        *("pg_get_wal_block_info", "pg_get_wal_records_info", "pg_get_wal_record_info"),
+        "pg_get_wal_records_info_till_end_of_wal",
+    }
+)
 # Roles of PostgreSQL's own whose members privileges on tables don't keep out.
 PRIVILEGED_ROLES = frozenset(
     {
@@ -60,3 +70,8 @@ PRIVILEGED_ROLES = frozenset(
 def is_dangerous(words: frozenset[str]) -> bool:
     """Whether a text names any of them, a TOAST table, where long values lie as they are, or a function of the extension dblink."""
     return not words.isdisjoint(DANGEROUS_WORDS) or any(word.startswith(("pg_toast", "dblink")) for word in words)
+
+
+def is_crossing(words: frozenset[str]) -> bool:
+    """Whether a text names one that leads out of its database, or a function of the extension dblink."""
+    return not words.isdisjoint(CROSSING_WORDS) or any(word.startswith("dblink") for word in words)

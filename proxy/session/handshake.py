@@ -1,4 +1,4 @@
-"""From the first byte to AuthenticationOk, without I/O (PostgreSQL 55.2.1, 55.2.10, 55.2.11; sources of its backend_startup.c).
+"""From the first byte to the server's letting in, without I/O (PostgreSQL 55.2.1, 55.2.10, 55.2.11; sources of its backend_startup.c).
 
 `Greeting` is the client's side up to its startup packet:
 
@@ -204,6 +204,8 @@ _METHODS: Final = {
 }
 
 _FROM_SERVER: Final = frozenset((m.Back.AUTHENTICATION, m.Back.ERROR, m.Back.NOTICE, m.Back.NEGOTIATE_VERSION))
+# What may follow AuthenticationOk and begins no session; None: it is not known yet.
+_BEFORE_THE_SESSION: Final = frozenset((m.Back.ERROR, m.Back.NOTICE, None))
 _EVERYTHING: Final = frozenset(range(256))
 # Before anybody has logged in, the server has no reason to write at length.
 _REPORTS: Final = {m.Back.ERROR: limits.AUTH_REQUEST, m.Back.NOTICE: limits.AUTH_REQUEST}
@@ -215,10 +217,13 @@ _BINDING_HINT: Final = (
 
 
 class Authentication:
-    """The dialogue between startup packet and AuthenticationOk. Bytes in; `to_client` and `to_server` collect what goes on.
+    """The dialogue between startup packet and what follows AuthenticationOk. Bytes in; `to_client` and `to_server` collect what goes on.
+
+    AuthenticationOk says that the client is who he says. Whether he is let into that database, and whether there is one of that name, is
+    said next: by an error, or by anything else. So until then it is held (`let_in`).
 
     `binding`: both legs run TLS and show the same certificate, so channel binding holds across pgveil.
-    Ends with `done` (AuthenticationOk is the last of `to_client`) or `rejected` (the server's ErrorResponse is).
+    Ends with `done` (AuthenticationOk is the last of `to_client`, or notices behind it) or `rejected` (the server's ErrorResponse is).
     Raises PgveilError subclasses, whose response goes to the client.
     """
 
@@ -233,6 +238,7 @@ class Authentication:
         "_seen",
         "_unsaid",
         "done",
+        "let_in",
         "rejected",
         "to_client",
         "to_server",
@@ -250,6 +256,7 @@ class Authentication:
         self._unsaid = login.lowered or bool(login.unknown)  # a negotiation that pgveil owes the client
         self.to_client: list[bytes] = []
         self.to_server: list[bytes] = [login.startup.build()]
+        self.let_in = False
         self.done = False
         self.rejected: m.ErrorFields | None = None
 
@@ -266,15 +273,21 @@ class Authentication:
     def server_received(self, data: bytes) -> None:
         """Bytes from the server."""
         self._back.feed(data)
-        while not (self.done or self.rejected) and (event := self._back.next_event()) is not None:
+        while not (self.done or self.rejected):
+            if self.let_in and self._back.upcoming not in _BEFORE_THE_SESSION:
+                self.done = True
+                return
+            event = self._back.next_event()
+            if event is None:
+                return
             self._server_said(self._counted(event))
 
     def client_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._front.feed(data)
-        while not self.done and self._awaited and (event := self._front.next_event()) is not None:
+        while self._awaited and (event := self._front.next_event()) is not None:
             self._client_said(self._counted(event))
-        if not self.done and not self._awaited and not self._front.at_boundary:
+        if not self.let_in and not self._awaited and not self._front.at_boundary:
             raise ProtocolError("the client spoke before it was asked")
 
     def _counted(self, event: Event) -> Message:
@@ -317,7 +330,7 @@ class Authentication:
             )
         self._sasl_begins = request.code == m.Auth.SASL
         self._awaited = request.code in _ANSWERED
-        self.done = request.code == m.Auth.OK
+        self.let_in = request.code == m.Auth.OK
         self.to_client.append(self._offered(request.data, raw) if self._sasl_begins else raw)
 
     def _offered(self, data: bytes, raw: bytes) -> bytes:

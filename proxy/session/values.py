@@ -113,6 +113,10 @@ class ValueCodec:
         self._databases.append(codec)
         return codec
 
+    def leave_database(self, codec: ValueCodec) -> None:
+        """One that `in_database` gave is used no more."""
+        self._databases.remove(codec)
+
     def know_enums(self, enums: Mapping[str, EnumType]) -> None:
         """The database's enums are these from now on."""
         if self._enums != enums:

@@ -219,6 +219,13 @@ class Framer:
         """Whether everything fed has been delivered and the next byte starts a message."""
         return not (self._rest or self._partial is not None or self._position < len(self._buffer))
 
+    @property
+    def upcoming(self) -> int | None:
+        """The type of the message that the next bytes begin; None where there are none yet, or one is in the middle."""
+        if self._rest or self._partial is not None or self._position >= len(self._buffer):
+            return None
+        return self._buffer[self._position]
+
     def take_unread(self) -> bytes:
         """What has been fed and not walked, given up by the framer. Only at a message boundary."""
         assert not self._rest

@@ -144,6 +144,9 @@ def test_a_doubtful_login_is_refused(packet: m.Startup) -> None:
 PLUS = (b"SCRAM-SHA-256-PLUS", b"SCRAM-SHA-256")
 
 
+FOLLOWING = m.build_parameter_status(b"TimeZone", b"UTC") + m.build_ready(b"I")
+
+
 def begun(packet: m.Startup = ALICE, *, binding: bool = False) -> Authentication:
     authentication = Authentication(login_of(packet), binding=binding)
     authentication.to_server.clear()
@@ -174,7 +177,7 @@ def test_passwords_pass_unchanged(request_: bytes) -> None:
     for i in range(len(answer)):
         authentication.client_received(answer[i : i + 1])
     assert authentication.to_server == [answer]
-    authentication.server_received(m.AUTHENTICATION_OK)
+    authentication.server_received(m.AUTHENTICATION_OK + FOLLOWING[:1])
     assert authentication.done
 
 
@@ -192,7 +195,7 @@ def test_plus_is_taken_off_the_list() -> None:
     authentication.server_received(challenge)
     authentication.client_received(m.message(m.Front.AUTHENTICATION, b"c=biws,r=nonce2,p="))
     final = m.build_authentication(m.Auth.SASL_FINAL, b"v=")
-    authentication.server_received(final + m.AUTHENTICATION_OK)
+    authentication.server_received(final + m.AUTHENTICATION_OK + FOLLOWING)
     assert authentication.to_client[1:] == [challenge, final, m.AUTHENTICATION_OK]
     assert authentication.done
 
@@ -253,6 +256,32 @@ def test_a_refusal_after_a_dialogue_is_final() -> None:
     authentication.client_received(m.message(m.Front.AUTHENTICATION, b"x\0"))
     authentication.server_received(error_response("28P01", "no"))
     assert not authentication.untouched
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("state", ["3D000", "42501", "53300", "55000", "57P03"])
+def test_who_is_not_let_into_the_database_is_refused_behind_the_ok(state: str, size: int) -> None:
+    """PostgreSQL looks for the database, and for the right to connect to it, when it knows who asks."""
+    authentication = begun()
+    notice, refusal = notice_response("01000", "hello"), error_response(state, "no", severity="FATAL")
+    stream = m.AUTHENTICATION_OK + notice + refusal
+    for at in range(0, len(stream), size):
+        assert (authentication.done, authentication.rejected) == (False, None)
+        authentication.server_received(stream[at : at + size])
+    assert getattr(authentication.rejected, "sqlstate", None) == state
+    assert not authentication.untouched
+    assert authentication.to_client == [m.AUTHENTICATION_OK, notice, refusal]
+
+
+def test_whoever_speaks_behind_the_ok_has_to_wait() -> None:
+    authentication = begun()
+    authentication.server_received(m.AUTHENTICATION_OK)
+    question = m.message(m.Front.QUERY, b"select 1\0")
+    authentication.client_received(question)
+    assert authentication.let_in
+    authentication.server_received(FOLLOWING)
+    assert authentication.done
+    assert authentication.unread == (question, FOLLOWING)
 
 
 def test_notices_pass() -> None:
