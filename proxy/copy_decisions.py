@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rules.analyse import Protected
+    from rules.budget import Budget
     from rules.catalog import Relation
     from rules.classify import Classified
     from rules.copy_format import CopyFormat
@@ -141,9 +142,9 @@ class CopyJudge:
             seen.add(name)
         return parsed.columns
 
-    def _analysed(self, text: str, parsed: CopyStatement) -> tuple[Lexed, Plan | Refusal]:
+    def _analysed(self, text: str, parsed: CopyStatement, budget: Budget) -> tuple[Lexed, Plan | Refusal]:
         """The plan of a statement that is written here."""
-        lexed = lex(text)
+        lexed = lex(text, budget=budget)
         try:
             facts = analyse(
                 lexed, (0, len(lexed.tokens) - 1), self._database, self.search_path, self.protection.suspects
@@ -158,7 +159,8 @@ class CopyJudge:
     def _to(self, lexed: Lexed, parsed: CopyStatement, relation: Relation, names: tuple[str, ...]) -> Plan | Refusal:
         only = "ONLY " if relation.kind == "r" and relation.children else ""
         source = f"{only}{_source(lexed, parsed)}"
-        written, plan = self._analysed(f"SELECT {_listed(names)} FROM {source}", parsed)  # noqa: S608 - names are quoted
+        text = f"SELECT {_listed(names)} FROM {source}"  # noqa: S608 - names are quoted
+        written, plan = self._analysed(text, parsed, lexed.budget)
         if isinstance(plan, Refusal):
             return plan
         text, _ = spliced(written.text, sorted(splice(written, e.first, e.last, e.text) for e in plan.edits))
@@ -189,7 +191,8 @@ class CopyJudge:
             return problem
         source = _source(lexed, parsed)
         values = ", ".join(f"${number}" for number in range(1, len(names) + 1))
-        _, plan = self._analysed(f"INSERT INTO {source} ({_listed(names)}) VALUES ({values})", parsed)  # noqa: S608 - names are quoted
+        text = f"INSERT INTO {source} ({_listed(names)}) VALUES ({values})"  # noqa: S608 - names are quoted
+        _, plan = self._analysed(text, parsed, lexed.budget)
         if isinstance(plan, Refusal):
             return plan
         sealed = {param.number: param.column for param in plan.params}

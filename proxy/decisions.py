@@ -39,6 +39,7 @@ from proxy.taking_apart import COMPUTABLE, TakingApart
 from proxy.vocabulary import Definitions
 from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
+from rules.budget import STATEMENT_TOO_COMPLEX, Budget, TooComplexError
 from rules.classify import Classified, StatementKind, classify
 from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
 
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
-TOO_COMPLEX = "54001"  # statement_too_complex, as PostgreSQL has it for what is nested too deeply
 _SPLIT = "Split the statement, or send its values as parameters or with COPY."
 _BY_ITSELF = "Send the query by itself, without PREPARE, DECLARE, EXPLAIN or other statements around it: then pgveil computes it."
 _CHECK_TEXT = "Check the text's quotes and escapes, its encoding and its length."
@@ -123,6 +123,7 @@ class Gate:
 
     `computes`: there is a calculator for what the database can't do on sealed values. `vocabulary`: the server's own words; without them every text
     of a login with limits is `unshown`. `marks`: of the keys at hand (`keys.ring.KeyRing.marks`), to be held against the database's record.
+    `steps`: what all planning has taken so far (rules.budget).
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Gate:
         self._sealer = sealer
         self._limits = GateLimits() if limits is None else limits
         self._observer = SilentCache() if observer is None else observer
+        self.steps = 0
         self._generation = 0
         self._sources = Sources()
         self._vocabulary = vocabulary
@@ -301,7 +303,9 @@ class Gate:
             if known is not None:
                 self._observer.hit()
                 return known
-        decision = self._judge(sql, self._asker(principal.login), settings, names, extended=extended)
+        asker, budget = self._asker(principal.login), Budget.of(len(sql))
+        decision = self._judge(sql, asker, settings, budget, names, extended=extended)
+        self.steps += budget.spent
         if key is not None and _lasting(decision):
             self._texts.put(key, decision, _TEXT_COPIES * len(sql))
         return decision
@@ -368,23 +372,41 @@ class Gate:
         sql: bytes,
         asker: _Asker,
         settings: Settings,
+        budget: Budget,
         names: Names | None = None,
         *,
         extended: bool,
-        computing: bool = True,
     ) -> Decision:
         try:
             text = decode_sql(sql, settings.client_encoding)
         except EncodingError:
             return self._garbled(sql, asker, "22021", "the statement is not valid text in the client's encoding", None)
         try:
-            lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
+            lexed = lex(text, standard_conforming_strings=settings.standard_conforming_strings, budget=budget)
         except LexLimitError as error:
-            return self._garbled(sql, asker, TOO_COMPLEX, f"the statement is too complex: {error}", error.position + 1)
+            return self._garbled(
+                sql, asker, STATEMENT_TOO_COMPLEX, f"the statement is too complex: {error}", error.position + 1
+            )
         except LexError as error:
             check = check_garbled(text, error, settings)
             message = f"the statement was not understood: {error}"
             return self._garbled(sql, asker, "42601", message, error.position + 1, check)
+        try:
+            return self._judged(lexed, asker, settings, names, extended=extended, computing=True)
+        except TooComplexError as error:
+            refusal = Refusal(Reason.LIMIT, error.sqlstate, error.message, hint=error.hint)
+            return Refuse(refusal, self._shape(lexed), None, server_check(lexed, settings.client_encoding))
+
+    def _judged(
+        self,
+        lexed: Lexed,
+        asker: _Asker,
+        settings: Settings,
+        names: Names | None = None,
+        *,
+        extended: bool,
+        computing: bool,
+    ) -> Decision:
         decision = self._understood(lexed, asker, settings, names, extended=extended, computing=computing)
         if asker.limited and isinstance(decision, Pass | Admit) and self._world.definitions.used(lexed):
             return replace(decision, unshown=True)
@@ -531,7 +553,15 @@ class Gate:
             return None
 
         def judge(text: bytes) -> Decision:
-            decision = self._judge(text, asker, settings, extended=True, computing=False)
+            try:
+                own = lex(
+                    decode_sql(text, settings.client_encoding),
+                    standard_conforming_strings=settings.standard_conforming_strings,
+                    budget=lexed.budget,
+                )
+            except LexError:
+                return Refuse(refusal)
+            decision = self._judged(own, asker, settings, extended=True, computing=False)
             # Look-ups are counted where the client's own statement runs, not where its parts do.
             return Refuse(refusal) if isinstance(decision, Admit) and metered(decision.plans) else decision
 
@@ -563,7 +593,7 @@ class Gate:
         if part is None or part.kind not in _AROUND or (len(parts) == 1 and part.kind is StatementKind.QUERY):
             return refusal
         text = lexed.text[lexed.tokens[part.first].start : lexed.tokens[part.last].end]
-        alone = lex(text, standard_conforming_strings=settings.standard_conforming_strings)
+        alone = lex(text, standard_conforming_strings=settings.standard_conforming_strings, budget=lexed.budget)
         inner = [classify(alone, first, last) for first, last in alone.statements]
         made = self._computed(refusal, alone, inner, asker, settings)
         if isinstance(made, NeedSettings):
@@ -581,7 +611,9 @@ class Gate:
         # The query alone, at its place, so that positions in errors are right.
         start, end = lexed.tokens[part.first].start, lexed.tokens[part.last].end
         inner = lex(
-            " " * start + lexed.text[start:end], standard_conforming_strings=settings.standard_conforming_strings
+            " " * start + lexed.text[start:end],
+            standard_conforming_strings=settings.standard_conforming_strings,
+            budget=lexed.budget,
         )
         parts = [classify(inner, first, last) for first, last in inner.statements]
         made = self._computed(refusal, inner, parts, asker, settings, folding=False)
@@ -635,7 +667,7 @@ class Gate:
         if not suspicious and not asker.unfenced:
             return Pass(unsettles=True, ddl=True)
         refusal = Refusal(Reason.LEXER, sqlstate, message, hint=_CHECK_TEXT)
-        if sqlstate == TOO_COMPLEX:
+        if sqlstate == STATEMENT_TOO_COMPLEX:
             refusal = Refusal(Reason.LIMIT, sqlstate, message, hint=_SPLIT)
         return Refuse(refusal, "", position, check)
 

@@ -15,6 +15,7 @@ from proxy.config import CalculatorSettings, Limits, Listen, Observe
 from proxy.plan_cache import GateLimits
 from proxy.session import prepared, session, settings, strangers, values, witness
 from proxy.session.limits import SessionLimits
+from rules import budget
 from rules.analyse.queries import MAX_NESTING
 from rules.analyse.tree import MAX_TREE_DEPTH
 from rules.schema import DEFAULT_LOOKUPS, MAX_LOOKUPS
@@ -213,19 +214,41 @@ def _statements() -> Iterator[Limit]:
     )
     yield Limit("Tokens", "rules.tokens.max_tokens", f"{lexed.max_tokens:,}", refused, complex_)
     yield Limit("Nested parentheses and brackets", "rules.tokens.max_depth", f"{lexed.max_depth:,}", refused, complex_)
-    unparsed = "0AP01, where it names something protected"
+    steps = f"{here}::test_a_statement_has_so_many_steps"
+    yield Limit(
+        "Steps of its planning, whatever its length (a step is about 10 microseconds)",
+        "rules.budget.BASE_STEPS",
+        f"{budget.BASE_STEPS:,}",
+        refused,
+        steps,
+    )
+    yield Limit(
+        "and for each of its characters",
+        "rules.budget.STEPS_A_CHARACTER",
+        f"{budget.STEPS_A_CHARACTER}",
+        refused,
+        steps,
+    )
+    yield Limit("and in all", "rules.budget.MOST_STEPS", f"{budget.MOST_STEPS:,}", refused, steps)
+    yield Limit(
+        "Columns of a query, at any level",
+        "rules.budget.MAX_COLUMNS",
+        f"{budget.MAX_COLUMNS:,}",
+        "54011, as on the server",
+        f"{here}::test_a_query_has_so_many_columns",
+    )
     yield Limit(
         "Nested queries",
         "rules.analyse.queries.MAX_NESTING",
         f"{MAX_NESTING:,}",
-        unparsed,
+        refused,
         f"{here}::test_queries_nest_so_deep",
     )
     yield Limit(
         "Depth of an expression",
         "rules.analyse.tree.MAX_TREE_DEPTH",
         f"{MAX_TREE_DEPTH:,}",
-        unparsed,
+        refused,
         f"{here}::test_expressions_nest_so_deep",
     )
     kept = f"{here}::test_the_plan_cache_is_bounded_in_entries_and_bytes"
@@ -271,6 +294,13 @@ def _results() -> Iterator[Limit]:
         "_ENCODERS",
         _FORGET,
         "tests/session/test_values.py::test_encoders_are_bounded",
+    )
+    yield _constant(
+        "Elements of an array that is sealed",
+        values,
+        "ELEMENTS",
+        "54000",
+        "tests/session/test_values.py::test_so_many_elements",
     )
     yield _constant("Computed statements that are kept, of one database", prepared, "COMPUTED", _FORGET, computed)
     yield _constant("Text of one that is kept", prepared, "COMPUTED_BYTES", _ANEW, computed, sized=True)

@@ -31,11 +31,15 @@ class LiteralSealer(Protocol):
         """A SQL constant, sealed. Raises BadValue."""
 
 
+_STEPS_AN_ELEMENT: Final = 3
+
+
 def edited(lexed: Lexed, plans: Iterable[Plan | None], sealer: LiteralSealer) -> tuple[str, OffsetMap]:
-    """The text with what its plans change, and the way back from its positions. Raises BadValue and LexError."""
+    """The text with what its plans change, and the way back from its positions. Raises BadValue, LexError and TooComplexError."""
     splices: list[Splice] = []
     for plan in plans:
         if plan is not None:
+            lexed.budget.spend(len(plan.edits) // 4 + 2 * len(plan.literals))
             splices += [splice(lexed, e.first, e.last, e.text, behind=e.behind) for e in plan.edits]
             splices += [splice(lexed, s.first, s.last, _sealed(lexed, s, sealer)) for s in plan.literals]
     return spliced(lexed.text, sorted(splices))
@@ -51,6 +55,8 @@ def _sealed(lexed: Lexed, literal: SealLiteral, sealer: LiteralSealer) -> str:
             literal.column.name,
         )
     value = ("-" if literal.negative else "") + literal_value(lexed, literal.token)
+    if literal.array:
+        lexed.budget.spend(_STEPS_AN_ELEMENT * value.count(","))
     try:
         sealed = sealer.seal_literal(
             literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact

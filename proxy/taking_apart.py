@@ -85,6 +85,11 @@ class TakingApart:
         except (ParseError, AmbiguousNameError, EncodingError):
             return None
 
+    def _lex(self, text: str) -> Lexed:
+        """A text of ours, planned on the account of the client's."""
+        conforming = self._settings.standard_conforming_strings
+        return lex(text, standard_conforming_strings=conforming, budget=self._lexed.budget)
+
     def _may_write(self, text: str) -> bool:
         return self._fetch(text) is not None or self._apply(text) is not None
 
@@ -143,7 +148,7 @@ class TakingApart:
         """The rows that are written: all of them from the server, or computed over what it gives."""
         whole = text if found.lock is None else f"{text} FOR UPDATE OF {quote_ident(found.lock)}"
         fetch = self._fetch(whole) if found.many else None
-        lexed = lex(text, standard_conforming_strings=self._settings.standard_conforming_strings)
+        lexed = self._lex(text)
         if fetch is not None:
             leaf = Leaf(leaf_name(0), tuple(f"c{i}" for i in range(len(found.columns))), fetch)
             return self._local((leaf,), f"TABLE {leaf_name(0)}")
@@ -207,7 +212,7 @@ class TakingApart:
         if len(leaves) > 1 and together is None:
             return None
         text, offsets = spliced(self._lexed.text, [splice(self._lexed, e.first, e.last, e.text) for e in split.edits])
-        if unsafe_word(lex(text, standard_conforming_strings=self._settings.standard_conforming_strings)) is not None:
+        if unsafe_word(self._lex(text)) is not None:
             return None
         numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
         return Compute(

@@ -15,6 +15,7 @@ import re
 from itertools import islice
 from typing import Final
 
+from rules.budget import Budget
 from rules.literals import CONTINUED, bits_value, escaped_value, number_value, plain_value, unicode_value
 from rules.tokens import Kind, Lexed, LexError, LexLimitError, LexLimits, Token
 
@@ -23,6 +24,7 @@ __all__ = ["Kind", "LexError", "LexLimitError", "LexLimits", "Lexed", "Token", "
 DEFAULT_LIMITS: Final = LexLimits()
 MAX_IDENTIFIER_BYTES: Final = 63
 MAX_OPERATOR_LENGTH: Final = 63
+_TOKENS_A_STEP: Final = 8
 MAX_PARAMETER: Final = 2**31 - 1
 
 # The parts of the regular expression. Everything that repeats is possessive, so that no text makes it slow. Groups are made so by `(?>...)`
@@ -80,8 +82,14 @@ _ASCII_FOLD: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 
 _NOT_UESCAPE: Final = frozenset("0123456789abcdefABCDEF+'\" \t\n\r\f\v")
 
 
-def lex(text: str, *, standard_conforming_strings: bool = True, limits: LexLimits = DEFAULT_LIMITS) -> Lexed:
-    """The tokens of `text`, which may hold several statements.
+def lex(
+    text: str,
+    *,
+    standard_conforming_strings: bool = True,
+    limits: LexLimits = DEFAULT_LIMITS,
+    budget: Budget | None = None,
+) -> Lexed:
+    """The tokens of `text`, which may hold several statements. `budget`: on whose account it is planned; its own if None.
 
     Raises LexError where the server would refuse the text while scanning it, where versions of the server disagree, and beyond `limits`.
     """
@@ -94,7 +102,7 @@ def lex(text: str, *, standard_conforming_strings: bool = True, limits: LexLimit
         raise LexError("statement text is not valid Unicode", lone.start())
     scan = _Scan(text, standard_conforming_strings, limits)
     scan.run()
-    return scan.result()
+    return scan.result(Budget.of(len(text)) if budget is None else budget)
 
 
 class _Scan:
@@ -255,9 +263,10 @@ class _Scan:
         elif value == ";" and self.depth == 0:
             self.semicolons.append(len(self.tokens))
 
-    def result(self) -> Lexed:
+    def result(self, budget: Budget) -> Lexed:
         """The outcome as a value."""
         tokens = tuple(self.tokens)
+        budget.spend(len(tokens) // _TOKENS_A_STEP)
         semicolons = self.semicolons
         if semicolons and "atomic" in self.words:
             semicolons = _between_statements(tokens, semicolons)
@@ -271,6 +280,7 @@ class _Scan:
             statements=_statements(semicolons, len(tokens)),
             backslash_sensitive=self.sensitive,
             standard_conforming_strings=self.scs,
+            budget=budget,
         )
 
 

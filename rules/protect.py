@@ -17,6 +17,7 @@ from cachetools import LRUCache
 from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
 from rules.analyse.record import ViewLineage
+from rules.budget import TooComplexError
 from rules.dangerous import is_dangerous
 from rules.difference import SEALED_DOMAIN, column_differences, sealed_in, view_problem
 from rules.harmless import is_harmless
@@ -202,7 +203,7 @@ class ProtectionMap:
             return self._computed(relation, called) if called else None
         try:
             lineage = lineage_of_query(lexed, self, _SEARCH_PATH, names | self.column_words)
-        except (ParseError, AmbiguousNameError):
+        except (ParseError, AmbiguousNameError, TooComplexError):
             lineage = self._opaque(relation, lexed.words & names)
         # The view that a view reads may itself turn out to call something, so what was found before stays.
         before = self._lineages.get(relation.oid)

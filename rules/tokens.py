@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rules.budget import Budget
 
 
 class Kind(IntEnum):
@@ -68,7 +71,7 @@ class Lexed:
     `words`: the values of all WORD and QUOTED tokens; `quoted_words`: those of the QUOTED ones.
     `literals`: indexes of the STRING, BITSTRING and NUMBER tokens. `statements`: first and last token of each, without the semicolons;
     empty ones are left out. `backslash_sensitive`: an ordinary constant holds a backslash, so the text means something else when
-    standard_conforming_strings is the other way.
+    standard_conforming_strings is the other way. `budget`: what planning it may still cost.
     """
 
     text: str
@@ -80,3 +83,4 @@ class Lexed:
     statements: tuple[tuple[int, int], ...]
     backslash_sensitive: bool
     standard_conforming_strings: bool
+    budget: Budget = field(compare=False, repr=False)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
 _NEVER: Final = b"\0pgveil:unrepresentable:"
+ELEMENTS: Final = 200_000  # of one array that is sealed: some seconds
 _TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
 _TEXT_OIDS: Final = frozenset({25, 1043})
 _UNKNOWN_OID: Final = 705
@@ -234,6 +235,13 @@ class ValueCodec:
         return ticket(self._lookup_key, str(column.name), canonical if change is None else change(canonical))
 
     def _seal_array(self, column: Column, value: ArrayValue) -> bytes:
+        if len(value.elements) > ELEMENTS:
+            raise BadValue(
+                Reason.LIMIT,
+                "54000",
+                f"an array of {len(value.elements)} elements for a sealed column, more than {ELEMENTS}",
+                column.name,
+            )
         return print_array(value.map(lambda element: self._seal(column, element)))
 
     # -- out -------------------------------------------------------------------------------------------------------------------------

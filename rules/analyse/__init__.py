@@ -8,7 +8,7 @@ must have been accounted for, or the statement is refused: what sqlglot drops or
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -20,6 +20,7 @@ from rules.analyse.record import AmbiguousNameError, Protected, Record, ViewLine
 from rules.analyse.scope import Outputs, Scope
 from rules.analyse.tree import ParseError, Tree, parse
 from rules.analyse.writes import Writes
+from rules.budget import TOO_DEEP, Budget, TooComplexError
 from rules.lexer import Kind, literal_value
 from rules.plan import Action, Reason
 
@@ -76,7 +77,7 @@ def analyse(
     """The facts of the statement that the tokens from `statement[0]` to `statement[1]` make.
 
     `suspects`: names of everything protected, relations and columns alike. `of_view`: it is a view's definition in the server's words, which
-    show the casts between a domain and its base type. Raises ParseError, or AmbiguousNameError where the
+    show the casts between a domain and its base type. Raises ParseError, TooComplexError, or AmbiguousNameError where the
     search_path must be known.
     """
     tree = parse(lexed, *statement)
@@ -84,7 +85,7 @@ def analyse(
     try:
         outputs, action = _walk(tree, record)
     except RecursionError as error:
-        raise ParseError("the statement is nested too deeply") from error
+        raise TooComplexError(TOO_DEEP) from error
     _account(tree, record, suspects)
     writes = action is not Action.SELECT or tree.root.find(*_MODIFYING) is not None
     return record.facts(action, outputs, writes=writes)
@@ -93,20 +94,21 @@ def analyse(
 def survey(
     lexed: Lexed, statement: tuple[int, int], database: Protected, search_path: tuple[str, ...] | None
 ) -> Survey:
-    """The statement's SELECTs and the relations that it names. Raises ParseError and AmbiguousNameError."""
+    """The statement's SELECTs and the relations that it names. Raises as `analyse` does."""
     tree = parse(lexed, *statement)
     record = Record(tree, database, search_path)
     try:
         outputs, _ = _walk(tree, record)
     except RecursionError as error:
-        raise ParseError("the statement is nested too deeply") from error
+        raise TooComplexError(TOO_DEEP) from error
     return Survey(tree, outputs, tuple(record.blocks), tuple(record.tables), frozenset(record.cte_references))
 
 
 def lineage_of_query(
     lexed: Lexed, database: Protected, search_path: tuple[str, ...], suspects: frozenset[str]
 ) -> ViewLineage:
-    """The lineage of a view's definition. Raises ParseError."""
+    """The lineage of a view's definition, which is read again with each catalog. Raises ParseError and TooComplexError."""
+    lexed = replace(lexed, budget=Budget.of(len(lexed.text)))
     facts = analyse(lexed, lexed.statements[0], database, search_path, suspects, of_view=True)
     known = facts.outputs is not None and not facts.obstacles
     # A constant that was plain when the view was made meets sealed values as it is.

@@ -12,6 +12,7 @@ from rules.analyse.constants import extent_of
 from rules.analyse.facts import ColumnUse, Constant, Pair, Use
 from rules.analyse.scope import NOTHING, SYSTEM_COLUMNS, Entry, Flow, Scope, mixed
 from rules.analyse.sites import note_site
+from rules.analyse.tree import operands
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Expressions:
 
     def value(self, node: exp.Expr, scope: Scope) -> Flow:
         """The flow of an expression's value."""
+        self.record.spend()
         if isinstance(node, exp.Column):
             return self._column(node, scope)
         if isinstance(node, exp.Paren | exp.Alias):
@@ -68,7 +70,7 @@ class Expressions:
 
     def _operation(self, node: exp.Expr, scope: Scope) -> Flow:
         if isinstance(node, _BOOLEAN):
-            for child in node.iter_expressions():
+            for child in operands(node):
                 self.condition(child, scope)
             return NOTHING
         if isinstance(node, _EQUALITIES):
@@ -134,7 +136,7 @@ class Expressions:
             self.record.obstacle(
                 "an operator in this form is not analysed", "Write a function instead: abs(x) for @ x.", None
             )
-        return self._all_used(node.iter_expressions(), Use.COMPUTE, scope)
+        return self._all_used(operands(node), Use.COMPUTE, scope)
 
     def _as_text(self, node: exp.Cast, scope: Scope) -> Flow:
         """A cast to text."""
@@ -268,10 +270,11 @@ class Expressions:
             return False
         if extent.negative and array:
             return False
-        known = next((c for c in self.record.constants if c.token == extent.token), None)
+        known = self.record.sealed.get(extent.token)
         if known is not None:
             # It can be sealed for one column only.
-            return known.column == flow.column
+            return known == flow.column
+        self.record.sealed[extent.token] = flow.column
         # A type's modifier in a cast decides whether the cast can be left out.
         tokens = self.record.tree.lexed.tokens
         # And its name means a type, whatever column or table has the same.
@@ -389,6 +392,7 @@ class Expressions:
         return NOTHING
 
     def _column(self, node: exp.Column, scope: Scope) -> Flow:
+        self.record.spend(scope.breadth // 64)
         parts = [node.args[key] for key in ("catalog", "db", "table") if node.args.get(key) is not None]
         for part in parts:
             self._visit_identifier(part)
@@ -480,6 +484,7 @@ class Expressions:
 
     def whole_row(self, entry: Entry, node: exp.Expr) -> Flow:
         """The entry's row as one value: each of its protected columns is worked on."""
+        self.record.spend(len(entry.columns) // 8)
         flows = [self.read(entry, c.flow, node) for c in entry.columns]
         for flow in flows:
             self.consume(flow, Use.COMPUTE, node)

@@ -143,6 +143,7 @@ class FromItems:
             if comma:
                 group_start = len(scope.star)
                 first = len(scope.entries)
+            self.record.spend(len(scope.entries) // 64 + len(scope.star) // 256)
             left = scope.star[group_start:]
             middle = len(scope.entries)
             right = self.item(join.this, scope)

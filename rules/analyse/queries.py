@@ -14,6 +14,7 @@ from rules.analyse.naming import is_reference, output_name, starred
 from rules.analyse.record import Block
 from rules.analyse.relations import Relations
 from rules.analyse.scope import NOTHING, Entry, Flow, Named, Outputs, Scope, derived, mixed
+from rules.budget import TOO_DEEP, TooComplexError, check_width
 from rules.lexer import Kind
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rules.analyse.record import Record
 
 MAX_NESTING = 64
+_OWN = ("with_", "order", "limit", "offset")  # what a set operation has beside its arms
 _PLAIN_QUERY = "Write it as SELECT with FROM, WHERE, GROUP BY, HAVING, WINDOW and ORDER BY alone."
 
 
@@ -41,11 +43,14 @@ class Queries:
         """The output columns of a query, a VALUES list or a parenthesised one. `scope`: the level around it."""
         self._depth += 1
         if self._depth > MAX_NESTING:
-            raise RecursionError
+            raise TooComplexError(TOO_DEEP)
         try:
-            return self._outputs(node, Scope(scope))
+            outputs = self._outputs(node, Scope(scope))
         finally:
             self._depth -= 1
+        check_width(len(outputs))
+        self.record.spend(1 + len(outputs))
+        return outputs
 
     def _outputs(self, node: exp.Expr, scope: Scope) -> Outputs:
         self.with_clause(node, scope)
@@ -213,6 +218,7 @@ class Queries:
         """The output columns of a select list or RETURNING list."""
         outputs = Outputs()
         for item in expressions:
+            check_width(len(outputs))
             if isinstance(item, exp.Star):
                 outputs += self._star(scope)
                 outputs.known &= scope.star_known
@@ -228,6 +234,7 @@ class Queries:
         return outputs
 
     def _star(self, scope: Scope) -> Outputs:
+        check_width(len(scope.star))
         found = Outputs(Named(c.name, c.flow) for c in scope.star)
         found.known = scope.star_known
         return found
@@ -292,6 +299,7 @@ class Queries:
         grouped = [c for c in group.expressions if isinstance(c, exp.Column)]
         loose = [c for key in ("expressions", "having", "order") for c in _outside_aggregates(node.args.get(key))]
         for entry in scope.entries:
+            self.record.spend((len(grouped) + len(loose)) // 8)
             relation = None if entry.table is None else self.record.tables[entry.table].relation
             if entry.reference is None or relation is None or not relation.primary_key:
                 continue
@@ -320,6 +328,7 @@ class Queries:
 
         ORDER BY takes an output's name before a column's, GROUP BY the other way round.
         """
+        self.record.spend(len(outputs) // 16)
         token = self.record.tree.constant_token(item)
         if token is not None and self.record.tree.lexed.tokens[token].kind is Kind.NUMBER:
             self.record.significant.add(token)
@@ -352,6 +361,7 @@ class Queries:
         for lock in node.args.get("locks") or []:
             names = {str(t.name) for t in lock.expressions}
             self.expressions.visit(*(i for t in lock.expressions for i in t.find_all(exp.Identifier)))
+            self.record.spend(len(scope.entries) // 8)
             for entry in scope.entries:
                 if names and entry.name not in names:
                     continue
@@ -362,8 +372,13 @@ class Queries:
     # -- set operations and VALUES
 
     def _set_operation(self, node: exp.SetOperation, scope: Scope) -> Outputs:
-        arms = [self.outputs(node.this, scope), self.outputs(node.expression, scope)]
-        united = self._united(node, arms)
+        # They nest to the left, however many there are.
+        chain = [node]
+        while isinstance(left := chain[-1].this, exp.SetOperation) and not any(left.args.get(k) for k in _OWN):
+            chain.append(left)
+        united = self.outputs(chain[-1].this, scope)
+        for each in reversed(chain):
+            united = self._united(each, [united, self.outputs(each.expression, scope)])
         self._tail(node, united, Scope(scope))
         return united
 

@@ -137,15 +137,23 @@ class Record:
     tables: list[TableUse] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     cte_references: list[int] = field(default_factory=list)
+    sealed: dict[int, ColumnName] = field(default_factory=dict)
+    in_where: dict[int, bool] = field(default_factory=dict)
+
+    def spend(self, steps: int = 1) -> None:
+        """Take steps of the statement's budget."""
+        self.tree.lexed.budget.spend(steps)
 
     def seen(self, entry: Entry) -> None:
         """Remember the names by which the statement can mean something protected: whatever bears one must be accounted for."""
+        self.spend(1 + len(entry.columns))
         protected = [column.name for column in entry.columns if column.flow.touches]
         self.names.update(name for name in (entry.name, *protected) if name is not None and protected)
 
     def use(self, flow: Flow, use: Use, token: int) -> None:
         """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""
         if flow.column is not None:
+            self.spend()
             self.uses.append(ColumnUse(flow.column, use, token, flow.reference))
 
     def obstacle(
@@ -159,6 +167,7 @@ class Record:
         unread: bool = False,
     ) -> None:
         """Note a form that can't be protected."""
+        self.spend()
         self.obstacles.append(Obstacle(reason, message, hint, token, columns, unread=unread))
 
     def missing(self, message: str, hint: str, token: int, sqlstate: str) -> None:

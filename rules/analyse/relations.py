@@ -70,6 +70,7 @@ class Relations:
     def _view(
         self, shown: str, relation: Relation, lineage: ViewLineage, alias: exp.TableAlias | None, node: exp.Table
     ) -> Entry:
+        self.record.spend(len(lineage.uses) + len(lineage.pairs) + len(lineage.united))
         self.record.views |= lineage.inside
         token = self.record.tree.token_of(node.this)
         assert token is not None

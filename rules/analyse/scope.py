@@ -67,18 +67,25 @@ class Entry:
     target: bool = False
     inside: range = range(0)
     table: int | None = None
+    _by_name: dict[str | None, Named] = field(default_factory=dict, init=False, repr=False)
+    _indexed: int = field(default=0, init=False, repr=False)
 
     @property
     def unnamed(self) -> list[Named]:
         """The columns whose names can't be told."""
-        return [column for column in self.columns if column.name is None]
+        return [column for column in self.columns if column.name is None] if None in self._index() else []
 
     def find(self, name: str) -> Flow | None:
         """The flow of a column, by its name."""
-        for column in self.columns:
-            if column.name == name:
-                return column.flow
-        return None
+        column = self._index().get(name)
+        return None if column is None else column.flow
+
+    def _index(self) -> dict[str | None, Named]:
+        """The first column of each name; columns are only ever added."""
+        if self._indexed != len(self.columns):
+            self._by_name = {column.name: column for column in reversed(self.columns)}
+            self._indexed = len(self.columns)
+        return self._by_name
 
 
 @dataclass(slots=True)
@@ -98,6 +105,11 @@ class Scope:
         while level is not None:
             yield level
             level = level.parent
+
+    @property
+    def breadth(self) -> int:
+        """How many entries there are at all levels: what looking for a name costs."""
+        return sum(len(level.entries) for level in self.levels())
 
     def without_siblings(self) -> Scope:
         """The level as a derived table in its FROM sees it: its CTEs and the levels around, but not its entries."""

@@ -28,7 +28,7 @@ def note_site(
     record: Record, node: exp.Expr, left: exp.Expr, flow: Flow, constants: Sequence[Constant], scope: Scope
 ) -> None:
     """Note that the comparison `node` of the column `left` with constants could be a look-up, if it could."""
-    if not isinstance(left, exp.Column) or flow.column is None or not constants or not _in_where(node):
+    if not isinstance(left, exp.Column) or flow.column is None or not constants or not _in_where(record, node):
         return
     entry = _entry(left, scope)
     if entry is None or entry.name is None or not _as_it_is(record, entry, left, flow, scope):
@@ -43,11 +43,18 @@ def note_site(
         record.sites.append(LookupSite(flow.column, span[1], entry.name, head, ordered, tail, array))
 
 
-def _in_where(node: exp.Expr) -> bool:
+def _in_where(record: Record, node: exp.Expr) -> bool:
+    """Whether a condition is one of a WHERE. What was found on the way is remembered: an OR of thousands nests as deep."""
+    passed: list[int] = []
     parent = node.parent
-    while isinstance(parent, _TRANSPARENT):
+    while isinstance(parent, _TRANSPARENT) and id(parent) not in record.in_where:
+        passed.append(id(parent))
         parent = parent.parent
-    return isinstance(parent, exp.Where) and isinstance(parent.parent, exp.Select | exp.Update | exp.Delete)
+    found = record.in_where.get(id(parent))
+    if found is None:
+        found = isinstance(parent, exp.Where) and isinstance(parent.parent, exp.Select | exp.Update | exp.Delete)
+    record.in_where.update(dict.fromkeys(passed, found))
+    return found
 
 
 def _entry(left: exp.Column, scope: Scope) -> Entry | None:

@@ -600,9 +600,16 @@ def _list(value: object) -> list[exp.Expr]:
 
 
 def _flat(node: exp.Expr) -> list[exp.Expr]:
-    if isinstance(node, exp.And):
-        return [*_flat(node.this), *_flat(node.expression)]
-    return [node]
+    """The conditions that AND joins."""
+    found: list[exp.Expr] = []
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, exp.And):
+            pending += [each.expression, each.this]
+        else:
+            found.append(each)
+    return found
 
 
 def _never_null(use: TableUse, block: Block) -> bool:

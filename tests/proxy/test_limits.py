@@ -33,6 +33,7 @@ from proxy.wire.framing import Direction, Framer
 from proxy.worker_process import _why
 from rules.analyse.queries import MAX_NESTING
 from rules.analyse.tree import MAX_TREE_DEPTH
+from rules.budget import BASE_STEPS, MAX_COLUMNS, MOST_STEPS, STEPS_A_CHARACTER, Budget, TooComplexError
 from rules.load import load_rules_text
 from rules.plan import Reason
 from rules.tokens import LexLimits
@@ -80,6 +81,7 @@ NO_BOUNDS = frozenset(
         *("proxy.session.witness.TEXT_OID", "proxy.session.witness.VARCHAR_OID", "proxy.explain._HEADER"),
         *("proxy.session.localtext.FIRST_OWN", "proxy.session.strangers.FIRST_NORMAL_OID"),
         *("proxy.worker_process._STANDARD_INPUT", "proxy.listening._FIRST_DESCRIPTOR", "proxy.copy_decisions._NEVER"),
+        "proxy.splicing._STEPS_AN_ELEMENT",
         # Least and not most.
         "proxy.session.handshake._SMALLEST_PACKET",
         # How much work is done in one go, how something is estimated, how often it is tried again.
@@ -188,6 +190,35 @@ def test_a_statement_that_is_too_complex(sql: str, says: str) -> None:
     assert not isinstance(decide(judge, sql.replace("customers", "branches").replace("phone", "city")), Refuse)
 
 
+def test_a_statement_has_so_many_steps() -> None:
+    small = Budget.of(100)
+    small.spend(BASE_STEPS + 100 * STEPS_A_CHARACTER)
+    with pytest.raises(TooComplexError, match="more than 20400 steps"):
+        small.spend()
+    assert Budget.of(1 << 20).allowed == MOST_STEPS
+    # A JOIN of as many tables as names fit in: each may mean each.
+    judge = gate()
+    found = decide(judge, "select 1 from " + ",".join(f"customers c{i}" for i in range(6000)))
+    assert isinstance(found, Refuse)
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.LIMIT, "54001")
+    assert found.refusal.hint
+    assert judge.steps < 1.1 * MOST_STEPS
+
+
+def test_a_query_has_so_many_columns() -> None:
+    judge = gate()
+    found = decide(judge, "select " + "phone," * MAX_COLUMNS + "phone from customers")
+    assert isinstance(found, Refuse)
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.LIMIT, "54011")
+    assert found.refusal.hint
+    assert not isinstance(decide(judge, "select " + "phone," * (MAX_COLUMNS - 1) + "phone from customers"), Refuse)
+    # Inside as well, where what is not bounded doubles.
+    doubling = ", ".join(f"a{i + 1} as (select x.*, y.* from a{i} x, a{i} y)" for i in range(22))
+    found = decide(judge, f"with a0 as (select * from customers), {doubling} select 1 from a22")
+    assert isinstance(found, Refuse)
+    assert found.refusal.sqlstate == "54011"
+
+
 def test_queries_nest_so_deep() -> None:
     judge = gate()
 
@@ -197,14 +228,14 @@ def test_queries_nest_so_deep() -> None:
     assert not isinstance(decide(judge, nested(MAX_NESTING // 2)), Refuse)
     found = decide(judge, nested(MAX_NESTING + 2))
     assert isinstance(found, Refuse)
-    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0AP01")
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.LIMIT, "54001")
     assert found.refusal.hint
 
 
 def test_expressions_nest_so_deep() -> None:
     found = decide(gate(), "select phone from customers where id = " + "- " * (MAX_TREE_DEPTH + 10) + "1")
     assert isinstance(found, Refuse)
-    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.UNPARSED, "0AP01")
+    assert (found.refusal.reason, found.refusal.sqlstate) == (Reason.LIMIT, "54001")
     assert found.refusal.hint
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from keys.types import OutputSettings
 from proxy.session.gate import BadValue
-from proxy.session.values import _ENCODERS
+from proxy.session.values import _ENCODERS, ELEMENTS
 from rules.catalog import EnumType
 from rules.model import MaskSpec, OnDamage, Verdict
 from rules.plan import Reason
@@ -52,6 +52,13 @@ def test_enums_are_the_databases_own(bench: Bench) -> None:
     assert one.logical_type(mood).oid == 70003
     with pytest.raises(BadValue):
         one.seal_param(mood, b"glad", 0, 70003, PLAIN)
+
+
+def test_so_many_elements(bench: Bench) -> None:
+    most = "{" + "1," * (ELEMENTS - 1) + "1}"
+    with pytest.raises(BadValue) as caught:
+        bench.codec.seal_literal(SCORE, most.replace("{", "{1,"), array=True)
+    assert (caught.value.reason, caught.value.sqlstate) == (Reason.LIMIT, "54000")
 
 
 def test_round_trip_in_both_formats(bench: Bench) -> None:
