@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bench.targets import LOGIN, BenchError, Target, run
-from keys.sealed import SEALED_PATTERN
+from keys.sealed_sql import holds
 from lifecycle.demo.bank import generate
-from rules.model import quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +95,7 @@ def prepare(server: Postgres, database: str) -> bool:
     run([str(server.bin_dir / "pgbench"), "-i", "-q", "-s", str(SCALE), server.dsn(database)])
     server.psql(
         "CREATE TABLE bench_plain (id bigint PRIMARY KEY, pan varchar(19), id_number varchar(18));"
-        f"CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text CHECK (VALUE ~ {quote_literal(SEALED_PATTERN)});"
+        f"CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text CHECK ({holds('VALUE')});"
         "CREATE TABLE bench_sealed (id bigint PRIMARY KEY, pan pgveil.sealed, id_number pgveil.sealed);"
         f"INSERT INTO bench_plain VALUES {_values()};"
         f"GRANT USAGE ON SCHEMA pgveil TO {LOGIN}; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {LOGIN}; ANALYZE;",

@@ -5,17 +5,23 @@ A sealed value is ASCII text without padding or line breaks::
     position  length  content
     0         1       mark: "~" version 1, deterministic; "^" version 1, randomized
     1         3       key id, 18 bits, most significant first, three characters of the base64 alphabet (RFC 4648 section 4)
-    4         rest    base64 (RFC 4648 section 4), unpadded, unused bits zero, of
+    4         body    base64 (RFC 4648 section 4), unpadded, unused bits zero, of
 
               bytes   16      nonce, only where the mark is "^"
                       16      SIV
                       n       ciphertext, as long as the plaintext
 
+    the end   7       the check: "-" and the first 6 base64 characters of SHA-256 (FIPS 180-4) of everything before the "-"
+
 SIV and ciphertext are AES-256-SIV's (RFC 5297, 64-byte keys). Its associated data are, in order: the ASCII bytes ``pgveil sealed:``, the
 four header characters, ``:`` and the key domain's name in UTF-8; then, where there is one, the nonce. So a value that is moved to a column of
 another domain, or whose mark or key id is changed, does not open.
 
-Sizes: 4 + ceil((16 + n) * 4 / 3) characters deterministic, 4 + ceil((32 + n) * 4 / 3) randomized: 51 and 72 for 19 bytes. Both show the
+The check needs no key: the domain that sealed columns are of recomputes it, so that a text which anything in the database has rewritten (a
+trigger, a cast, a function) is refused where it would be stored. It says nothing of who made the text; the SIV does. Values of the old form,
+without a check, still open; nothing is sealed so any more.
+
+Sizes: 11 + ceil((16 + n) * 4 / 3) characters deterministic, 11 + ceil((32 + n) * 4 / 3) randomized: 58 and 79 for 19 bytes. Both show the
 plaintext's length and the key id. Deterministic values of one key also show which plaintexts are equal, that being their purpose.
 
 Python can't wipe `bytes`: plaintext and key material stay in freed memory until it is used again. `keys.hygiene` keeps them out of core dumps.
@@ -26,6 +32,7 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -50,15 +57,26 @@ MAX_DOMAIN = 255  # bytes of UTF-8: three PostgreSQL identifiers and their dots 
 _ALPHABET = "A-Za-z0-9+/"
 _HALF = "[AQgw]"  # last of two characters: four unused bits, zero
 _MOST = "[AEIMQUYcgkosw048]"  # last of three characters: two unused bits, zero
-SEALED_PATTERN = (
-    f"^(~[{_ALPHABET}]{{3}}([{_ALPHABET}]{{4}}){{5,}}([{_ALPHABET}]{{4}}|[{_ALPHABET}]{_HALF}|[{_ALPHABET}]{{2}}{_MOST})"
+_UNCHECKED = (
+    f"~[{_ALPHABET}]{{3}}([{_ALPHABET}]{{4}}){{5,}}([{_ALPHABET}]{{4}}|[{_ALPHABET}]{_HALF}|[{_ALPHABET}]{{2}}{_MOST})"
     f"|\\^[{_ALPHABET}]{{3}}([{_ALPHABET}]{{4}}){{10}}([{_ALPHABET}]{{2}}{_MOST}"
-    f"|([{_ALPHABET}]{{4}})+([{_ALPHABET}]{_HALF}|[{_ALPHABET}]{{2}}{_MOST})?))$"
+    f"|([{_ALPHABET}]{{4}})+([{_ALPHABET}]{_HALF}|[{_ALPHABET}]{{2}}{_MOST})?)"
 )
-"""The whole format, anchored, as an expression that PostgreSQL (ARE) and Python's `re` (use `fullmatch`) read alike: the domain's CHECK."""
+CHECK_CHARACTERS = 6  # of base64: 36 bits, so that one text in 69 thousand million passes by chance
+_CHECK_SIZE = 1 + CHECK_CHARACTERS
+SEALED_PATTERN = f"^({_UNCHECKED})-[{_ALPHABET}]{{{CHECK_CHARACTERS}}}$"
+"""What a sealed value looks like, anchored, as an expression that PostgreSQL (ARE) and Python's `re` (use `fullmatch`) read alike. That the
+check is right, no pattern can say."""
 
-SEALED_IN_TEXT = f"[~^][{_ALPHABET}]{{16,}}"
+UNCHECKED_PATTERN = f"^({_UNCHECKED})$"
+"""The old form, without a check."""
+
+SEALED_IN_TEXT = f"[~^][{_ALPHABET}]{{16,}}(?:-[{_ALPHABET}]{{0,{CHECK_CHARACTERS}}})?"
 """Finds sealed values inside other text, cut ones too (PostgreSQL cuts the columns of a failing row at 64 bytes): for scrubbing messages."""
+
+LIKE_SEALED = f"^[~^](AA[{_ALPHABET}]{{6,}}|[{_ALPHABET}]{{16,}})(-[{_ALPHABET}]{{0,{CHECK_CHARACTERS}}})?$"
+"""A text that is, or was before it was cut, a sealed value of either form: what is never to be sealed again. The first 63 keys make the
+shortest to be told from other texts. Reads as SEALED_PATTERN does."""
 
 # A batch of fewer values is quicker one by one; so is one longer than this many blocks (measured: docs/sealed-format.md).
 _BATCH_FROM = 32
@@ -152,11 +170,16 @@ def seal(key: DataKey, plaintext: bytes, *, nonce: bytes | None) -> bytes:
     cipher = key._cipher  # noqa: SLF001 - the key's own module
     if nonce is None:
         body = cipher.siv.encrypt(plaintext, cipher.deterministic.associated, None)
-        return cipher.deterministic.header + _unpadded(body)
+        return checked(cipher.deterministic.header + _unpadded(body))
     if len(nonce) != NONCE_SIZE:
         raise ValueError(f"a nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
     body = cipher.siv.encrypt(plaintext, cipher.randomized.associated, nonce)
-    return cipher.randomized.header + _unpadded(nonce + body)
+    return checked(cipher.randomized.header + _unpadded(nonce + body))
+
+
+def checked(text: bytes) -> bytes:
+    """A text of the old form in the present one: with its check."""
+    return b"%b-%b" % (text, binascii.b2a_base64(sha256(text).digest()[:6], newline=False)[:CHECK_CHARACTERS])
 
 
 def seal_batch(
@@ -217,9 +240,10 @@ def open_batch(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> l
 
 def open_batch_lenient(keys: Mapping[int, DataKey], sealed: Sequence[bytes | None]) -> list[bytes | SealedError | None]:
     """Like `open_batch`, with the error itself in the place of each value that does not open."""
-    values = [s for s in sealed if s is not None]
+    values = [_unchecked(s) for s in sealed if s is not None]
     if len(values) < _BATCH_FROM:
-        return [None if s is None else _open_one(keys, s) for s in sealed]
+        each = iter(values)
+        return [None if s is None else _open_one(keys, next(each)) for s in sealed]
     present = _present(sealed, len(values))
     lengths = _lengths(values)
     opened: list[bytes | SealedError | None] = [None] * len(sealed)
@@ -286,7 +310,21 @@ def _parse_header(header: bytes) -> tuple[bytes, int]:
 
 
 def _parse(sealed: bytes) -> tuple[bytes, int, bytes]:
-    """(mark, key id, the bytes after the header). Raises MalformedError."""
+    """(mark, key id, the bytes of the body). Raises MalformedError."""
+    return _parse_unchecked(_unchecked(sealed))
+
+
+def _unchecked(sealed: bytes) -> bytes:
+    """A sealed value without its check, which must be right; of the old form, as it is. What is neither becomes something malformed."""
+    if sealed[-_CHECK_SIZE:-CHECK_CHARACTERS] != b"-":
+        return sealed
+    if len(sealed) > _HEADER + _MAX_TEXT + _CHECK_SIZE:
+        return b""
+    text = sealed[:-_CHECK_SIZE]
+    return text if checked(text) == sealed else b""
+
+
+def _parse_unchecked(sealed: bytes) -> tuple[bytes, int, bytes]:
     mark, key_id = _parse_header(sealed[:_HEADER])
     text = sealed[_HEADER:]
     if len(text) > _MAX_TEXT:
@@ -311,8 +349,9 @@ def _open_body(key: DataKey, mark: bytes, body: bytes) -> bytes:
 
 
 def _open_one(keys: Mapping[int, DataKey], sealed: bytes) -> bytes | SealedError:
+    """`sealed`: without its check."""
     try:
-        mark, key_id, body = _parse(sealed)
+        mark, key_id, body = _parse_unchecked(sealed)
         key = keys.get(key_id)
         return UnknownKeyError(key_id) if key is None else _open_body(key, mark, body)
     except SealedError as error:
@@ -343,8 +382,7 @@ def _seal_rows(key: DataKey, values: Sequence[bytes], lengths: Lengths, nonces: 
     text[:, _HEADER:] = body
     # The text has no NUL of its own, and numpy's strings end before trailing NULs: that cuts each row where it ends.
     blank_after(text, Lengths.of(_HEADER + ((lengths.each + overhead) * 4 + 2) // 3))
-    sealed: list[bytes] = text.view(f"S{text.shape[1]}").ravel().tolist()
-    return sealed
+    return [checked(t) for t in text.view(f"S{text.shape[1]}").ravel().tolist()]
 
 
 def _open_class(

@@ -26,6 +26,14 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 10_000:
+            return f"{count} {unit}"
+        count //= 1024
+    return f"{count} TB"
+
+
 def show_plan(plan: ApplyPlan) -> None:
     """The plan as a table; then warnings; then, where there are any, the obstacles."""
     console = Console()
@@ -33,6 +41,7 @@ def show_plan(plan: ApplyPlan) -> None:
         table = _table("Changes", "change", "object", "what", "rows")
         for change in plan.changes:
             rows = "" if change.rows is None else f"{change.rows:,}"
+            rows += "" if change.bytes is None else f" ({_size(change.bytes)})"
             table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what, rows)))
         console.print(table)
     if plan.later:

@@ -96,6 +96,14 @@ class SealTable:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnTable:
+    """SQL that brings what one table holds from the old sealed form into the present one."""
+
+    table: TableName
+    sql: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class MakeView:
     """A masking view. `digest` names its definition, for its comment."""
 
@@ -130,6 +138,7 @@ Work = (
     | SetPseudonymKey
     | SetLookupKey
     | SealTable
+    | TurnTable
     | MakeView
     | MakeLookup
     | WriteRecord
@@ -138,13 +147,14 @@ Work = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. `object` and `what` are for people; `rows`: how many rows are written, where any are."""
+    """One change. `object` and `what` are for people; `rows`: how many rows are written, and `bytes` how large the table is, where any are."""
 
     kind: Kind
     object: str
     what: str
     work: Work
     rows: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +191,22 @@ class ApplyPlan:
 
     def comparable(self) -> tuple[Change, ...]:
         """The changes without what may differ while they mean the same: keys made meanwhile, numbers of rows."""
-        return tuple(replace(c, rows=None) for c in self.changes if c.kind is not Kind.KEY)
+        return tuple(replace(c, rows=None, bytes=None) for c in self.changes if c.kind is not Kind.KEY)
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "changes": [{"kind": c.kind, "object": c.object, "what": c.what, "rows": c.rows} for c in self.changes],
+            "changes": [_document(c) for c in self.changes],
             "later": [{"kind": c.kind, "object": c.object, "what": c.what} for c in self.later],
             "serving": list(self.serving),
             "obstacles": [{"object": o.object, "problem": o.problem, "fix": o.fix} for o in self.obstacles],
             "warnings": list(self.warnings),
         }
+
+
+def _document(change: Change) -> dict[str, Any]:
+    size = {} if change.bytes is None else {"bytes": change.bytes}
+    return {"kind": change.kind, "object": change.object, "what": change.what, "rows": change.rows, **size}
 
 
 class ApplyError(Exception):

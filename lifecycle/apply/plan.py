@@ -9,6 +9,7 @@ from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
 from lifecycle.apply.model import SEALED_TYPE, Draft, Kind, Obstacle
+from lifecycle.apply.old_form import plan_domain
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
 from lifecycle.apply.seal import plan_sealing
@@ -55,6 +56,7 @@ async def plan_inside(
     _absent(draft, state, rules)
     plan_keys(draft, rules, domains)
     plan_ground(draft, state, rules)
+    await plan_domain(connection, draft, state)
     late = draft.beside()
     protection = ProtectionMap(rules, state.catalog)
     before = plan_wall(late, state, people, protection, rules)

@@ -25,6 +25,7 @@ from lifecycle.apply.model import (
     SetPseudonymKey,
     StalePlanError,
     Statements,
+    TurnTable,
     WriteRecord,
 )
 from lifecycle.apply.plan import plan_inside
@@ -75,6 +76,8 @@ async def execute(
         async with connection.transaction(isolation="read_committed"):
             await fix_settings(connection)
             await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{round(lock_seconds * 1000)}ms")
+            # Events of deferred constraints that wait for the commit would stop every later ALTER TABLE (55006).
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY)
             step = "locking the tables"
             await _lock(connection, plan, rules)
@@ -101,6 +104,12 @@ async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
     tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable))
     if tables:
         await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, tables))} IN ACCESS EXCLUSIVE MODE")
+    # Read meanwhile, and not written: their rows change and what they mean does not.
+    turning = sorted(c.work.table for c in plan.changes if isinstance(c.work, TurnTable))
+    if turning:
+        await connection.execute(
+            f"LOCK TABLE {', '.join(f'ONLY {relation_sql(t)}' for t in turning)} IN EXCLUSIVE MODE"
+        )
     # The other tables' definitions must stay until we are done; reading and writing them goes on.
     others = sorted(rules.protected_tables() - frozenset(tables))
     if others:
@@ -117,7 +126,7 @@ async def _perform(
     connection: Connection, change: Change, ring: KeyRing, random: Callable[[int], bytes], progress: Progress
 ) -> None:
     work = change.work
-    if isinstance(work, Statements):
+    if isinstance(work, Statements | TurnTable):
         for sql in work.sql:
             await connection.execute(sql)
         if change.object == f"{SCHEMA}.sealed":

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keys.sealed import SealedError, seal_batch
+from keys.sealed import LIKE_SEALED, SealedError, seal_batch
 from keys.types import CANONICAL_SETTINGS, WireValueError, decode, parse_type
 from lifecycle.apply.inspect import relation_sql
 from lifecycle.apply.model import (
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
 
 BATCH = 2000  # rows: large enough for the batch cipher, small enough that a batch of long values fits in memory
 _TEXTS = frozenset({25, 1043, 1042})
+_TEXT_ARRAYS = frozenset({1009, 1015, 1014})
+_LIKE_SEALED = re.compile(LIKE_SEALED)
+_ALREADY = "{count} values are sealed values already, whole or cut, in a column that is not pgveil.sealed"
+_ALREADY_FIX = (
+    "where nothing was cut: ALTER TABLE ... ALTER COLUMN ... TYPE pgveil.sealed, as the table's owner, past pgveil; what was cut comes back"
+    " from a backup only"
+)
 _CONSTANT = re.compile(
     r"(?:E?'(?:[^'\\]|'')*'|-?[0-9]+(?:\.[0-9]+)?|\(-[0-9]+(?:\.[0-9]+)?\)|true|false|NULL)"
     r'(?:::(?:[a-z_]+(?: (?:varying|precision|with|without|time|zone))*|"[^"]+"|\.)+(?:\([0-9, ]+\))?(?: (?:with|without) time zone)?(?:\[\])?)*'
@@ -59,13 +66,13 @@ SELECT c.oid::int8 AS oid, c.conname::text AS name, c.conrelid::int8 AS from_oid
  ORDER BY c.conrelid, c.conname
 """
 
-_TRIGGERS = """
+TRIGGERS = """
 SELECT t.tgname::text AS name, t.tgenabled::text AS enabled
   FROM pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgname
 """
 
 
-_UPDATE_RULES = """
+UPDATE_RULES = """
 SELECT w.rulename::text AS name FROM pg_rewrite w WHERE w.ev_class = $1 AND w.ev_type = '2' AND w.ev_enabled <> 'D'
 """
 
@@ -94,7 +101,7 @@ async def plan_sealing(
     changes: list[Change] = []
     for relation, columns in tables:
         changes.append(await _plan_table(connection, draft, state, relation, columns, values=values))
-    keys = await _foreign_keys(connection, state)
+    keys = await foreign_keys(connection, state)
     sealing = {c.name for _, columns in tables for c in columns}
     crossing = _crossing(draft, rules, keys, sealing)
     for key in crossing:
@@ -182,16 +189,17 @@ async def _plan_table(
                         f"{part.name}.{theirs.name}", "its default is another than its parent's", "give both the same"
                     )
                 )
+        draft.obstacles += await _sealed_before(connection, column, own, relation, values=values)
         draft.obstacles += await _misfits(connection, column, own, relation, values=values)
         sealing.append(SealColumn(column, own.type_oid, own.default))
     holders = tuple(p.name for p in parts if p.kind == "r")
     triggers = [
-        Trigger(p.name, r["name"], r["enabled"]) for p in parts for r in await connection.fetch(_TRIGGERS, p.oid)
+        Trigger(p.name, r["name"], r["enabled"]) for p in parts for r in await connection.fetch(TRIGGERS, p.oid)
     ]
     for part in parts:
         draft.obstacles += [
             Obstacle(str(part.name), f"rule {r['name']} rewrites updates of it", "drop the rule")
-            for r in await connection.fetch(_UPDATE_RULES, part.oid)
+            for r in await connection.fetch(UPDATE_RULES, part.oid)
         ]
     if triggers:
         names = ", ".join(sorted({t.name for t in triggers}))
@@ -205,7 +213,8 @@ async def _plan_table(
     return Change(Kind.SEAL, str(relation.name), f"seal {what}", work, rows)
 
 
-async def _foreign_keys(connection: Connection, state: State) -> list[ForeignKey]:
+async def foreign_keys(connection: Connection, state: State) -> list[ForeignKey]:
+    """Every foreign key of the database."""
     found = []
     relations = state.catalog.relations
     for r in await connection.fetch(_FOREIGN_KEYS):
@@ -285,6 +294,22 @@ class Reader:
         return value
 
 
+async def _sealed_before(
+    connection: Connection, column: Column, own: CatalogColumn, relation: Relation, *, values: bool
+) -> list[Obstacle]:
+    """Texts that are, or were before somebody cut them, sealed values: sealed again they would be lost behind a second layer."""
+    if not values or own.type_oid not in _TEXTS | _TEXT_ARRAYS:
+        return []
+    name, pattern = quote_ident(own.name), quote_literal(LIKE_SEALED)
+    found = f'{name}::text COLLATE "C" ~ {pattern}'
+    if own.type_oid in _TEXT_ARRAYS:
+        found = f'EXISTS (SELECT FROM unnest({name}) e WHERE e::text COLLATE "C" ~ {pattern})'
+    count = await connection.fetchval(f"SELECT count(*) FROM {relation_sql(relation.name)} WHERE {found}")
+    if not count:
+        return []
+    return [Obstacle(str(column.name), _ALREADY.format(count=count), _ALREADY_FIX)]
+
+
 async def _misfits(
     connection: Connection, column: Column, own: CatalogColumn, relation: Relation, *, values: bool
 ) -> list[Obstacle]:
@@ -330,9 +355,7 @@ async def seal_table(
     names = [quote_ident(c.column.name.column) for c in work.columns]
     defaults = [await _sealed_default(connection, c, ring, random) for c in work.columns]
     for trigger in work.triggers:
-        await connection.execute(
-            f"ALTER TABLE ONLY {relation_sql(trigger.relation)} DISABLE TRIGGER {quote_ident(trigger.name)}"
-        )
+        await connection.execute(trigger_sql(trigger.relation, trigger.name, None))
     dropped = [
         f"ALTER COLUMN {n} DROP DEFAULT" for n, c in zip(names, work.columns, strict=True) if c.default is not None
     ]
@@ -360,10 +383,13 @@ async def seal_table(
     if kept:
         await connection.execute(f"ALTER TABLE {table} " + ", ".join(kept))
     for trigger in work.triggers:
-        how = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(trigger.enabled, "ENABLE")
-        await connection.execute(
-            f"ALTER TABLE ONLY {relation_sql(trigger.relation)} {how} TRIGGER {quote_ident(trigger.name)}"
-        )
+        await connection.execute(trigger_sql(trigger.relation, trigger.name, trigger.enabled))
+
+
+def trigger_sql(relation: TableName, name: str, enabled: str | None) -> str:
+    """Put a trigger as it was (`enabled`: pg_trigger.tgenabled), or out of action (None)."""
+    how = {None: "DISABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(enabled, "ENABLE")
+    return f"ALTER TABLE ONLY {relation_sql(relation)} {how} TRIGGER {quote_ident(name)}"
 
 
 async def _seal_part(
@@ -402,6 +428,8 @@ async def _seal_part(
 def _seal_values(
     texts: list[str | None], column: Column, reader: Reader, ring: KeyRing, random: Callable[[int], bytes]
 ) -> list[str | None]:
+    if sealed_before := sum(t is not None and _LIKE_SEALED.fullmatch(t) is not None for t in texts):
+        raise ApplyError(f"{column.name}: {_ALREADY.format(count=sealed_before)}; nothing was changed")
     plain: list[bytes | None] = []
     bad = 0
     for text in texts:

@@ -17,7 +17,7 @@ from rules.plan import Reason, Refusal
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from keys.types import OutputSettings
     from proxy.session.computing import CalculatorError, Compute, Leaf
@@ -156,6 +156,18 @@ def parameters_in(text: bytes, settings: Settings) -> frozenset[int]:
     words = decode_sql(text, settings.client_encoding)
     lexed = lex(words, standard_conforming_strings=settings.standard_conforming_strings)
     return frozenset(int(t.value) for t in lexed.tokens if t.kind is Kind.PARAM)
+
+
+def with_types(text: bytes, types: Mapping[int, str], settings: Settings) -> bytes:
+    """A text with each parameter that `types` names given as an array of text and taken for one of that type. Constants stay as they are."""
+    words = decode_sql(text, settings.client_encoding)
+    pieces: list[str] = []
+    at = 0
+    for token in lex(words, standard_conforming_strings=settings.standard_conforming_strings).tokens:
+        if token.kind is Kind.PARAM and int(token.value) in types:
+            pieces += [words[at : token.end], f"::pg_catalog.text[]::{types[int(token.value)]}[]"]
+            at = token.end
+    return encode_sql("".join([*pieces, words[at:]]), settings.client_encoding)
 
 
 def client_error(error: CalculatorError, local: LocalText) -> bytes:

@@ -25,7 +25,7 @@ from proxy.session.computing import Compute, Question, Write
 from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
-from proxy.session.localtext import LeafTypes, parameters_in
+from proxy.session.localtext import LeafTypes, parameters_in, with_types
 from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.premise import Premise
@@ -176,11 +176,8 @@ class Writer(Computer):
         )
         if isinstance(spelled, Failed):
             return spelled
-        text = write.many.text
-        for number, (_, name) in enumerate(spelled[0], write.first):
-            array = b"pg_catalog.unnest($%d" % number
-            text = text.replace(array + b")", array + b"::pg_catalog.text[]::" + name.encode() + b"[])")
-        return text
+        types = {number: name for number, (_, name) in enumerate(spelled[0], write.first)}
+        return with_types(write.many.text, types, self._state.tracker.settings)
 
     # -- running ---------------------------------------------------------------------------------------------------------------------
 

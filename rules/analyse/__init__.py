@@ -50,7 +50,7 @@ _FIELDS = frozenset(
     + [("xmlelement", "name"), ("xmlpi", "name")]
 )
 # A value as pgveil seals it (docs/sealed-format.md).
-_SEALED = re.compile(r"[~^][A-Za-z0-9+/]{16,}")
+_SEALED = re.compile(r"[~^][A-Za-z0-9+/]{16,}(-[A-Za-z0-9+/]{6})?")
 _MODIFYING = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 

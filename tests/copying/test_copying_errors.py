@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from audit.event import Refused, StatementEnded, StatementStarted
+from keys.sealed_sql import checked
 
 from .conftest import Copied, copy_in, copy_out
 
@@ -137,9 +138,8 @@ def test_a_value_that_does_not_open_ends_the_copy(every: Copied) -> None:
     with every.plainly() as direct, every.connect() as through:
         copy_in(through, "copy sealed (id, card) from stdin", b"1\ta\n2\tb\n")
         direct.execute("alter table sealed disable trigger all")
-        direct.execute(
-            "update sealed set card = (select overlay(card placing 'zzzz' from 8) from sealed where id = 1) where id = 2"
-        )
+        forged = checked("overlay(left(card::text, -7) placing 'zzzz' from 8)")
+        direct.execute(f"update sealed set card = (select {forged} from sealed where id = 1) where id = 2".encode())
         with pytest.raises(psycopg.Error, match="cannot be opened") as raised:
             copy_out(through, "copy (select id, card from sealed order by id) to stdout")
         assert raised.value.sqlstate == "XX001"

@@ -126,10 +126,10 @@ def test_lengths_are_as_the_page_says(page: str) -> None:
     lengths = {
         v: [len(seal(KEY, v, nonce=n)) for n in (None, bytes(16))] for v in (b"4" * 16, b"4" * 19, b"yes", b"no")
     }
-    assert lengths == {b"4" * 16: [47, 68], b"4" * 19: [51, 72], b"yes": [30, 51], b"no": [28, 50]}
+    assert lengths == {b"4" * 16: [54, 75], b"4" * 19: [58, 79], b"yes": [37, 58], b"no": [35, 57]}
     told = " ".join(page.split())
-    assert "a 16-digit card number is 47 characters deterministic, a 19-digit one 51" in told
-    assert "`yes` is 30 and `no` is 28, which tells them apart even randomized (51 and 50)" in told
+    assert "a 16-digit card number is 54 characters deterministic, a 19-digit one 58" in told
+    assert "`yes` is 37 and `no` is 35, which tells them apart even randomized (58 and 57)" in told
 
 
 def test_a_value_moved_within_its_domain_opens() -> None:

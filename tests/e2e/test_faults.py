@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from keys.sealed import checked
 from lifecycle.demo.postgres import free_port
 from tests.e2e.world import World, wait_ready, write_config
 
@@ -200,7 +201,10 @@ def test_damaged_and_foreign_values_fail_the_statement(world: World) -> None:
         other = direct.execute("select id_number from customers limit 1").fetchone()
         assert row is not None
         assert other is not None
-        flipped = row[1][:-2] + ("A" if row[1][-2] != "A" else "B") + row[1][-1]
+        flipped = row[1][:20] + ("A" if row[1][20] != "A" else "B") + row[1][21:]
+        with pytest.raises(psycopg.errors.CheckViolation):
+            direct.execute("update cards set pan = %s where id = %s", (flipped, row[0]))
+        flipped = checked(flipped[:-7].encode()).decode()
         for bad in (flipped, other[0]):
             direct.execute("update cards set pan = %s where id = %s", (bad, row[0]))
             with psycopg.connect(world.dsn("teller"), autocommit=True) as teller:

@@ -18,10 +18,12 @@ from keys.ring import RING_FILE, KeyRing, RingError, RingFileError, read_entries
 from keys.sealed import (
     SEALED_IN_TEXT,
     SEALED_PATTERN,
+    UNCHECKED_PATTERN,
     DataKey,
     MalformedError,
     OpenError,
     SealedError,
+    checked,
     is_randomized,
     key_id_of,
     open_batch,
@@ -65,9 +67,11 @@ _PLAIN: Final = (
     bytes(range(100)),
 )
 _PATTERN: Final = re.compile(SEALED_PATTERN.encode())
+_UNCHECKED: Final = re.compile(UNCHECKED_PATTERN.encode())
+_CHECK: Final = 7
 _IN_TEXT: Final = re.compile(SEALED_IN_TEXT.encode())
 _BATCH: Final = 40  # values, so that the quick way is taken
-_SEALED_WORDS: Final = (b"~", b"^", b"AAAB", b"=", b"==", b"\n", b"+/", b"~AAE", b"~///")
+_SEALED_WORDS: Final = (b"~", b"^", b"AAAB", b"=", b"==", b"\n", b"+/", b"~AAE", b"~///", b"-", b"-AAAAAA")
 
 
 def _sealed_texts() -> dict[bytes, bytes]:
@@ -75,8 +79,10 @@ def _sealed_texts() -> dict[bytes, bytes]:
     made: dict[bytes, bytes] = {}
     for key in _KEYS.values():
         for plain in _PLAIN:
-            made[seal(key, plain, nonce=None)] = plain
-            made[seal(key, plain, nonce=bytes(range(16)))] = plain
+            for nonce in (None, bytes(range(16))):
+                text = seal(key, plain, nonce=nonce)
+                # Of the present form, and of the old one.
+                made[text] = made[text[:-_CHECK]] = plain
     return made
 
 
@@ -112,10 +118,14 @@ def _open_one(text: bytes, known: dict[bytes, bytes]) -> bytes | SealedError:
         key_id = key_id_of(text)
         randomized = is_randomized(text)
     except MalformedError as error:
-        promise(_PATTERN.fullmatch(text) is None, "the pattern takes what nobody opens")
+        promise(_UNCHECKED.fullmatch(text) is None, "the pattern takes what nobody opens")
+        looks = _PATTERN.fullmatch(text) is not None and checked(text[:-_CHECK]) == text
+        promise(not looks, "a text with a right check is malformed")
         promise(text not in known, "a sealed value is malformed")
         return error
-    promise(_PATTERN.fullmatch(text) is not None, "the pattern refuses a sealed value")
+    old = _UNCHECKED.fullmatch(text) is not None
+    promise(old or _PATTERN.fullmatch(text) is not None, "the pattern refuses a sealed value")
+    promise(old or checked(text[:-_CHECK]) == text, "a wrong check is taken")
     promise(_IN_TEXT.search(text) is not None, "a sealed value would not be found in a text")
     key = _KEYS.get(key_id)
     if key is None:
@@ -126,7 +136,7 @@ def _open_one(text: bytes, known: dict[bytes, bytes]) -> bytes | SealedError:
         promise(text not in known, "what was sealed does not open")
         return error
     promise(known.get(text) == plain, "something opens that nobody sealed")
-    promise(randomized or seal(key, plain, nonce=None) == text, "one value has two texts")
+    promise(randomized or seal(key, plain, nonce=None) == (checked(text) if old else text), "one value has two texts")
     return plain
 
 

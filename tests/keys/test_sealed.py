@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import os
 import pickle
 import random
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 
 from keys import sealed as sealed_module
 from keys.sealed import (
+    LIKE_SEALED,
     MAX_KEY_ID,
     SEALED_IN_TEXT,
     SEALED_PATTERN,
+    UNCHECKED_PATTERN,
     DamagedError,
     DataKey,
     MalformedError,
@@ -30,6 +33,7 @@ from keys.sealed import (
     SealedError,
     TooLongError,
     UnknownKeyError,
+    checked,
     is_randomized,
     key_id_of,
     open_batch,
@@ -46,9 +50,14 @@ MATERIAL = bytes(range(64))
 KEY = DataKey("public.cards.pan", 7, MATERIAL)
 OTHER = DataKey("public.cards.pan", 8, bytes(reversed(MATERIAL)))
 NONCE = bytes(range(16))
-DETERMINISTIC_KNOWN = b"~AAHxAPOVIWv4md58uFAJKNaV5LsDvQ6CEQqEoQXKDJ96jY"
-RANDOMIZED_KNOWN = b"^AAHAAECAwQFBgcICQoLDA0ODxDXO1X8KOz5S/57c2pOxTkyIRQ9tAwBEvWABsOcpMLq"
+OLD_DETERMINISTIC = b"~AAHxAPOVIWv4md58uFAJKNaV5LsDvQ6CEQqEoQXKDJ96jY"
+OLD_RANDOMIZED = b"^AAHAAECAwQFBgcICQoLDA0ODxDXO1X8KOz5S/57c2pOxTkyIRQ9tAwBEvWABsOcpMLq"
+DETERMINISTIC_KNOWN = OLD_DETERMINISTIC + b"-XOkM8G"
+RANDOMIZED_KNOWN = OLD_RANDOMIZED + b"-7FDknt"
 PATTERN = re.compile(SEALED_PATTERN.encode())
+OLD_PATTERN = re.compile(UNCHECKED_PATTERN.encode())
+LIKE = re.compile(LIKE_SEALED.encode())
+CHECK = 7
 # About every border: of a block, of three bytes of base64, of what a batch takes.
 SIZES = [0, 1, 2, 3, 11, 15, 16, 17, 18, 19, 31, 32, 33, 34, 35, 47, 48, 49, 383, 384, 385, 386, 1000]
 
@@ -64,22 +73,38 @@ def test_the_format_does_not_change() -> None:
     assert open_sealed(KEY, DETERMINISTIC_KNOWN) == open_sealed(KEY, RANDOMIZED_KNOWN) == b"4111111111111111"
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_values_of_the_old_form_open(count: int) -> None:
+    """Alone and in batches, beside those of the present form."""
+    for old, new in ((OLD_DETERMINISTIC, DETERMINISTIC_KNOWN), (OLD_RANDOMIZED, RANDOMIZED_KNOWN)):
+        assert checked(old) == new
+        assert not PATTERN.fullmatch(old)
+        assert OLD_PATTERN.fullmatch(old)
+        assert (
+            open_batch({7: KEY}, [old, None, new] * count) == [b"4111111111111111", None, b"4111111111111111"] * count
+        )
+        assert key_id_of(old) == key_id_of(new) == 7
+        assert is_randomized(old) is is_randomized(new)
+
+
 @pytest.mark.parametrize("size", [s for s in SIZES if s])
 def test_the_layout_is_what_the_document_says(size: int) -> None:
     """Built from the description with nothing of ours."""
     value = random.Random(size).randbytes(size)
     header = b"~AAH"
     body = AESSIV(MATERIAL).encrypt(value, [b"pgveil sealed:" + header + b":public.cards.pan"])
-    assert seal(KEY, value, nonce=None) == header + base64.b64encode(body).rstrip(b"=")
+    text = header + base64.b64encode(body).rstrip(b"=")
+    assert seal(KEY, value, nonce=None) == text + b"-" + base64.b64encode(hashlib.sha256(text).digest())[:6]
     header = b"^AAH"
     body = NONCE + AESSIV(MATERIAL).encrypt(value, [b"pgveil sealed:" + header + b":public.cards.pan", NONCE])
-    assert seal(KEY, value, nonce=NONCE) == header + base64.b64encode(body).rstrip(b"=")
+    text = header + base64.b64encode(body).rstrip(b"=")
+    assert seal(KEY, value, nonce=NONCE) == text + b"-" + base64.b64encode(hashlib.sha256(text).digest())[:6]
 
 
 def test_the_sizes_promised() -> None:
     card = b"6212345678901234567"
-    assert len(seal(KEY, card, nonce=None)) == 51 <= 56
-    assert len(seal(KEY, card, nonce=NONCE)) == 72
+    assert len(seal(KEY, card, nonce=None)) == 58
+    assert len(seal(KEY, card, nonce=NONCE)) == 79
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -197,7 +222,7 @@ def test_padding_at_the_very_end_of_a_batch() -> None:
 
 def test_a_text_longer_than_any_value_s_is_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     text = seal(KEY, bytes(1000), nonce=None)
-    monkeypatch.setattr(sealed_module, "_MAX_TEXT", len(text) - 5)
+    monkeypatch.setattr(sealed_module, "_MAX_TEXT", len(text) - 12)
     with pytest.raises(MalformedError):
         open_sealed(KEY, text)
 
@@ -209,8 +234,9 @@ def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrongs() -> list[tuple[str, bytes]]:
-    good = seal(KEY, b"6212345678901234567", nonce=None)
-    loose = seal(KEY, b"6212345678901234567", nonce=NONCE)
+    whole = seal(KEY, b"6212345678901234567", nonce=None)
+    good = whole[:-CHECK]
+    loose = seal(KEY, b"6212345678901234567", nonce=NONCE)[:-CHECK]
     return [
         ("empty", b""),
         ("a plain value", b"6212345678901234567"),
@@ -233,14 +259,28 @@ def wrongs() -> list[tuple[str, bytes]]:
         ("leading space", b" " + good),
         ("two values", good + good),
         ("lower case", good.lower()),
+        ("two checked values", whole + whole),
+        ("two checks", whole + whole[-CHECK:]),
+        ("a check alone", whole[-CHECK:]),
+        ("a check without its dash", good + whole[1 - CHECK :]),
+        ("the check of another", good + seal(KEY, b"1", nonce=None)[-CHECK:]),
+        ("cut", whole[:-1]),
+        ("cut at its beginning", whole[1:]),
+        ("a checked value in lower case", whole.lower()),
+        ("a checked value and a space", whole + b" "),
+        ("something plain with a right check", checked(b"6212345678901234567")),
+        ("a right check of a wrong length", checked(good[: 4 + 45])),
     ]
+
+
+LOOKING_RIGHT = {"the check of another", "a checked value in lower case"}
 
 
 @pytest.mark.parametrize(("what", "text"), wrongs(), ids=[w for w, _ in wrongs()])
 @pytest.mark.parametrize("others", [0, 40], ids=["alone", "among others"])
 def test_what_is_not_the_format(what: str, text: bytes, others: int) -> None:
     if what != "lower case":
-        assert not PATTERN.fullmatch(text)
+        assert what in LOOKING_RIGHT or not PATTERN.fullmatch(text)
         with pytest.raises(MalformedError):
             key_id_of(text)
         with pytest.raises(MalformedError):
@@ -265,14 +305,17 @@ def test_what_is_not_the_format(what: str, text: bytes, others: int) -> None:
 @given(
     st.binary(max_size=80)
     | st.from_regex(re.compile(r"[~^][A-Za-z0-9+/]{0,70}", re.ASCII), fullmatch=True).map(str.encode)
+    | st.from_regex(re.compile(r"[~^][A-Za-z0-9+/]{0,70}", re.ASCII), fullmatch=True).map(str.encode).map(checked)
 )
 def test_any_bytes_open_or_fail_cleanly_and_the_pattern_says_the_same(text: bytes) -> None:
     try:
         key_id_of(text)
     except MalformedError:
-        assert not PATTERN.fullmatch(text)
+        assert not OLD_PATTERN.fullmatch(text)
+        assert not PATTERN.fullmatch(text) or checked(text[:-CHECK]) != text
     else:
-        assert PATTERN.fullmatch(text)
+        assert OLD_PATTERN.fullmatch(text) or (PATTERN.fullmatch(text) and checked(text[:-CHECK]) == text)
+        assert LIKE.fullmatch(text)
     alone = open_batch_lenient({7: KEY}, [text])
     many = open_batch_lenient({7: KEY}, [text] * 40)
     assert isinstance(alone[0], SealedError)
@@ -297,8 +340,12 @@ def test_the_mode_cannot_be_changed() -> None:
     """A randomized value is not read as a deterministic one whose SIV is the nonce, nor the other way."""
     for nonce in (None, NONCE):
         text = seal(KEY, bytes(40), nonce=nonce)
-        with pytest.raises(DamagedError):
-            open_sealed(KEY, (b"^" if nonce is None else b"~") + text[1:])
+        other = (b"^" if nonce is None else b"~") + text[1:]
+        with pytest.raises(MalformedError):
+            open_sealed(KEY, other)
+        for remade in (other[:-CHECK], checked(other[:-CHECK])):
+            with pytest.raises(DamagedError):
+                open_sealed(KEY, remade)
 
 
 @pytest.mark.parametrize("others", [0, 40], ids=["alone", "among others"])
@@ -373,20 +420,17 @@ def test_keys_are_equal_when_everything_is() -> None:
     assert DataKey("public.cards.pan", 7, OTHER.material) != KEY
 
 
-def test_postgresql_reads_the_pattern_as_python_does(pg: Postgres) -> None:
-    """The domain's CHECK and Python agree on every text, right and wrong."""
+def test_postgresql_reads_the_patterns_as_python_does(pg: Postgres) -> None:
+    """On every text, right and wrong."""
     right = [seal(KEY, bytes(n), nonce=nonce) for n in [*SIZES, 5000] for nonce in (None, NONCE)]
-    wrong = [t for w, t in wrongs() if b"\0" not in t and b"\xc3" not in t and w != "lower case"]
-    cut = [t[:-n] for t in right for n in (1, 2, 3)]
+    wrong = [t for w, t in wrongs() if b"\0" not in t and b"\xc3" not in t]
+    cut = [t[:-n] for t in right for n in (1, 2, 3, CHECK)]
     texts = [t.decode() for t in right + wrong + cut]
+    patterns = (SEALED_PATTERN, UNCHECKED_PATTERN, LIKE_SEALED)
     with psycopg.connect(pg.dsn(pg.create_database())) as connection:
-        rows = connection.execute("select t ~ %s from unnest(%s::text[]) t", [SEALED_PATTERN, texts]).fetchall()
-        connection.execute(psycopg.sql.SQL("create domain d as text check (value ~ {})").format(SEALED_PATTERN))
-        connection.execute("select %s::d", [right[0].decode()])
-        with pytest.raises(psycopg.errors.CheckViolation):
-            connection.execute("select %s::d", ["6212345678901234567"])
-    assert [r[0] for r in rows] == [PATTERN.fullmatch(t.encode()) is not None for t in texts]
-    assert all(r[0] for r in rows[: len(right)])
+        for pattern in patterns:
+            rows = connection.execute("select t ~ %s from unnest(%s::text[]) t", [pattern, texts]).fetchall()
+            assert [r[0] for r in rows] == [re.fullmatch(pattern[1:-1], t) is not None for t in texts]
 
 
 def test_a_scrubber_finds_what_postgresql_cut() -> None:
@@ -394,4 +438,9 @@ def test_a_scrubber_finds_what_postgresql_cut() -> None:
     text = seal(KEY, bytes(200), nonce=NONCE)[:64].decode()
     assert re.sub(SEALED_IN_TEXT, "[sealed]", f"Failing row contains (1, {text}..., Ann).") == (
         "Failing row contains (1, [sealed]..., Ann)."
+    )
+    whole = seal(KEY, b"6212345678901234567", nonce=None).decode()
+    assert (
+        re.sub(SEALED_IN_TEXT, "[sealed]", f"Key (pan)=({whole}) already exists.")
+        == "Key (pan)=([sealed]) already exists."
     )

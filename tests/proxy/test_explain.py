@@ -19,6 +19,7 @@ from rich.console import Console
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from keys.sealed import SEALED_PATTERN, DataKey, seal
+from keys.sealed_sql import holds
 from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explain
 from proxy.explain_text import psql_lines, show
 from proxy.offline import first_settings
@@ -291,9 +292,9 @@ def test_search_paths(path: str, expected: tuple[str, ...] | None) -> None:
 
 # -- the command, on a real server ------------------------------------------------------------------------------------------------
 
-TABLES = """
+TABLES = f"""
 CREATE SCHEMA pgveil;
-CREATE DOMAIN pgveil.sealed AS text;
+CREATE DOMAIN pgveil.sealed AS text CHECK ({holds("VALUE")});
 CREATE SCHEMA other;
 CREATE TABLE public.customers (id text, name text, phone text, id_number pgveil.sealed, notes text);
 CREATE TABLE public.cards (id text, customer_id text, pan pgveil.sealed, cvv pgveil.sealed, credit pgveil.sealed, kind text);

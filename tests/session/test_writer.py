@@ -9,9 +9,11 @@ import pytest
 
 from audit.event import StatementEnded, StatementStarted
 from proxy.session.computing import Answer, Compute, Leaf, Write
-from proxy.session.gate import Admit, OffsetMap
+from proxy.session.gate import Admit, OffsetMap, Settings
+from proxy.session.localtext import with_types
 from proxy.wire import messages as m
 from proxy.wire.arrays import text_array
+from rules.encodings import encode_sql
 from rules.plan import Action, ResultColumn, SealParam
 
 from .calculators import Scripted
@@ -281,3 +283,34 @@ def test_an_error_in_a_batch_of_writes(bench: Bench, cut: Callable[[bytes], list
     assert kinds(got) == "2DC2EZ"
     assert scene.ended() == [("ok", None, 1), ("error", "22012", None)]
     scene.alive()
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [
+        *(
+            "'pg_catalog.unnest($2)'",
+            "E'\\'pg_catalog.unnest($2)'",
+            "$x$pg_catalog.unnest($2)$x$",
+            "/* pg_catalog.unnest($2) */ 'a'",
+        ),
+        *(
+            "U&'pg_catalog.unnest($3)'",
+            "'pg_catalog.unnest($22)'",
+            'x."pg_catalog.unnest($2)"',
+            "-- pg_catalog.unnest($2)\n 'a'",
+        ),
+        *("'\u8868pg_catalog.unnest($2)'", "'\u20ac'"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["UTF8", "SJIS", "GB18030"])
+def test_only_parameters_get_their_types(constant: str, encoding: str) -> None:
+    """F1.7: what the client wrote stays, though it looks like what is put in."""
+    if encoding == "SJIS" and "\u20ac" in constant:
+        constant = "'\uff83'"
+    settings = Settings(client_encoding=encoding)
+    text = f"UPDATE t SET a = v.c1, b = {constant}, c = $1 FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (c0, c1)"
+    typed = with_types(encode_sql(text, encoding), {2: "tid", 3: "varchar"}, settings)
+    before, found, after = text.rpartition("pg_catalog.unnest($2), pg_catalog.unnest($3)")
+    arrays = found.replace("$2", "$2::pg_catalog.text[]::tid[]").replace("$3", "$3::pg_catalog.text[]::varchar[]")
+    assert typed == encode_sql(before + arrays + after, encoding)
