@@ -6,7 +6,6 @@ The server runs as an unprivileged user where we are root, because PostgreSQL re
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -17,10 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from keys.account import AccountError, can_enter, identity_of, reachable_programs, server_account
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SYSTEM_USERS = ("postgres", "pgserver", "nobody")
 _DEBIAN = "/usr/lib/postgresql/{version}/bin"
 _START_SECONDS = 60
 
@@ -45,7 +45,10 @@ def find_bin_dir(version: str) -> Path:
         found = Path(_DEBIAN.format(version=version))
     if not (found / "postgres").exists():
         raise PostgresUnavailableError(f"PostgreSQL {version} is not installed here (looked in {found})")
-    return found
+    try:
+        return reachable_programs(found, server_account())
+    except AccountError as error:
+        raise PostgresUnavailableError(f"{error}; {error.hint}") from None
 
 
 def free_port() -> int:
@@ -55,24 +58,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _server_user() -> pwd.struct_passwd | None:
-    """The account that the server runs as: None for our own; else the first of the usual ones that there is."""
-    if os.geteuid() != 0:
-        return None
-    for name in _SYSTEM_USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise PostgresUnavailableError("root can't run PostgreSQL and there is no other account to run it as")
+def _place_for_data(data: Path) -> None:
+    """Make the data directory, of the server's account; behind a link where that account can't get to where it should be."""
+    account = server_account()
+    if can_enter(account, data.parent):
+        data.mkdir(mode=0o700)
+    else:
+        elsewhere = Path(tempfile.mkdtemp(prefix="pgveil-data-"))
+        data.symlink_to(elsewhere)
+    if account is not None:
+        os.chown(data, account.pw_uid, account.pw_gid)
 
 
-def _open_path(path: Path) -> None:
-    """Let other accounts pass through the directories above `path` (search permission only), as the server's account must."""
-    for parent in (path, *path.parents):
-        mode = parent.stat().st_mode
-        if not mode & 0o001 and parent.stat().st_uid == os.geteuid():
-            parent.chmod(mode | 0o011)
+def remove_with_data(root: Path) -> None:
+    """Remove a server's directory, and its data where they are elsewhere."""
+    data = root / "data"
+    if data.is_symlink():
+        shutil.rmtree(data.resolve(), ignore_errors=True)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass
@@ -110,7 +113,10 @@ class Postgres:
         """A server of major `version`, not yet started, below `root` (default: a new temporary directory)."""
         bin_dir = find_bin_dir(version)
         home = Path(tempfile.mkdtemp(prefix="pgveil-pg-")) if root is None else root
-        home.mkdir(parents=True, exist_ok=True)
+        if root is None or not home.exists():
+            # Our own, and no parent of it: only search permission, which the server's account needs.
+            home.mkdir(parents=True, exist_ok=True)
+            home.chmod(0o711)
         return cls(
             version, home, port or free_port(), bin_dir, dict(settings or {}), hba, durable=durable, checksums=checksums
         )
@@ -150,7 +156,7 @@ class Postgres:
             (self.data / "pg_hba.conf").write_text(self.hba)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self.bin_dir / "postgres"), "-D", str(self.data)],
+                [str(self.bin_dir / "postgres"), "-D", str(self.data.resolve())],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -174,7 +180,7 @@ class Postgres:
     def destroy(self) -> None:
         """Stop it and remove its directory."""
         self.stop()
-        shutil.rmtree(self.root, ignore_errors=True)
+        remove_with_data(self.root)
 
     def create_database(self, owner: str | None = None) -> str:
         """A fresh database's name."""
@@ -196,12 +202,7 @@ class Postgres:
         return done.stdout.decode()
 
     def _initdb(self) -> None:
-        owner = _server_user()
-        _open_path(self.root)
-        self.data.mkdir(mode=0o700)
-        if owner is not None:
-            _open_path(self.bin_dir)
-            os.chown(self.data, owner.pw_uid, owner.pw_gid)
+        _place_for_data(self.data)
         made = subprocess.run(
             [
                 str(self.bin_dir / "initdb"),
@@ -215,7 +216,7 @@ class Postgres:
                     "-U",
                     self.superuser,
                     "-D",
-                    str(self.data),
+                    str(self.data.resolve()),
                 ),
                 *(("--data-checksums",) if self.checksums else ()),
             ],
@@ -229,8 +230,7 @@ class Postgres:
             conf.write("\ninclude = 'pgveil.conf'\n")
 
     def _as_server(self) -> dict[str, Any]:
-        owner = _server_user()
-        return {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [], "cwd": "/"}
+        return identity_of(server_account())
 
     def _conf(self) -> str:
         conf = {

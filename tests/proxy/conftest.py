@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from lifecycle.demo import postgres
+from keys.account import server_account
 from lifecycle.demo.postgres import Postgres, PostgresUnavailableError
 from proxy.config import Address, Config, Limits, Listen, Server, Tls
 from proxy.server import Worker
@@ -244,7 +244,7 @@ def tls_pg(certificates: Certificates) -> Iterator[Postgres]:
         server = Postgres.make("15")
     except PostgresUnavailableError as error:
         pytest.skip(str(error))
-    owner = postgres._server_user()
+    owner = server_account()
     files = {
         "server.crt": certificates.server.certificate,
         "server.key": certificates.server.key,
