@@ -18,6 +18,7 @@ from typing import Any, Final
 
 # The first of these that exists.
 ACCOUNTS: Final = ("postgres", "pgserver", "nobody")
+_COMMON: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - names there are made by mkdtemp, or looked at before they are used
 _SECONDS: Final = 10.0
 
 
@@ -59,6 +60,17 @@ def can_enter(account: pwd.struct_passwd | None, directory: Path) -> bool:
     return tried.returncode == 0
 
 
+def common_directory(account: pwd.struct_passwd | None) -> Path:
+    """A directory for temporary files that the account can enter: ours where it can, else the system's. Raises AccountError."""
+    for directory in (Path(tempfile.gettempdir()), *_COMMON):
+        if directory.is_dir() and can_enter(account, directory):
+            return directory
+    raise AccountError(
+        f"no directory for temporary files can be entered by account {'?' if account is None else account.pw_name}",
+        "Set TMPDIR to one that every account can enter.",
+    )
+
+
 def reachable_programs(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
     """`bin_dir`, or where a copy of it is that the account can run: `bin`, `lib` and `share` of one installation. Raises AccountError.
 
@@ -70,7 +82,7 @@ def reachable_programs(bin_dir: Path, account: pwd.struct_passwd | None) -> Path
     source = bin_dir.resolve().parent
     status = (source / "bin" / "postgres").stat()
     named = hashlib.sha256(f"{source}\n{status.st_mtime_ns}\n{status.st_size}".encode()).hexdigest()[:16]
-    target = Path(tempfile.gettempdir()) / f"pgveil-programs-{os.geteuid()}-{named}"
+    target = common_directory(account) / f"pgveil-programs-{os.geteuid()}-{named}"
     try:
         if not target.exists():
             _copy(source, target)

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from keys.account import AccountError, can_enter, identity_of, reachable_programs, server_account
+from keys.account import AccountError, can_enter, common_directory, identity_of, reachable_programs, server_account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ def _place_for_data(data: Path) -> None:
     if can_enter(account, data.parent):
         data.mkdir(mode=0o700)
     else:
-        elsewhere = Path(tempfile.mkdtemp(prefix="pgveil-data-"))
+        elsewhere = Path(tempfile.mkdtemp(prefix="pgveil-data-", dir=common_directory(account)))
         data.symlink_to(elsewhere)
     if account is not None:
         os.chown(data, account.pw_uid, account.pw_gid)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keys.account import AccountError, can_enter, identity_of, reachable_programs, server_account
+from keys import account as accounts
+from keys.account import AccountError, can_enter, common_directory, identity_of, reachable_programs, server_account
 from lifecycle.demo.postgres import Postgres, PostgresUnavailableError, find_bin_dir
 
 if TYPE_CHECKING:
@@ -116,12 +117,21 @@ def test_what_cannot_be_copied_or_run_is_told_at_once(
     (private / "bin" / "postgres").chmod(0o700)
     with pytest.raises(AccountError, match="they do not run in"):
         reachable_programs(private / "bin", server_account())
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/nonexistent")
-    with pytest.raises(AccountError, match="No such file"):
+    monkeypatch.setattr(accounts, "_COMMON", ())
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(private))
+    with pytest.raises(AccountError, match="no directory for temporary files") as refused:
         reachable_programs(private / "bin", server_account())
+    assert "TMPDIR" in refused.value.hint
     monkeypatch.setattr("lifecycle.demo.postgres.find_spec", lambda _: None)
     with pytest.raises(PostgresUnavailableError, match="needs: pip install"):
         find_bin_dir("16")
+
+
+@as_root
+def test_a_private_place_for_temporary_files_is_not_used(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(private))
+    assert common_directory(server_account()) == Path("/tmp")
+    assert common_directory(None) == private
 
 
 @as_root
