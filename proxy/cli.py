@@ -160,6 +160,8 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
             passed=passed,
             monotonic=time.monotonic,
         )
+        if page is not None:
+            page.require("serving", lambda: not supervisor.leaving)
         control = Control(settings.control_socket, supervisor)
         await control.start()
         try:

@@ -171,6 +171,13 @@ class Listen:
         _path, "Directory in which a Unix socket `.s.PGSQL.<port>` is made as well. Who may enter it may connect."
     )
     backlog: int = _setting(_whole(1, 65535), "Connections that wait to be taken, for each worker.", 1024)
+    proxy_protocol: tuple[Network, ...] = _setting(
+        _networks,
+        "Addresses or networks of load balancers that begin each connection with a PROXY protocol header, version 1 or 2 (haproxy's `send-proxy`, an NLB's "
+        "`proxy_protocol_v2`). The client's address in the log, the audit log and limits is then the one in the header. A connection from there without a "
+        "header is refused; from anywhere else a header is an error.",
+        (),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +250,12 @@ class Limits:
     )
     close_seconds: float = _setting(
         _seconds(0.1, 600), "Longest wait for a peer to take the last bytes before its connection is cut.", 10.0
+    )
+    lame_duck_seconds: float = _setting(
+        _seconds(0, 3600),
+        "When pgveil stops (SIGTERM), how long it goes on taking connections while /readyz says not ready, so that load balancers have looked before the port "
+        "closes. A second signal ends it at once. `pgveil restart` needs none: the port stays.",
+        0.0,
     )
     drain_seconds: float = _setting(
         _seconds(0, 86_400),

@@ -17,6 +17,8 @@ from proxy.errors import TooManyConnections
 if TYPE_CHECKING:
     import socket
 
+    from proxy.errors import PgveilError
+
 OUT_OF_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _PER_CONNECTION, _OWN = 2, 100  # a leg each way; logs, metrics, the catalog's and the calculator's connections
 
@@ -73,11 +75,16 @@ class Spare:
         except OSError:
             return False
         else:
-            with sock, contextlib.suppress(OSError):
-                sock.setblocking(False)
-                sock.send(none_left().response())
-                # Closing with bytes unread would reset the connection, and the client might never see why.
-                sock.recv(65536)
+            turn_away(sock, none_left())
             return True
         finally:
             self._take()
+
+
+def turn_away(sock: socket.socket, error: PgveilError) -> None:
+    """Tell a connection that nobody serves why, and close it."""
+    with sock, contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.send(error.response())
+        # Closing with bytes unread would reset the connection, and the client might never see why.
+        sock.recv(65536)

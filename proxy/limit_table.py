@@ -10,7 +10,20 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from audit import log as audit_log
-from proxy import channel, connection, control, databases, decisions, limits, logs, probes, relay, server, taking_apart
+from proxy import (
+    balancer,
+    channel,
+    connection,
+    control,
+    databases,
+    decisions,
+    limits,
+    logs,
+    probes,
+    relay,
+    server,
+    taking_apart,
+)
 from proxy.config import CalculatorSettings, Limits, Listen, Observe
 from proxy.plan_cache import GateLimits
 from proxy.session import prepared, session, settings, strangers, values, witness
@@ -118,6 +131,11 @@ def _logging_in() -> Iterator[Limit]:
     handshake, logins = "tests/proxy/test_handshake.py", "tests/faults/test_logins.py"
     early = f"{logins}::test_no_login_that_ends_early_leaves_anything"
     yield _wire("Startup packet", "STARTUP_PACKET", f"08P01, {_END}", f"{handshake}::test_impossible_first_lengths")
+    balancer_test = "tests/proxy/test_balancer.py::test_what_is_no_header_is_refused"
+    yield _constant(
+        "PROXY protocol header, version 2", balancer, "MAX_HEADER", f"08P01, {_END}", balancer_test, sized=True
+    )
+    yield _constant("PROXY protocol header, version 1", balancer, "MAX_LINE", f"08P01, {_END}", balancer_test)
     yield _wire(
         "Name of a user or a database", "IDENTIFIER", f"28000, {_END}", f"{handshake}::test_a_doubtful_login_is_refused"
     )
@@ -368,6 +386,8 @@ def _connection() -> Iterator[Limit]:
 
 def _worker() -> Iterator[Limit]:
     drain = "tests/faults/test_drain.py::test_sigterm_drains"
+    duck = "tests/proxy/test_server.py::test_a_lame_duck_s_time_ends_by_itself"
+    yield _set("Time for load balancers when pgveil stops", Limits, "lame_duck_seconds", "the port closes", duck)
     yield _set("Time for transactions when a worker stops", Limits, "drain_seconds", f"57P01, {_END}", drain)
     first = f"{connection.FIRST_QUESTION_SECONDS:g} s"
     yield Limit(

@@ -70,6 +70,10 @@ class Monitoring:
         """Show a word on /readyz that does not decide it. `word` is called from the listener's threads."""
         self._readiness.note(name, word)
 
+    def require(self, name: str, check: Callable[[], bool]) -> None:
+        """One more check that has to hold for /readyz. Called from the listener's threads."""
+        self._readiness.require(name, check)
+
     @property
     def port(self) -> int:
         """The page's TCP port."""

@@ -36,6 +36,10 @@ class Readiness:
         self._notes: dict[str, Callable[[], str]] = {}
         self._report = report
 
+    def require(self, name: str, check: Callable[[], bool]) -> None:
+        """One more check that must hold."""
+        self._checks = {**self._checks, name: check}
+
     def note(self, name: str, word: Callable[[], str]) -> None:
         """Show a word that readiness does not depend on."""
         self._notes[name] = word

@@ -6,13 +6,15 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from proxy.balancer import HeaderError, client_behind, speaks_for_others
 from proxy.cancels import Bucket
 from proxy.connection import FIRST_QUESTION_SECONDS, Connection, Surroundings
-from proxy.errors import ConfigError, TooManyConnections
+from proxy.descriptors import turn_away
+from proxy.errors import ConfigError, ProtocolError, TooManyConnections
 from proxy.listening import Acceptor, bind
 from proxy.metrics import Turned
 from proxy.relay import Leg
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from proxy.errors import PgveilError
     from proxy.services import Services
     from proxy.tls import ClientSide
+
+_First = TypeVar("_First")
 
 # Connections beyond the limit that are still heard: they may be cancel requests, and a login among them gets a proper error.
 _MARGIN: Final = 64
@@ -195,12 +199,25 @@ class Worker:
         around = self._around
         direct = silent = False
         try:
-            if not unix and around.tls is not None:
-                try:
+            try:
+                if not unix and speaks_for_others(address, around.config.listen.proxy_protocol):
+                    address = await self._unheard(self._client_behind(sock, address))
+                if not unix and around.tls is not None:
                     direct = await self._unheard(self._begins_with_tls(sock))
-                except TimeoutError:
-                    silent = True
+            except TimeoutError:
+                silent = True
             leg = await self._leg(sock, around.tls if direct else None)
+        except EOFError:
+            sock.close()
+            return
+        except HeaderError as error:
+            self._services.metrics.connection_refused(Turned.PROTOCOL)
+            self._log.info("client.no_header", address=_shown(address, unix=unix), why=str(error))
+            turn_away(
+                sock,
+                ProtocolError(str(error), hint="The address is in listen.proxy_protocol of pgveil's configuration."),
+            )
+            return
         except OSError as error:  # ssl.SSLError is an OSError
             self._services.metrics.connection_refused(Turned.TLS)
             self._log.info("client.tls_failed", reason=failure_word(error))
@@ -227,8 +244,12 @@ class Worker:
         finally:
             self._connections.discard(connection)
 
-    async def _unheard(self, first: Coroutine[None, None, bool]) -> bool:
-        """Wait for a connection's first byte; whoever drains may give up waiting."""
+    async def _client_behind(self, sock: socket.socket, balancer: object) -> object:
+        async with asyncio.timeout(self._config.limits.authentication_seconds):
+            return await client_behind(sock, balancer)
+
+    async def _unheard(self, first: Coroutine[Any, Any, _First]) -> _First:
+        """Wait for a connection's first bytes; whoever drains may give up waiting."""
         task = asyncio.current_task()
         assert task is not None
         self._silent.add(task)

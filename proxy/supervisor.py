@@ -113,6 +113,7 @@ class Supervisor:
         self._hopeless = False
         self._served = False  # a worker has served: what another one can't begin with is no mistake that all make
         self._ready = False
+        self._leaving = False
 
     @property
     def pids(self) -> dict[int, int]:
@@ -124,8 +125,28 @@ class Supervisor:
         """Where the commands reach this supervisor."""
         return self._config.control_socket
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been told to stop. Read from the probes' threads."""
+        return self._leaving
+
     def stop(self) -> None:
+        """Take connections for `limits.lame_duck_seconds` more, for those who have not looked at /readyz yet; then end. The second call ends at once."""
+        seconds = self._config.limits.lame_duck_seconds
+        if self._leaving or seconds <= 0 or not self._ready:
+            self._stop_now()
+            return
+        self._leaving = True
+        self._log.info("supervisor.leaving", seconds=seconds)
+        self._begin(self._stop_after(seconds))
+
+    async def _stop_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._stop_now()
+
+    def _stop_now(self) -> None:
         """Let the workers drain and end; `run` then returns."""
+        self._leaving = True
         if self._stopping.is_set():
             return
         self._log.info("supervisor.stopping", workers=len(self._children))
@@ -323,7 +344,7 @@ class Supervisor:
                 continue
             if code in _HOPELESS and not proven and not self._served:
                 self._hopeless = True
-                self.stop()
+                self._stop_now()
                 return
             proven = proven or code not in _NOT_STARTED
             pause = _FIRST_PAUSE if self._monotonic() - began > _OLD else min(pause * 2, _LONGEST_PAUSE)

@@ -74,11 +74,13 @@ class Stopping(Unprotected):
         super().__init__()
         self.meets = meets
         self.asked = 0
+        self.contexts: list[SessionContext] = []
         self.failed: list[str | None] = []
         self.ended = 0
 
     async def connect_session(self, context: SessionContext) -> SessionLike:
         self.asked += 1
+        self.contexts.append(context)
         await self.meets()
         return await super().connect_session(context)
 
@@ -281,11 +283,14 @@ class Running:
 async def supervised(pg: Postgres, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
     started: list[Running] = []
 
-    async def start(workers: int = 2, drain: float = 5, factory: str = "proxy.services:unprotected") -> Running:
+    async def start(
+        workers: int = 2, drain: float = 5, factory: str = "proxy.services:unprotected", lame_duck: float = 0
+    ) -> Running:
         port = free_port()
         config = tmp_path / "pgveil.yaml"
         config.write_text(
-            f"workers: {workers}\nlisten: {{port: {port}, unix_directory: {tmp_path}}}\nlimits: {{drain_seconds: {drain}}}\n"
+            f"workers: {workers}\nlisten: {{port: {port}, unix_directory: {tmp_path}}}\n"
+            f"limits: {{drain_seconds: {drain}, lame_duck_seconds: {lame_duck}}}\n"
             f"server: {{hosts: '127.0.0.1:{pg.port}', sslmode: disable}}\n"
         )
         process = await asyncio.create_subprocess_exec(
@@ -329,6 +334,31 @@ async def test_workers_share_a_port_and_come_back(
     running.process.send_signal(signal.SIGTERM)
     assert await running.process.wait() == 0
     assert not (tmp_path / f".s.PGSQL.{running.port}").exists()
+
+
+async def test_a_lame_duck_takes_connections_until_its_time_is_over(
+    pg: Postgres, supervised: Callable[..., Awaitable[Running]]
+) -> None:
+    running = await supervised(workers=1, lame_duck=3600)
+    await running.until("worker.ready")
+    assert await fetch(pg, running.port) == 1
+    running.process.send_signal(signal.SIGTERM)
+    (leaving,) = await running.until("supervisor.leaving")
+    assert leaving["seconds"] == 3600
+    assert await fetch(pg, running.port) == 1
+    running.process.send_signal(signal.SIGTERM)
+    await running.until("supervisor.stopping")
+    assert await running.process.wait() == 0
+
+
+async def test_a_lame_duck_s_time_ends_by_itself(pg: Postgres, supervised: Callable[..., Awaitable[Running]]) -> None:
+    running = await supervised(workers=1, lame_duck=0.2)
+    await running.until("worker.ready")
+    assert await fetch(pg, running.port) == 1
+    running.process.send_signal(signal.SIGTERM)
+    await running.until("supervisor.leaving")
+    await running.until("supervisor.stopping")
+    assert await running.process.wait() == 0
 
 
 async def test_workers_end_with_a_killed_supervisor(
