@@ -61,7 +61,7 @@ def _pending(facts: Facts) -> Iterator[Found]:
 
 
 def _apply(facts: Facts) -> str:
-    return f"pgveil apply --rules {facts.config.rules} --keys {facts.config.keys} --database {facts.url}"
+    return f"pgveil apply --reload --config {facts.config.file} --database {facts.url}"
 
 
 def _obstacles(facts: Facts) -> Iterator[Found]:

@@ -118,11 +118,14 @@ def _own_version() -> str:
 
 
 def _common(
-    version: Annotated[
+    context: typer.Context,
+    *,
+    _asked: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:
     """A PostgreSQL proxy that makes a customer-information policy hold at the database."""
+    context.obj = control_command.Running()
 
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", dir_okay=False)]

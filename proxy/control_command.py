@@ -10,6 +10,7 @@ import typer
 
 from proxy.config import load_config
 from proxy.control import ask
+from proxy.errors import PgveilError
 from proxy.reports import Outcome
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ _Socket = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 _DEFAULT_FILE: Final = Path("pgveil.yaml")
+
+
+class Running:
+    """The pgveil that runs by a configuration, for commands that are not the proxy's own (`lifecycle.commands.Running`)."""
+
+    def files(self, config: Path) -> tuple[Path, Path]:
+        """Its rules file and its key directory. Raises ConfigError."""
+        settings = load_config(config)
+        return settings.rules, settings.keys
+
+    def reload(self, config: Path) -> str | None:
+        """Make it take up its files as they are now. None: done; else why it was not."""
+        try:
+            reported = ask(load_config(config).control_socket, "reload")
+        except PgveilError as error:
+            return error.message
+        return None if reported.outcome is Outcome.APPLIED else reported.why or "see its log"
 
 
 def register(app: typer.Typer) -> None:

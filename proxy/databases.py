@@ -231,6 +231,14 @@ class Databases:
         if database is not None:
             await self._refresh(database)
 
+    async def look_again(self) -> None:
+        """What has changed a moment ago in the databases in use, as `pgveil apply` does, is known; where one can't be read, it is not."""
+        watched = [d for d in self._databases.values() if d.gate is not None and d.watched]
+        looks = await asyncio.gather(*map(self._refresh, watched), return_exceptions=True)
+        for failed in looks:
+            if isinstance(failed, BaseException) and not isinstance(failed, CatalogUnavailable):
+                raise failed
+
     async def poll(self, seconds: float) -> None:
         """Follow DDL made past this worker: look at the fingerprint of every database in use each `seconds`, for ever."""
         rounds = 0

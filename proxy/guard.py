@@ -240,6 +240,8 @@ class Guard:
 
     async def prepare(self, config: Config) -> Prepared:
         """See Services. New rules hold for every session from its next statement on."""
+        # New rules on an old catalog would miss the masking views that were made for them just before.
+        await self._databases.look_again()
         previous = self._force.rules
         rules, replace_rules_and_keys = self._force.prepare(config.rules)
         try:

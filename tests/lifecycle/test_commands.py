@@ -112,6 +112,90 @@ def test_bad_input(app: typer.Typer, arguments: list[str], tmp_path: Path) -> No
     assert run(app, arguments).exit_code == 2
 
 
+class Bank:
+    """The running pgveil, as the command line knows it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.why: str | None = None
+        self.reloads: list[Path] = []
+
+    def files(self, config: Path) -> tuple[Path, Path]:
+        assert config == self.home / "pgveil.yaml"
+        return self.home / "rules.yaml", self.home / "keys"
+
+    def reload(self, config: Path) -> str | None:
+        self.reloads.append(config)
+        return self.why
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Bank:
+    return Bank(tmp_path)
+
+
+@pytest.fixture
+def with_running(running: Bank) -> typer.Typer:
+    made = typer.Typer()
+
+    @made.callback()
+    def common(context: typer.Context) -> None:
+        context.obj = running
+
+    register(made)
+    return made
+
+
+def test_apply_and_reload(with_running: typer.Typer, running: Bank, arguments: list[str], tmp_path: Path) -> None:
+    """One command: files as the configuration names them, reloaded when the database is as they say, and only then."""
+    config = tmp_path / "pgveil.yaml"
+    short = ["apply", "--config", str(config), *arguments[5:], "--reload"]
+    assert run(with_running, short).exit_code == 1  # nobody said yes
+    assert not running.reloads
+    done = run(with_running, short, "--yes")
+    assert done.exit_code == 0
+    assert "has taken the rules up" in done.output
+    assert running.reloads == [config]
+    again = json.loads(run(with_running, short, "--json").stdout)
+    assert (again["applied"], again["reloaded"], again["why"]) == (False, True, None)
+    assert len(running.reloads) == 2
+
+
+def test_applied_and_not_taken_up(
+    with_running: typer.Typer, running: Bank, arguments: list[str], tmp_path: Path
+) -> None:
+    short = ["apply", "--config", str(tmp_path / "pgveil.yaml"), *arguments[5:], "--reload", "--yes"]
+    running.why = "no pgveil answers there"
+    failed = run(with_running, short)
+    assert failed.exit_code == 4
+    assert "no pgveil answers there" in failed.output
+    assert "pgveil reload" in failed.output
+    assert json.loads(run(with_running, short, "--json").stdout)["reloaded"] is False
+
+
+def test_obstacles_are_not_reloaded(
+    with_running: typer.Typer, running: Bank, arguments: list[str], tmp_path: Path, pg: Postgres
+) -> None:
+    pg.psql("CREATE INDEX i ON t (lower(pan))", arguments[-1].rpartition("/")[2])
+    short = ["apply", "--config", str(tmp_path / "pgveil.yaml"), *arguments[5:], "--reload", "--yes"]
+    assert run(with_running, short).exit_code == 2
+    assert not running.reloads
+
+
+def test_which_files(
+    app: typer.Typer, with_running: typer.Typer, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ["--config", str(tmp_path / "pgveil.yaml")]
+    assert run(with_running, ["apply", *config, *arguments[5:], "--plan"]).exit_code == 1
+    both = run(with_running, ["apply", *config, *arguments[5:], "--plan", "--reload"])
+    assert (both.exit_code, "--plan" in both.output) == (2, True)
+    other = run(with_running, ["apply", *config, "--rules", str(tmp_path / "other.yaml"), *arguments[5:], "--reload"])
+    assert (other.exit_code, "leave --rules out" in other.output) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    assert run(with_running, ["apply", *arguments[5:], "--plan"]).exit_code == 2  # there is no pgveil.yaml
+    assert run(app, ["apply", *arguments[5:], "--plan"]).exit_code == 2
+
+
 def test_plain_types(app: typer.Typer, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)

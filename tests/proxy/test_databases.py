@@ -60,6 +60,21 @@ async def test_a_connection_that_was_cut_is_made_anew(pg: Postgres, tmp_path: Pa
     await databases.close()
 
 
+async def test_a_reload_looks_at_what_was_applied_just_before(pg: Postgres, tmp_path: Path) -> None:
+    """Without waiting for the next poll; a database that is away does not stop it."""
+    name = pg.create_database()
+    databases = _databases(tmp_path, pg.dsn(name), [])
+    gate = await databases.gate(name)
+    pg.psql("create table made (id int)", name)
+    generation = gate.generation
+    await databases.look_again()
+    assert gate.generation > generation
+    pg.psql(f'alter database "{name}" allow_connections false')
+    pg.psql(CUT.format(name))
+    await databases.look_again()
+    await databases.close()
+
+
 async def test_one_that_can_not_be_made_is_told(pg: Postgres, tmp_path: Path) -> None:
     answered: list[bool] = []
     databases = _databases(tmp_path, "postgresql://nobody@127.0.0.1:1/none", answered)
