@@ -34,7 +34,10 @@ class UnrepresentableError(WireValueError):
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
-    """The session settings that text forms depend on, as ParameterStatus and SHOW spell them. Defaults are canonical form's own."""
+    """The session settings that text forms depend on, as ParameterStatus and SHOW spell them. Defaults are canonical form's own.
+
+    `others`: names and values of those that only the calculator goes by.
+    """
 
     date_style: str = "ISO, MDY"
     timezone: str = "UTC"
@@ -42,6 +45,7 @@ class OutputSettings:
     extra_float_digits: int = 1
     interval_style: str = "postgres"
     client_encoding: str = "UTF8"
+    others: tuple[tuple[str, str], ...] = ()
 
 
 CANONICAL_SETTINGS = OutputSettings()

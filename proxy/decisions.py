@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import LRUCache
 
@@ -41,6 +41,7 @@ from rules import lookups
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.budget import STATEMENT_TOO_COMPLEX, Budget, TooComplexError
 from rules.classify import Classified, StatementKind, classify
+from rules.configuration import Change, Changing
 from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.difference import text_digest
@@ -76,7 +77,7 @@ class _World:
     protection: ProtectionMap
     triggers: frozenset[str]
     names: frozenset[str]
-    unsettling: frozenset[str]
+    changing: Changing
     hidden: tuple[HiddenRead, ...]
     definitions: Definitions
     opaque: Opaque
@@ -94,6 +95,15 @@ class _Asker:
     unfenced: bool
     views: frozenset[TableName]
     keys: Mapping[ColumnName, tuple[str, ...]]
+
+
+class _Afterwards(NamedTuple):
+    """What a text may change: as of Pass."""
+
+    unsettles: bool
+    ddl: bool
+    ends: bool
+    forms: bool
 
 
 # A decision on a text without literals holds the text, the text that runs and the shape.
@@ -173,7 +183,7 @@ class Gate:
             protection,
             triggers,
             frozenset(_names(catalog)),
-            _unsettling_functions(catalog, functions) | {"set_config"},
+            Changing(catalog, self._sources, functions),
             hidden,
             Definitions(catalog, self._vocabulary),
             Opaque(catalog, self._vocabulary),
@@ -465,7 +475,7 @@ class Gate:
             if isinstance(refusal, NeedSettings):
                 return refusal
             refuse = self._refuse(refusal, lexed, settings)
-            unsettles, ddl = self._afterwards(lexed, parts, settings)
+            unsettles, ddl, _, _ = self._afterwards(lexed, parts, settings)
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
             return self._pass(lexed, parts, settings)
@@ -476,20 +486,23 @@ class Gate:
         return admitted
 
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
-        unsettles, ddl = self._afterwards(lexed, parts, settings)
+        unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
         changes = self._changes(lexed, parts, (None,) * len(parts), settings)
         by_name = any(p.kind in _BY_NAME for p in parts)
         copies = None
         if len(parts) == 1 and parts[0].kind in _COPIES:
             version = self._world.protection.catalog.server_version
             copies = copy_decisions.question(lexed, parts[0], settings.client_encoding, version)
-        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name, copies=copies)
+        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name, copies=copies, ends=ends, forms=forms)
 
-    def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> tuple[bool, bool]:
-        """Whether settings, and whether the catalog, may be other ones after the text has run."""
-        unsettles = any(p.unsettles for p in parts) or not self._world.unsettling.isdisjoint(lexed.words)
+    def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> _Afterwards:
+        changes = max(
+            *(p.changes for p in parts), self._world.changing.by(lexed, 0, len(lexed.tokens) - 1), Change.NONE
+        )
         ddl = any(p.kind in _CHANGES_CATALOG or p.wrapped == "create" for p in parts)
-        return unsettles or self._may_shadow(lexed, settings, ddl=ddl), ddl
+        if self._may_shadow(lexed, settings, ddl=ddl):
+            changes = Change.ALL
+        return _Afterwards(bool(changes), ddl, any(p.ends for p in parts), changes is Change.FORMS)
 
     def _changes(
         self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
@@ -507,7 +520,7 @@ class Gate:
                 found.append(NameChange(named.use, named.name))
                 continue
             start, end = lexed.tokens[first].start, lexed.tokens[last].end
-            unsettles = not self._world.unsettling.isdisjoint(_words(lexed, (first, last), frozenset()))
+            unsettles = bool(self._world.changing.by(lexed, first, last))
             decision: Pass | Admit = Pass(unsettles)
             if plan is not None and plan.later is not None:
                 text = edited(lexed, (plan,), self._sealer)[0]
@@ -699,7 +712,8 @@ class Gate:
             named = not words.isdisjoint(world.triggers)
             if part.kind in _BY_NAME and part.named is not None:
                 known = scope.find(part.named)
-                part = parts[index] = replace(part, unsettles=known is None or known.unsettles)  # noqa: PLW2901
+                changes = Change.ALL if known is None or known.unsettles else Change.NONE
+                part = parts[index] = replace(part, changes=changes)  # noqa: PLW2901
                 plan = self._by_name(lexed, part, known, (first, last), words, asker, settings)
             else:
                 plan = self._plan(lexed, index, part, (first, last), words, asker, settings)
@@ -709,13 +723,16 @@ class Gate:
                 raise _RefusedError(_one_by_one("changes settings that its meaning depends on", first))
             if changed and part.kind in _CALLS:
                 raise _RefusedError(_one_by_one("changes what its names may mean", first))
-            unsettled |= part.unsettles or not words.isdisjoint(world.unsettling)
+            changes = max(part.changes, world.changing.by(lexed, first, last))
+            if plan is not None and (plan.later or plan).opens and world.changing.told_by(lexed, first, last):
+                raise _RefusedError(_changes_own(first))
+            unsettled |= changes is Change.ALL
             unsettled |= bool(settings.temporary) or _makes_temporary(words, part)
             settings = replace(settings, temporary=frozenset())
             changed |= part.kind in _CHANGES_CATALOG and (named or (asker.unfenced and world.reach.protects))
             if part.named is not None:
                 later = None if plan is None else plan.later
-                scope.change(part.named, Known(later, not words.isdisjoint(world.unsettling)))
+                scope.change(part.named, Known(later, bool(changes)))
             plans.append(plan)
         if len(parts) > 1:
             alone = copy_decisions.among_others(plans, lexed)
@@ -1081,9 +1098,12 @@ class Gate:
     def _admit(
         self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
     ) -> Admit | Refuse:
-        unsettles, ddl = self._afterwards(lexed, parts, settings)
+        unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
+        probes = self._probes(lexed, parts, plans)
         try:
-            text, offsets = edited(lexed, plans, self._sealer)
+            text, offsets = edited(
+                lexed, plans, self._sealer, [lexed.tokens[lexed.statements[i][0]].start for i in probes]
+            )
         except BadValue as bad:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
             return Refuse(refusal, self._shape(lexed), bad.position)
@@ -1108,9 +1128,33 @@ class Gate:
             )
         changes = self._changes(lexed, parts, plans, settings)
         by_name = any(p.kind in _BY_NAME for p in parts)
+        shape = self._shape(lexed)
         return Admit(
-            raw, offsets, plans, self._shape(lexed), self._generation, unsettles, ddl, changes, by_name, witness
+            raw,
+            offsets,
+            plans,
+            shape,
+            self._generation,
+            unsettles,
+            ddl,
+            changes,
+            by_name,
+            witness,
+            ends=ends,
+            forms=forms,
+            probes=probes,
         )
+
+    def _probes(self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...]) -> tuple[int, ...]:
+        """The statements before which the server is to be asked for the settings: those with values to open, behind what may have changed them."""
+        found = []
+        doubtful = False
+        for index, (part, plan, (first, last)) in enumerate(zip(parts, plans, lexed.statements, strict=True)):
+            if doubtful and plan is not None and plan.opens:
+                found.append(index)
+                doubtful = False
+            doubtful |= part.ends or bool(part.changes) or bool(self._world.changing.by(lexed, first, last))
+        return tuple(found)
 
 
 def _names_any(lowered: bytes, names: frozenset[str]) -> bool:
@@ -1217,21 +1261,6 @@ def _makes_temporary(words: frozenset[str], part: Classified) -> bool:
     return not words.isdisjoint({"temp", "temporary", "pg_temp"}) and (part.kind in _CHANGES_CATALOG or "into" in words)
 
 
-def _unsettling_functions(catalog: Catalog, reading: frozenset[str]) -> frozenset[str]:
-    """Functions that could change settings for the rest of the session, or make or drop a temporary relation of a protected name."""
-    found = set()
-    for function in catalog.functions:
-        source = function.source.lower()
-        if (
-            "set_config" in source
-            or "search_path" in source
-            or ("execute" in source and function.language == "plpgsql")
-            or (function.name.name in reading and any(word in source for word in ("create", "drop", "alter")))
-        ):
-            found.add(function.name.name)
-    return frozenset(found)
-
-
 def _touching(
     action: Action,
     columns: Iterable[ColumnName] | None,
@@ -1298,6 +1327,16 @@ def _one_by_one(what: str, token: int) -> Refusal:
         UNSUPPORTED,
         f"a statement before this one {what}",
         hint="Send the statements one by one.",
+        token=token,
+    )
+
+
+def _changes_own(token: int) -> Refusal:
+    return Refusal(
+        Reason.SETTINGS,
+        UNSUPPORTED,
+        "this statement changes settings on which the form of its own sealed values depends",
+        hint="Change the settings in a statement before it.",
         token=token,
     )
 

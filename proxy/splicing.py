@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.session.gate import BadValue, OffsetMap
+from proxy.session.settings import PROBE_TEXT
 from rules.lexer import Kind, literal_value
 from rules.plan import Reason
 
@@ -34,9 +35,14 @@ class LiteralSealer(Protocol):
 _STEPS_AN_ELEMENT: Final = 3
 
 
-def edited(lexed: Lexed, plans: Iterable[Plan | None], sealer: LiteralSealer) -> tuple[str, OffsetMap]:
-    """The text with what its plans change, and the way back from its positions. Raises BadValue, LexError and TooComplexError."""
-    splices: list[Splice] = []
+def edited(
+    lexed: Lexed, plans: Iterable[Plan | None], sealer: LiteralSealer, probes: Iterable[int] = ()
+) -> tuple[str, OffsetMap]:
+    """The text with what its plans change, and the way back from its positions. Raises BadValue, LexError and TooComplexError.
+
+    `probes`: where statements begin before which the settings are asked for.
+    """
+    splices: list[Splice] = [(at, at, PROBE_TEXT.decode() + "; ") for at in probes]
     for plan in plans:
         if plan is not None:
             lexed.budget.spend(len(plan.edits) // 4 + 2 * len(plan.literals))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rules.configuration import Change, of_set
 from rules.lexer import Kind
 from rules.named import read_declare, read_drop, read_execute, read_fetch, read_prepare
 
@@ -34,20 +35,8 @@ _HARMLESS = frozenset(
 )
 _NAMING = frozenset({"prepare", "execute", "deallocate", "declare", "fetch", "move", "close"})
 _ELSEWHERE = frozenset({"savepoint", "release", "rollback", "abort", "commit", "end", "listen", "unlisten", "notify"})
-_MEANING = frozenset(
-    {
-        "search_path",
-        "schema",
-        "role",
-        "authorization",
-        "standard_conforming_strings",
-        "client_encoding",
-        "names",
-        "all",
-        "session",
-        "backslash_quote",
-    }
-)
+# They end a transaction or go back in it, and with it what SET LOCAL and what was undone had set.
+_ENDING = frozenset({"rollback", "abort", "commit", "end"})
 
 
 class StatementKind(StrEnum):
@@ -71,7 +60,8 @@ class StatementKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """`first..last`: the tokens to analyse (of COPY_TABLE: the whole). `unsettles`: settings that texts depend on may be others afterwards.
+    """`first..last`: the tokens to analyse (of COPY_TABLE: the whole). `changes`: what it may do to the session's
+    settings. `ends`: a transaction, or a part of one, so that settings may be again what they were before it.
 
     `named`: the session's name that the statement makes, uses or drops. `wrapped`: of EXECUTE what it stands in: "explain", "create" or nothing.
     `explained`: EXPLAIN stands before it all, so that its rows are a plan's text.
@@ -80,10 +70,11 @@ class Classified:
     kind: StatementKind
     first: int
     last: int
-    unsettles: bool = False
+    changes: Change = Change.NONE
     named: Named | None = None
     wrapped: str = ""
     explained: bool = False
+    ends: bool = False
 
 
 def classify(lexed: Lexed, first: int, last: int) -> Classified:
@@ -98,18 +89,18 @@ def classify(lexed: Lexed, first: int, last: int) -> Classified:
     if word == "create":
         return _create(lexed, first, last)
     if word in {"do", "call"}:
-        return Classified(StatementKind.DYNAMIC, first, last, unsettles=True)
+        return Classified(StatementKind.DYNAMIC, first, last, changes=Change.ALL)
     if word in _NAMING:
         return _naming(lexed, word, first, last)
     if word in {"set", "reset", "discard"}:
-        words = {_word(lexed, i) for i in range(first + 1, min(first + 5, last + 1))}
         named = read_drop(lexed, first, last) if word == "discard" else None
-        return Classified(StatementKind.HARMLESS, first, last, not words.isdisjoint(_MEANING), named)
+        return Classified(StatementKind.HARMLESS, first, last, of_set(lexed, first, last), named)
     if word in _ELSEWHERE:
-        return Classified(StatementKind.ELSEWHERE, first, last)
+        return Classified(StatementKind.ELSEWHERE, first, last, ends=word in _ENDING)
     if word in _DDL:
         return Classified(StatementKind.DDL, first, last)
-    return Classified(StatementKind.HARMLESS if word in _HARMLESS else StatementKind.OTHER, first, last)
+    changes = Change.ALL if word == "load" else Change.NONE  # a library can do anything
+    return Classified(StatementKind.HARMLESS if word in _HARMLESS else StatementKind.OTHER, first, last, changes)
 
 
 def _word(lexed: Lexed, index: int) -> str:
@@ -157,13 +148,13 @@ def _naming(lexed: Lexed, word: str, first: int, last: int) -> Classified:
     if word == "execute":
         return _execute(lexed, first, last, "")
     if word in {"fetch", "move"}:
-        return Classified(StatementKind.FETCH, first, last, unsettles=True, named=read_fetch(lexed, first, last))
+        return Classified(StatementKind.FETCH, first, last, changes=Change.ALL, named=read_fetch(lexed, first, last))
     if word in {"close", "deallocate"}:
         return Classified(StatementKind.HARMLESS, first, last, named=read_drop(lexed, first, last))
     named = read_prepare(lexed, first, last)
     # PREPARE TRANSACTION names nothing.
     kind = StatementKind.OTHER if named is None else StatementKind.PREPARE
-    return Classified(kind, _inner(named, first), last, named=named)
+    return Classified(kind, _inner(named, first), last, named=named, ends=named is None)
 
 
 def _declare(lexed: Lexed, first: int, last: int) -> Classified:
@@ -176,7 +167,7 @@ def _declare(lexed: Lexed, first: int, last: int) -> Classified:
 def _execute(lexed: Lexed, first: int, last: int, wrapped: str) -> Classified:
     named = read_execute(lexed, first, last)
     kind = StatementKind.OTHER if named is None else StatementKind.EXECUTE
-    return Classified(kind, first, last, unsettles=True, named=named, wrapped=wrapped)
+    return Classified(kind, first, last, changes=Change.ALL, named=named, wrapped=wrapped)
 
 
 def _inner(named: Named | None, first: int) -> int:

@@ -333,4 +333,5 @@ def _settings(settings: OutputSettings, conforming: bool) -> tuple[tuple[str, st
         ("bytea_output", settings.bytea_output),
         ("extra_float_digits", str(settings.extra_float_digits)),
         ("standard_conforming_strings", "on" if conforming else "off"),
+        *settings.others,
     )

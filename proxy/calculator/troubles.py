@@ -89,7 +89,7 @@ def setting_unknown(raw: bytes) -> Trouble:
     return Trouble(
         "0AP01",
         "a setting of this session is not known to the calculator, so nothing can be computed on opened values",
-        detail=f"The calculator reported SQLSTATE {state} for one of TimeZone, DateStyle, IntervalStyle and client_encoding.",
+        detail=f"The calculator reported SQLSTATE {state} for one of TimeZone, DateStyle, IntervalStyle, client_encoding, lc_monetary, lc_numeric, lc_time and timezone_abbreviations.",
         hint="Set them to values that both know, as in SET TimeZone = 'UTC'.",
     )
 

@@ -23,7 +23,7 @@ _KINDS: Final = (
     frozenset((1083, 1266)),
     frozenset((114, 3802)),
 )
-_TEXT_FORM: Final = 0
+_BINARY_FORM: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,14 @@ class Assignment:
         cast = f"SELECT r.a::{source}::{target} FROM pg_catalog.unnest($1) WITH ORDINALITY AS r (a, n) ORDER BY r.n"  # noqa: S608 - types' names of the engine's
         return cast.encode()
 
-    def seal(self, value: bytes, output: OutputSettings) -> bytes:
-        """A value in its text form, sealed. Raises BadValue."""
-        return self.codec.seal_param(self.column, value, _TEXT_FORM, self.target, output, exact=self.compared)
+    def converts(self, output: OutputSettings) -> bool:
+        """Whether the calculator has to make the value that is sealed: of one of another type, or in a form that only PostgreSQL reads."""
+        return self.source != self.target or not output.date_style.startswith("ISO")
+
+    def seal(self, value: bytes, output: OutputSettings, *, converted: bool) -> bytes:
+        """A value in its text form, or as `text` gives it in binary form, sealed. Raises BadValue."""
+        form = _BINARY_FORM if converted else 0
+        return self.codec.seal_param(self.column, value, form, self.target, output, exact=self.compared)
 
 
 def assignable(source: int, target: int) -> bool:

@@ -253,6 +253,9 @@ class Backend:
             assert head is not None
             if head.failed:
                 self._swallow(head, kind, raw, step)
+            elif head.probing and kind != Back.READY:
+                if kind == Back.COMMAND_COMPLETE:
+                    head.probes = head.probes[1:]
             elif head.kind is Kind.QUERY or head.kind is Kind.EXECUTE:
                 self._running(head, kind, raw, step)
             else:
@@ -269,6 +272,8 @@ class Backend:
         elif kind == Back.PARAMETER_STATUS:
             name, value = messages.parse_parameter_status(raw[5:])
             state.tracker.parameter(name, value)
+            if name == b"application_name":
+                state.trail.goes_by(value.decode("utf-8", "replace"))
             head = state.pipeline.head
             if name == b"session_authorization" and head is not None and head.kind is Kind.STARTUP:
                 self._authorized = value
@@ -481,7 +486,6 @@ class Backend:
             state.ddl_ran = True
             plans = () if head.run is None else head.run.admit.plans
             state.new_views |= any(plan is not None and bool(plan.touched) for plan in plans)
-        state.tracker.completed(tag)
         word = tag.partition(b" ")[0]
         if word in _DDL:
             state.ddl_ran = True

@@ -289,7 +289,7 @@ class Extended:
         )
 
     def _describe_portal(self, raw: bytes, portal: Portal, route: Route, instead: bytes | None = None) -> None:
-        portal.fresh = True
+        portal.fresh = portal.trusted = True
         route = route if instead is None else Route.GUARD
         entry = Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, others=self._others(), instead=instead)
         entry.undo = portal.not_asked
@@ -390,7 +390,8 @@ class Extended:
     def _stale(
         self, portal: Portal, statement: PreparedStatement
     ) -> Generator[Callable[[], bool], None, Refusal | None]:
-        """Why a portal that was bound when a name stood for something else, or a view or function for another one, can't run.
+        """Why a portal can't run that was bound when a name stood for something else, or a view or function for another one, or whose values'
+        form is not known.
 
         Under other rules it keeps what it had, as a query that runs does: the server has planned it, and holds its locks.
         """
@@ -399,13 +400,16 @@ class Extended:
             yield from self._judging.names_settled()
             if portal.names != state.names_version:
                 return PLAN_CHANGED
-        if statement.generation == state.judge.generation or not statement.decision.unshown:
-            return None
-        return (yield from self._judging.recheck(statement))
+        if statement.generation != state.judge.generation and statement.decision.unshown:
+            refusal = yield from self._judging.recheck(statement)
+            if refusal is not None:
+                return refusal
+        plan = statement.plan
+        return (yield from self._judging.forms_known()) if plan is not None and plan.opens else None
 
     def _ensure_description(self, portal: Portal) -> None:
         """Ask for the description that no client's Describe has brought since the Bind: what the names mean now, to the server."""
-        if not portal.fresh and not portal.without_rows:
+        if not portal.trusted or (not portal.fresh and not portal.without_rows):
             self._describe_portal(messages.build_describe(b"P", portal.name), portal, Route.GUARD)
 
     def _run(self, raw: bytes, portal: Portal, entry: Expectation) -> None:
@@ -421,8 +425,7 @@ class Extended:
                 entry.renaming = Renaming(statement.decision.names, statement.settings, statement.generation)
             if entry.ddl:
                 state.ddl_in_flight = True
-            if statement.decision.unsettles:
-                state.tracker.unsettle()
+            state.afterwards(statement.decision)
         if entry.run is None or entry.run.writes:
             state.unknown_executes += 1
         state.send(raw, entry)

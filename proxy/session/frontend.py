@@ -249,6 +249,7 @@ class Frontend:
                 self._refuse_query(Refuse(AUDIT_DOWN, decision.shape))
                 return
             raw = messages.build_query(decision.text)
+            entry.probes = decision.probes
             state.observer.message_objects(1)
         elif DEALLOCATE.match(text):
             entry.dropped_name = deallocated(text)
@@ -317,8 +318,7 @@ class Frontend:
         state = self._state
         if isinstance(decision, Pass) and decision.noted is not None:
             decision.noted(1)
-        if decision.unsettles:
-            state.tracker.unsettle()
+        state.afterwards(decision)
         if decision.ddl:
             entry.ddl = state.ddl_in_flight = True
         entry.undo = state.forget_unnamed()

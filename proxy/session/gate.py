@@ -108,7 +108,8 @@ class CopyQuestion:
 class Pass:
     """Forward the text as it is.
 
-    `unsettles`: afterwards the session's settings (search_path, standard_conforming_strings, client_encoding, role) may be other ones.
+    `unsettles`: afterwards the session's settings (rules.configuration) may be other ones, or its portals and prepared statements; with
+    `forms` nothing but how values look. `ends`: it may end a transaction, or go back in it, and settings with it to what they were before.
     `ddl`: afterwards the catalog may be another one.
     `statements`: how many statements the text holds (0 for an empty one).
     `noted`: in observe mode, to be called with 0 when the text is prepared and with 1 each time that it runs.
@@ -125,6 +126,8 @@ class Pass:
     by_name: bool = False
     copies: CopyQuestion | None = None
     unshown: bool = field(default=False, compare=False)
+    ends: bool = False
+    forms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,9 @@ class Admit:
     by_name: bool = False
     witness: bytes | None = None
     unshown: bool = field(default=False, compare=False)
+    ends: bool = False
+    forms: bool = False
+    probes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,12 @@ SETTINGS_UNKNOWN: Final = Refusal(
     "pgveil could not learn the session's search_path and settings, on which the meaning of this statement depends",
     hint="Qualify table names with their schema, or end the transaction and send the statement again.",
 )
+_SETTINGS_END: Final = Refusal(
+    Reason.SETTINGS,
+    "0AP01",
+    "the transaction whose settings may differ ends within this text, and the meaning of its other statements depends on them",
+    hint="Send the statements one by one.",
+)
 _COMPUTED: Final = Refusal(
     Reason.UNSUPPORTED,
     "0AP01",
@@ -124,6 +130,16 @@ def alike(new: Pass | Admit, statement: PreparedStatement) -> bool:
 
 def _text(decision: Pass | Admit, statement: PreparedStatement) -> bytes:
     return decision.text if isinstance(decision, Admit) else statement.text
+
+
+def unreadable(setting: str) -> Refusal:
+    """Constants or comparisons mean something else than pgveil reads in them."""
+    return Refusal(
+        Reason.SETTINGS,
+        "0AP01",
+        f"pgveil does not read statements on protected columns under this session's {setting}",
+        hint=f"RESET {setting}.",
+    )
 
 
 def too_many(what: str, most: int) -> Refusal:
@@ -231,7 +247,28 @@ class Judging:
             return Refuse(NO_CALCULATOR, decision.shape)
         if isinstance(decision, NeedSettings | NeedNames):
             return Refuse(SETTINGS_UNKNOWN)
+        if isinstance(decision, Admit | Compute | Write):
+            refusal = self._under_settings(decision)
+            if refusal is not None:
+                return Refuse(refusal, decision.shape)
         return self._room_for(decision)
+
+    def _under_settings(self, decision: Admit | Compute | Write) -> Refusal | None:
+        """Why a text on protected data can't run under the session's settings."""
+        tracker = self._state.tracker
+        if tracker.unreadable is not None:
+            return unreadable(tracker.unreadable)
+        ends = isinstance(decision, Admit) and len(decision.plans) > 1 and decision.ends
+        return _SETTINGS_END if ends and tracker.meaning_touched else None
+
+    def forms_known(self) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """See that it is known how values are shown, for a portal that is about to give some; the refusal where that can't be learnt."""
+        state = self._state
+        tracker = state.tracker
+        quiet = not tracker.doubt or (yield from self.quiet())
+        if quiet and not tracker.known and not state.ignores():
+            yield from self._probe()
+        return None if quiet and tracker.known else SETTINGS_UNKNOWN
 
     def _ask(self, text: bytes, names: Names | None, *, extended: bool) -> Decision:
         state = self._state

@@ -131,6 +131,7 @@ class Expectation:
     `renaming`: what its text does to the session's names. `note`: a question of ours.
     `premise`: what an answer rests on besides, where nothing of it may pass before the catalog has been looked at.
     `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
+    `probes`: statements of the text before which it asks for the settings; while the first of them is the next, the answers are nobody's.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
@@ -160,6 +161,12 @@ class Expectation:
     witness: Witness | None = None
     copy_out: CopyOut | None = None
     copy_in: CopyIn | None = None
+    probes: tuple[int, ...] = ()
+
+    @property
+    def probing(self) -> bool:
+        """Whether what is answered now is a question of pgveil's own in the middle of the client's text."""
+        return bool(self.probes) and self.run is not None and self.run.index == self.probes[0]
 
 
 class Pipeline:

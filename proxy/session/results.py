@@ -43,6 +43,8 @@ class Results:
         """Whether DataRows of an execution or a question of ours must be looked at: to open, count or keep them."""
         if head.failed:
             return False
+        if head.probing:
+            return True
         run = head.run
         if head.note is not None or head.collector is not None or run is None:
             return True
@@ -65,6 +67,10 @@ class Results:
         head = state.pipeline.head
         if head is not None and head.note is not None:
             head.note.row = messages.parse_data_row(batch.raw[5 : batch.starts[1]])
+            return
+        if head is not None and head.probing:
+            if not state.tracker.forms_probed(messages.parse_data_row(batch.raw[5 : batch.starts[1]])):
+                self._failures.fail(head, disagreement(None), WITNESS)
             return
         if not self._may_flow(head):
             return

@@ -1,14 +1,14 @@
 """What the session knows of the server's settings, how it comes to doubt it, and the question that settles the doubt.
 
-The server reports some settings by itself (ParameterStatus, PostgreSQL 55.2.7), but only before ReadyForQuery, and search_path not at all
-before version 18. So after anything that may have changed them, the texts that follow wait for the next ReadyForQuery or for an answer to PROBE_TEXT.
+The server reports some settings by itself (ParameterStatus, PostgreSQL 55.2.7), but only before ReadyForQuery, and others, as bytea_output, not at all. So after anything that may have changed them, the texts that follow wait for the next ReadyForQuery or for an answer to PROBE_TEXT.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keys.types import OutputSettings
 from proxy.session.gate import Settings
@@ -18,20 +18,25 @@ if TYPE_CHECKING:
 
     from proxy.session.gate import Judge
 
+# How values look where only the calculator makes them.
+OTHER_FORMS: Final = (b"lc_monetary", b"lc_numeric", b"lc_time", b"xmlbinary", b"xmloption", b"timezone_abbreviations")
+# With other values than these, constants and comparisons mean something else than pgveil reads in them.
+UNREADABLE: Final = MappingProxyType({b"array_nulls": "on", b"transform_null_equals": "off"})
 PROBE_TEXT: Final = (
     b"SELECT pg_catalog.current_setting('standard_conforming_strings'), pg_catalog.pg_client_encoding(),"
     b" pg_catalog.array_to_json(pg_catalog.current_schemas(true))::pg_catalog.text, current_user::pg_catalog.text,"
     b" pg_catalog.current_setting('bytea_output'), pg_catalog.current_setting('extra_float_digits'),"
     b" CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) '0' THEN '[]' ELSE"
     b" (SELECT COALESCE(pg_catalog.json_agg(t.relname)::pg_catalog.text, '[]') FROM (SELECT c.relname FROM pg_catalog.pg_class c"
-    b" WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 10001) t) END"
+    b" WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 10001) t) END,"
+    b" pg_catalog.current_setting('DateStyle'), pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('IntervalStyle'),"
+    b" pg_catalog.json_build_array("
+    + b", ".join(b"pg_catalog.current_setting('%s')" % name for name in (*OTHER_FORMS, *UNREADABLE))
+    + b")::pg_catalog.text"
 )
 # Temporary relations of one session, their indexes included. With more its names are not known, and what needs them is refused.
 _MOST_TEMPORARY: Final = 10_000
-
-# A completion tag's first word after which the settings may be other ones (SET LOCAL and a rolled back SET end with the transaction).
-_CHANGING: Final = frozenset((b"SET", b"RESET", b"DISCARD"))
-_ENDING: Final = frozenset((b"COMMIT", b"ROLLBACK", b"PREPARE"))
+_COLUMNS: Final = 11
 
 _MEANING: Final = frozenset((b"search_path", b"session_authorization", b"is_superuser", b"role"))
 
@@ -40,9 +45,24 @@ class SettingsTracker:
     """The settings that texts are judged by, and those that values are shown under.
 
     `doubt`: even the reported ones may be out of date; no text may be judged before the next quiet ReadyForQuery or a probe.
+    `touched`: they may have been changed in this transaction, whose end, or a part of it that is undone, may change them again; `meaning_touched`:
+    what texts mean may be other than before it.
+    `unreadable`: the name of a setting under which pgveil does not read texts.
     """
 
-    __slots__ = ("_reported", "_touched", "doubt", "lost", "output", "read_only", "settings", "standby", "temporary_at")
+    __slots__ = (
+        "_reported",
+        "doubt",
+        "lost",
+        "meaning_touched",
+        "output",
+        "read_only",
+        "settings",
+        "standby",
+        "temporary_at",
+        "touched",
+        "unreadable",
+    )
 
     def __init__(self) -> None:
         self.settings = Settings()
@@ -54,7 +74,8 @@ class SettingsTracker:
         )
         self.standby: bool | None = None  # what the server says of itself, as far as it has
         self.read_only: bool | None = None
-        self._touched = False
+        self.touched = self.meaning_touched = False
+        self.unreadable: str | None = None
         self._reported: dict[bytes, bytes] = {}
 
     @property
@@ -64,7 +85,7 @@ class SettingsTracker:
 
     def unsettle(self) -> None:
         """A statement that may change settings was sent, or is seen to have run."""
-        self._touched = True
+        self.touched = True
         self.doubt = self.lost = True
         self._forget()
 
@@ -91,39 +112,35 @@ class SettingsTracker:
                 self._forget()
             self._reported[name] = value
 
-    def completed(self, tag: bytes) -> None:
-        """A statement completed with `tag`."""
-        word = tag.partition(b" ")[0]
-        if word in _CHANGING or (self._touched and word in _ENDING):
-            self.unsettle()
-
     def ready(self, status: bytes, *, quiet: bool) -> None:
         """ReadyForQuery: what the server reports by itself is now up to date, if nothing else is under way (`quiet`)."""
-        if status == b"I" and self._touched:
-            self._touched = False
+        if status == b"I" and self.touched:
+            self.touched = self.meaning_touched = False
             self._forget()
         if quiet:
             self.doubt = False
 
     def probed(self, row: Sequence[bytes | None], judge: Judge) -> bool:
         """The answer to PROBE_TEXT; False where it is not one."""
-        values = [None if v is None else v.decode("utf-8", "replace") for v in row]
-        if len(values) != 7 or None in values:
+        answer = _answer(row)
+        if answer is None:
             return False
-        strings, encoding, schemas, role, bytea, digits, relations = (str(v) for v in values)
-        path, temporary = _names(schemas), _names(relations)
-        try:
-            places = int(digits)
-        except ValueError:
-            return False
-        if path is None or temporary is None or len(temporary) > _MOST_TEMPORARY:
-            return False
+        temporary = answer.temporary
         shadowing = judge.protected_names(frozenset(temporary)) if temporary else frozenset()
-        self._set(Settings(strings != "off", encoding, path, role, shadowing))
+        self._set(replace(answer.settings, temporary=shadowing))
         self.temporary_at = judge.generation if temporary else None
         self.lost = False
-        self.output = replace(self.output, client_encoding=encoding, bytea_output=bytea, extra_float_digits=places)
+        self.output = answer.output
+        self.unreadable = answer.unreadable
         self.doubt = False
+        return True
+
+    def forms_probed(self, row: Sequence[bytes | None]) -> bool:
+        """The answer to PROBE_TEXT in the middle of a text: values are shown so from here on, and what follows may change it; False where it is not one."""
+        answer = _answer(row)
+        if answer is None:
+            return False
+        self.output = answer.output
         return True
 
     def judged_by(self, generation: int) -> None:
@@ -140,6 +157,40 @@ class SettingsTracker:
         # The same value stays the same object: prepared statements are compared with it by identity first.
         if settings != self.settings:
             self.settings = settings
+
+
+class _Answer(NamedTuple):
+    """What PROBE_TEXT was answered. `temporary`: all of the session's temporary relations."""
+
+    settings: Settings
+    output: OutputSettings
+    temporary: tuple[str, ...]
+    unreadable: str | None
+
+
+def _answer(row: Sequence[bytes | None]) -> _Answer | None:
+    values = [None if v is None else v.decode("utf-8", "replace") for v in row]
+    if len(values) != _COLUMNS or None in values:
+        return None
+    strings, encoding, schemas, role, bytea, digits, relations, dates, zone, intervals, more = (str(v) for v in values)
+    path, temporary, others = _names(schemas), _names(relations), _names(more)
+    if path is None or temporary is None or len(temporary) > _MOST_TEMPORARY:
+        return None
+    if others is None or len(others) != len(OTHER_FORMS) + len(UNREADABLE):
+        return None
+    try:
+        places = int(digits)
+    except ValueError:
+        return None
+    forms = tuple(zip((name.decode() for name in OTHER_FORMS), others, strict=False))
+    read = zip(UNREADABLE.items(), others[len(OTHER_FORMS) :], strict=True)
+    unreadable = next((name.decode() for (name, wanted), value in read if value != wanted), None)
+    return _Answer(
+        Settings(strings != "off", encoding, path, role),
+        OutputSettings(dates, zone, bytea, places, intervals, encoding, forms),
+        temporary,
+        unreadable,
+    )
 
 
 def _names(text: str) -> tuple[str, ...] | None:

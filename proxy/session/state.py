@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.errors import PgveilError
     from proxy.session.collect import Budget
     from proxy.session.computing import Calculator, Computation
-    from proxy.session.gate import Judge
+    from proxy.session.gate import Admit, Judge, Pass
     from proxy.session.limits import SessionLimits
     from proxy.session.metering import LookupMeter
     from proxy.session.prepared import ComputeCache
@@ -214,6 +214,20 @@ class State:
         self.catalog_stale = True
         self.outdated += 1
 
+    def unsettle(self) -> None:
+        """Something was sent that may change settings, or what the session's names stand for: portals, prepared statements, temporary relations."""
+        self.tracker.unsettle()
+        self.witnessed.clear()
+        for portal in self.portals:
+            portal.trusted = False
+
+    def afterwards(self, decision: Pass | Admit) -> None:
+        """A text was sent: what it may have changed is known no longer."""
+        if decision.unsettles and not decision.forms:
+            self.tracker.meaning_touched = True
+        if decision.unsettles or (decision.ends and self.tracker.touched):
+            self.unsettle()
+
     def ignores(self) -> bool:
         """Whether the client's messages mean nothing until its next sync."""
         return self.pipeline.ignoring or self.broken
@@ -244,6 +258,9 @@ class State:
             self.witnessed.clear()
         if expectation.renaming is not None:
             self.renaming_sent = True
+        if self.tracker.touched and expectation.kind in UNTIL_READY and expectation.route is not Route.SKIP:
+            # Where it ends a transaction, an error before it has undone what was set, and SET LOCAL is over.
+            self.tracker.doubt = True
         self.pipeline.sent(expectation)
 
     def send_failing(self, route: Route) -> None:

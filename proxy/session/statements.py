@@ -107,6 +107,8 @@ class Portal:
     `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
     the statement, or of another portal of it, need not be true of this one. `judge`: whose decision it is, where newer rules are in force since.
     `suspended`: the execution that has given some of its rows, and goes on at the next Execute.
+    the statement, or of another portal of it, need not be true of this one. `trusted`: nothing was sent since that may have closed it and opened
+    another one of its name; else the server is asked again.
     """
 
     name: bytes
@@ -119,6 +121,7 @@ class Portal:
     fresh: bool = False
     judge: Judge | None = None
     suspended: Run | None = None
+    trusted: bool = True
 
     @property
     def cost(self) -> int:
@@ -148,10 +151,11 @@ class Portal:
         """It is bound anew."""
         self.fresh = False
         self.judge = None
+        self.trusted = True
 
     def not_asked(self) -> None:
         """No description will come."""
-        self.fresh = False
+        self.fresh = self.trusted = False
 
     @property
     def without_rows(self) -> bool:

@@ -29,7 +29,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is connected. `client` is "address:port" or "local"; `connection` is unique within the log."""
+    """Who is connected. `client` is "address:port" or "local"; `connection` is unique within the log. `application`: by the startup packet."""
 
     login: str
     database: str
@@ -41,16 +41,21 @@ class Identity:
 class Trail:
     """Appends the session's records and knows which are durable."""
 
-    __slots__ = ("_durable", "_identity", "_last", "_number", "_recorder", "last_write", "lost")
+    __slots__ = ("_application", "_durable", "_identity", "_last", "_number", "_recorder", "last_write", "lost")
 
     def __init__(self, recorder: Recorder, identity: Identity) -> None:
         self._recorder = recorder
         self._identity = identity
+        self._application = identity.application
         self._number = 0
         self._durable = 0
         self._last = 0
         self.last_write = 0  # ticket of the newest record of a writing statement
         self.lost = 0  # tickets up to this one were given up when the log failed
+
+    def goes_by(self, application: str) -> None:
+        """The server reports another application_name."""
+        self._application = application
 
     def durable(self, ticket: int) -> bool:
         """Whether the record of `ticket` (0: none) survives a crash."""
@@ -80,7 +85,7 @@ class Trail:
                 policy_class=principal.policy.id,
                 database=who.database,
                 client=who.client,
-                application=who.application,
+                application=self._application,
                 action=plan.action.value,
                 statement=shape,
                 tables=tuple(str(t) for t in plan.tables),
@@ -118,7 +123,7 @@ class Trail:
                     policy_class=principal.policy.id,
                     database=who.database,
                     client=who.client,
-                    application=who.application,
+                    application=self._application,
                     reason=refusal.reason.value,
                     sqlstate=refusal.sqlstate,
                     column=None if refusal.column is None else str(refusal.column),

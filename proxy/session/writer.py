@@ -275,7 +275,8 @@ class Writer(Computer):
     ) -> Generator[Callable[[], bool], None, list[bytes | None] | Failed]:
         """A column's values as the sealed column holds them: converted as an assignment does it, then sealed."""
         state = self._state
-        if assignment.source != assignment.target:
+        converts = assignment.converts(state.tracker.output)
+        if converts:
             pair = ((assignment.source, -1), (assignment.target, -1))
             spelled = yield from self._calculations.spelled([LeafTypes(("", ""), pair)])
             if isinstance(spelled, Failed):
@@ -284,14 +285,21 @@ class Writer(Computer):
             if not assignable(assignment.source, assignment.target):
                 return Failed("42804", mismatch(assignment.column, source, target))
             question = Question(
-                assignment.text(source, target), state.tracker.output, (TEXT_ARRAY_OID,), arrays=(cells,)
+                assignment.text(source, target),
+                state.tracker.output,
+                (TEXT_ARRAY_OID,),
+                result_formats=(_BINARY_FORM,),
+                arrays=(cells,),
             )
             outcome = yield from self._calculations.answer(lambda c, wake: c.run(question, wake), None)
             if isinstance(outcome, Failed):
                 return outcome
             cells = cells_of(outcome.rows, 1)[0]
         try:
-            return [None if cell is None else assignment.seal(cell, state.tracker.output) for cell in cells]
+            return [
+                None if cell is None else assignment.seal(cell, state.tracker.output, converted=converts)
+                for cell in cells
+            ]
         except BadValue as bad:
             return _bad(bad)
 

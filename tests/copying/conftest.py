@@ -130,7 +130,7 @@ def make(server: Postgres, home: Path) -> Copied:
     keys = home / "keys"
     keys.mkdir(mode=0o700)
     ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
-    asyncio.run(_apply(direct, rules, ring))
+    asyncio.run(apply_rules(direct, rules, ring))
     with psycopg.connect(direct, autocommit=True) as connection:
         connection.execute("create view sealed_view as select id, card from sealed")
     codec = ValueCodec(ring, random=os.urandom)
@@ -138,7 +138,7 @@ def make(server: Postgres, home: Path) -> Copied:
     return Copied(database, direct, rules, gate, codec, server)
 
 
-async def _apply(dsn: str, rules: Rules, ring: KeyRing) -> None:
+async def apply_rules(dsn: str, rules: Rules, ring: KeyRing) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         plan = await make_plan(connection, rules, ring)

@@ -27,7 +27,7 @@ from tests.fuzz.ground import CANARIES, LIMITS, LOGINS, Echo, Ground, Records, W
 from tests.fuzz.model import START, Model
 from tests.fuzz.target import Cursor, Target, promise
 from tests.session.conftest import Counter
-from tests.session.conversation import Result, error
+from tests.session.conversation import PROBED, Result, error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def _server_messages(ground: Ground) -> tuple[bytes, ...]:
     oid, attnum = next(v for (table, column), v in ground.places.items() if (table.name, column) == ("cards", "pan"))
     id_, card = m.Field(b"id", oid, 1, 23, 4, -1, 0), m.Field(b"pan", oid, attnum, 25, -1, -1, 0)
     unknown, plain = m.Field(b"x", 99_999, 1, 25, -1, -1, 0), m.Field(b"x", 0, 0, 25, -1, -1, 0)
-    probe = (b"on", b"UTF8", b'["pg_catalog","public"]', b"teller", b"hex", b"1", b"[]")
+    probe = (b"on", b"UTF8", b'["pg_catalog","public"]', b"teller", b"hex", b"1", b"[]", *PROBED[7:])
     return (
         *(m.build_ready(status) for status in (b"I", b"T", b"E")),
         m.PARSE_COMPLETE,
@@ -138,7 +138,7 @@ def _server_messages(ground: Ground) -> tuple[bytes, ...]:
         m.build_row_description(tuple(plain for _ in probe)),
         *(m.build_data_row(row) for row in ((b"1", pan), (pan,), (b"1",), (None, None), (pan, pan), ())),
         m.build_data_row(probe),
-        m.build_data_row((b"on", b"UTF8", b"[" * 2000, b"teller", b"hex", b"1", b"[]")),
+        m.build_data_row((b"on", b"UTF8", b"[" * 2000, b"teller", b"hex", b"1", b"[]", *PROBED[7:])),
         *(m.build_parameter_description(types) for types in ((), (25,), (23, 25))),
         *(m.build_command_complete(tag) for tag in (b"SELECT 1", b"INSERT 0 1", b"COMMIT", b"SET", b"COPY 1", b"DEALLOCATE ALL", b"CREATE TABLE")),
         *(error(code) for code in ("42883", "26000", "34000", "22P02", "57014", "23514")),

@@ -72,7 +72,12 @@ NO_BOUNDS = frozenset(
         # Exit codes, SQLSTATEs' like, object identifiers and forms of the protocol, widths of what is formatted.
         *(f"proxy.cli.{name}" for name in ("OK", "NOT_SO", "BAD_INPUT", "UNREACHABLE", "BUG")),
         *("proxy.control_command._NOT_SO", "proxy.limits.KIB", "proxy.limits.MIB", "proxy.metrics.RULES_DIGITS"),
-        *("proxy.session.assigning._TEXT_FORM", "proxy.session.writer._TEXT_FORM", "proxy.session.writer._BINARY_FORM"),
+        *(
+            "proxy.session.assigning._BINARY_FORM",
+            "proxy.session.settings._COLUMNS",
+            "proxy.session.writer._TEXT_FORM",
+            "proxy.session.writer._BINARY_FORM",
+        ),
         *("proxy.session.copied._MESSAGE_HEADER", "proxy.session.copy_streams._HEADER", "proxy.session.rows._FIRST"),
         *("proxy.session.statements._TEXT", "proxy.session.statements._TEXT_ARRAY", "proxy.session.handshake.NEWEST"),
         *("proxy.session.renewing._NEVER", "proxy.opaque._KIND_WITHIN"),

@@ -121,7 +121,14 @@ class OnServer:
     def _set(self, question: Question) -> None:
         output = question.settings
         with self._connection.cursor() as cursor:
-            for name, value in (("DateStyle", output.date_style), ("TimeZone", output.timezone)):
+            for name, value in (
+                ("DateStyle", output.date_style),
+                ("TimeZone", output.timezone),
+                ("IntervalStyle", output.interval_style),
+                ("bytea_output", output.bytea_output),
+                ("extra_float_digits", str(output.extra_float_digits)),
+                *output.others,
+            ):
                 cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
 
     def _describe(self, question: Question) -> Outcome:

@@ -355,7 +355,7 @@ class Proxy:
         resume = asyncio.Event()
 
         def pump() -> None:
-            if session.catalog_stale:
+            while session.catalog_stale:
                 self.refreshes += 1
                 session.catalog_refreshed()
             for piece in session.to_client:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from keys.types import OutputSettings
 from proxy.session.replies import REFUSED_TEXT
-from proxy.session.settings import PROBE_TEXT
+from proxy.session.settings import OTHER_FORMS, PROBE_TEXT
 from proxy.wire import messages as m
 from proxy.wire.framing import Direction, Framer, Message
 
@@ -16,7 +18,23 @@ if TYPE_CHECKING:
 
     from proxy.session.session import Session
 
-PROBED = (b"on", b"UTF8", b'["pg_catalog","public"]', b"postgres", b"hex", b"1", b"[]")
+PROBED = (
+    b"on",
+    b"UTF8",
+    b'["pg_catalog","public"]',
+    b"postgres",
+    b"hex",
+    b"1",
+    b"[]",
+    b"ISO, MDY",
+    b"UTC",
+    b"postgres",
+    b'["C","C","C","base64","content","Default","on","off"]',
+)
+# As PROBED says.
+OUTPUT = OutputSettings(
+    others=tuple(zip((n.decode() for n in OTHER_FORMS), json.loads(PROBED[-1])[: len(OTHER_FORMS)], strict=True))
+)
 _ALL = frozenset(range(256))
 _FIELDS = tuple(m.Field(b"c", 0, 0, 25, -1, -1, 0) for _ in PROBED)
 

@@ -16,6 +16,7 @@ from proxy.session.witness import DescriptionCache, Shown
 from proxy.wire import messages as m
 
 from .conftest import CARD, PLAIN, Bench, FakeJudge, opened, plan
+from .conversation import PROBED
 
 
 def statement(name: bytes = b"s") -> PreparedStatement:
@@ -58,6 +59,9 @@ def test_what_a_portal_shows() -> None:
     assert Portal(b"", made, (0, 1)).format_of(1) == 1
 
 
+_FORMS = (b"German, DMY", b"UTC", b"iso_8601", PROBED[-1])
+
+
 def test_settings_come_and_go() -> None:
     tracker, judge = SettingsTracker(), FakeJudge()
     tracker.parameter(b"standard_conforming_strings", b"off")
@@ -65,35 +69,36 @@ def test_settings_come_and_go() -> None:
     tracker.parameter(b"TimeZone", b"Asia/Tokyo")
     assert tracker.settings == Settings(standard_conforming_strings=False, client_encoding="LATIN1")
     assert tracker.output.timezone == "Asia/Tokyo"
-    assert tracker.probed((b"on", b"UTF8", b'["a","b"]', b"me", b"escape", b"0", b"[]"), judge)
+    assert tracker.probed((b"on", b"UTF8", b'["a","b"]', b"me", b"escape", b"0", b"[]", *_FORMS), judge)
     assert tracker.settings == Settings(search_path=("a", "b"), database_role="me")
     assert (tracker.output.bytea_output, tracker.output.extra_float_digits) == ("escape", 0)
-    tracker.completed(b"COMMIT")
+    assert (tracker.output.date_style, tracker.output.interval_style) == ("German, DMY", "iso_8601")
+    assert dict(tracker.output.others)["xmloption"] == "content"
     known = [tracker.known]
-    tracker.completed(b"SET")
+    tracker.unsettle()
     assert [*known, tracker.known, tracker.doubt] == [True, False, True]
     tracker.ready(b"T", quiet=False)
     doubts = [tracker.doubt]
     tracker.ready(b"T", quiet=True)
     assert [*doubts, tracker.doubt] == [True, False]
-    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]"), judge)
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]", *_FORMS), judge)
     tracker.ready(b"I", quiet=True)
     assert not tracker.known
-    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]"), judge)
+    tracker.probed((b"on", b"UTF8", b'["a"]', b"me", b"hex", b"1", b"[]", *_FORMS), judge)
     tracker.parameter(b"search_path", b"b")
     assert not tracker.known
 
 
 def test_temporary_relations_that_bear_a_protected_name() -> None:
     tracker, judge = SettingsTracker(), FakeJudge()
-    row = (b"on", b"UTF8", b'["pg_temp_3","a"]', b"me", b"hex", b"1", b'["customers","mine"]')
+    row = (b"on", b"UTF8", b'["pg_temp_3","a"]', b"me", b"hex", b"1", b'["customers","mine"]', *_FORMS)
     assert tracker.probed(row, judge)
     assert tracker.settings.temporary == {"customers"}
     tracker.judged_by(judge.generation)
     assert tracker.known
     tracker.judged_by(judge.generation + 1)
     assert [tracker.known, tracker.lost, tracker.settings.temporary] == [False, True, frozenset()]
-    assert tracker.probed((*row[:6], b"[]"), judge)
+    assert tracker.probed((*row[:6], b"[]", *_FORMS), judge)
     assert [tracker.lost, tracker.settings.temporary] == [False, frozenset()]
     tracker.judged_by(judge.generation + 1)
     assert tracker.known
@@ -103,14 +108,15 @@ def test_temporary_relations_that_bear_a_protected_name() -> None:
     "row",
     [
         (),
-        (b"on", b"UTF8", None, b"me", b"hex", b"1", b"[]"),
-        (b"on", b"UTF8", b"{", b"me", b"hex", b"1", b"[]"),
-        (b"on", b"UTF8", b"{}", b"me", b"hex", b"1", b"[]"),
-        (b"on", b"UTF8", b"[1]", b"me", b"hex", b"1", b"[]"),
-        (b"on", b"UTF8", b"[]", b"me", b"hex", b"x", b"[]"),
-        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", b"[1]"),
-        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", json.dumps(["t"] * 10_001).encode()),
-        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1"),
+        (b"on", b"UTF8", None, b"me", b"hex", b"1", b"[]", *_FORMS),
+        (b"on", b"UTF8", b"{", b"me", b"hex", b"1", b"[]", *_FORMS),
+        (b"on", b"UTF8", b"{}", b"me", b"hex", b"1", b"[]", *_FORMS),
+        (b"on", b"UTF8", b"[1]", b"me", b"hex", b"1", b"[]", *_FORMS),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"x", b"[]", *_FORMS),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", b"[1]", *_FORMS),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", json.dumps(["t"] * 10_001).encode(), *_FORMS),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", b"[]"),
+        (b"on", b"UTF8", b"[]", b"me", b"hex", b"1", b"[]", *_FORMS[:3], b'["C"]'),
     ],
 )
 def test_answers_that_are_none(row: tuple[bytes | None, ...]) -> None:

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.event import StatementEnded
-from keys.types import OutputSettings
 from proxy.session.collect import Budget
 from proxy.session.computing import Answer, CalculatorError, Compute, Leaf
 from proxy.session.gate import Admit, OffsetMap
 from proxy.session.limits import SessionLimits
 from proxy.session.replies import Trouble
+from proxy.session.settings import PROBE_TEXT
 from proxy.wire import messages as m
 from rules.model import Verdict
 from rules.plan import Reason, SealParam
 
 from .calculators import Scripted, compute, computes
 from .conftest import CARD, COMPUTED, PHONE, PLAIN, Bench, opened, plan
-from .conversation import Result, Server, Talk, error, error_of, kinds
+from .conversation import OUTPUT, PROBED, Result, Server, Talk, error, error_of, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ def test_a_query(bench: Bench, cut: Callable[[bytes], list[bytes]]) -> None:
     assert question.text == LOCAL
     assert [list(a) for a in question.arrays] == [[b"Ann", b"Bob"], [b"4000", None]]
     assert question.types == (1009, 1009)
-    assert question.settings == OutputSettings()
+    assert question.settings == OUTPUT
     assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"] * 2
     assert scene.ended() == [("ok", None, 2)] * 2
     assert bench.observer.values_opened == 4
@@ -345,22 +345,20 @@ def test_without_a_calculator_it_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "reported"),
+    ("type_", "dates"),
     [
-        (2205, ()),
-        (790, ()),
-        (16400, ()),
-        (1184, ((b"DateStyle", b"SQL, DMY"),)),
+        (2205, b"ISO, MDY"),
+        (790, b"ISO, MDY"),
+        (16400, b"ISO, MDY"),
+        (1184, b"SQL, DMY"),
     ],
 )
 def test_types_that_only_the_database_knows(
-    bench: Bench, cut: Callable[[bytes], list[bytes]], type_: int, reported: tuple[tuple[bytes, bytes], ...]
+    bench: Bench, cut: Callable[[bytes], list[bytes]], type_: int, dates: bytes
 ) -> None:
     scene = Scene(bench, cut, ANSWER)
     scene.calculator.unknown = {16400}
-    for name, value in reported:
-        scene.talk.hear(m.build_parameter_status(name, value))
-    scene.talk.got()
+    scene.server.results[PROBE_TEXT].rows = [(*PROBED[:7], dates, *PROBED[8:])]
     scene.server.results[LEAF].fields = (NAME._replace(type=type_), SEALED)
     got = scene.query()
     assert (kinds(got), error_of(got).sqlstate) == ("EZ", "0AP01")

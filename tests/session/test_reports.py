@@ -11,6 +11,7 @@ from rules.model import Level, TableName, Verdict
 from rules.plan import Action, Plan, Touched
 
 from .conftest import CARD, PHONE, TABLE, Bench
+from .conversation import PROBED
 
 if TYPE_CHECKING:
     from proxy.session.session import Session
@@ -96,7 +97,7 @@ def test_what_the_statement_s_own_record_says_is_not_recorded_twice(bench: Bench
     bench.recorder.prompt = True
     session = bench.session()
     session.server_received(READY)
-    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]"), bench.judge)
+    session._state.tracker.probed(PROBED, bench.judge)
     session.client_received(m.build_query(b"DO 'x'"))
     session.to_client.clear()
     session.server_received(report(RAISED, m.Back.NOTICE))

@@ -20,6 +20,7 @@ from rules.model import Verdict
 from rules.plan import Action, Reason, Refusal, SealParam
 
 from .conftest import BORN, CARD, PHONE, PLAIN, Bench, opened, plan
+from .conversation import PROBED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +142,7 @@ def probe() -> bytes:
 
 
 def settings_answer(schema: bytes, temporary: bytes = b"[]") -> bytes:
-    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1", temporary)
+    row = (b"on", b"UTF8", b'["pg_catalog","' + schema + b'"]', b"postgres", b"hex", b"1", temporary, *PROBED[7:])
     return (
         m.CLOSE_COMPLETE
         + m.PARSE_COMPLETE
@@ -308,7 +309,9 @@ def errors(data: bytes) -> list[str]:
 
 def known(bench: Bench, session: Session) -> None:
     """Let the session learn its settings."""
-    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]"), bench.judge)
+    session._state.tracker.probed(
+        (b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]", *PROBED[7:]), bench.judge
+    )
 
 
 def test_a_server_that_accepts_a_refused_text_ends_the_session(bench: Bench) -> None:
