@@ -409,7 +409,10 @@ class Extended:
 
     def _ensure_description(self, portal: Portal) -> None:
         """Ask for the description that no client's Describe has brought since the Bind: what the names mean now, to the server."""
-        if not portal.trusted or (not portal.fresh and not portal.without_rows):
+        distrusted = not portal.trusted
+        if distrusted:
+            self._state.distrusted(portal)
+        if distrusted or (not portal.fresh and not portal.without_rows):
             self._describe_portal(messages.build_describe(b"P", portal.name), portal, Route.GUARD)
 
     def _run(self, raw: bytes, portal: Portal, entry: Expectation) -> None:

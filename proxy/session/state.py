@@ -214,19 +214,21 @@ class State:
         self.catalog_stale = True
         self.outdated += 1
 
-    def unsettle(self) -> None:
-        """Something was sent that may change settings, or what the session's names stand for: portals, prepared statements, temporary relations."""
-        self.tracker.unsettle()
-        self.witnessed.clear()
-        for portal in self.portals:
-            portal.trusted = False
-
     def afterwards(self, decision: Pass | Admit) -> None:
-        """A text was sent: what it may have changed is known no longer."""
+        """A text was sent: settings that it may have changed, and what names stand for where it may have changed that, are known no longer."""
+        tracker = self.tracker
         if decision.unsettles and not decision.forms:
-            self.tracker.meaning_touched = True
-        if decision.unsettles or (decision.ends and self.tracker.touched):
-            self.unsettle()
+            tracker.meaning_touched = True
+            self.witnessed.clear()
+            for portal in self.portals:
+                portal.trusted = False
+        if decision.unsettles or (decision.ends and tracker.touched):
+            tracker.unsettle()
+
+    def distrusted(self, portal: Portal) -> None:
+        """Another portal may bear its name: what follows is an execution of its own."""
+        portal.trusted = True
+        self._let_go(portal)
 
     def ignores(self) -> bool:
         """Whether the client's messages mean nothing until its next sync."""

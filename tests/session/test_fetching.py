@@ -11,6 +11,7 @@ from proxy.wire import messages as m
 from rules.plan import Action
 
 from .conftest import CARD, Bench, opened, plan
+from .conversation import PROBED
 
 if TYPE_CHECKING:
     from proxy.session.session import Session
@@ -29,7 +30,7 @@ def session(bench: Bench) -> Session:
     bench.judge.admit(WRITE, plan(opened(CARD), action=Action.UPDATE, writes=True))
     session = bench.session()
     session.server_received(BLOCK)
-    session._state.tracker.probed((b"on", b"UTF8", b'["public"]', b"postgres", b"hex", b"1", b"[]"), bench.judge)
+    session._state.tracker.probed(PROBED, bench.judge)
     return session
 
 
