@@ -71,7 +71,10 @@ log: {level: debug}
     [
         ("listn: 3\n", ["1:1: listn: no such setting: did you mean listen?"]),
         ("listen:\n  prot: 3\n", ["2:3: listen.prot: no such setting: did you mean listen.port?"]),
-        ("listen:\n  zzz: 3\n", ["2:3: listen.zzz: no such setting: known are address, backlog, port, proxy_protocol, unix_directory"]),
+        (
+            "listen:\n  zzz: 3\n",
+            ["2:3: listen.zzz: no such setting: known are address, backlog, port, proxy_protocol, unix_directory"],
+        ),
         ("listen: 5\n", ["1:1: listen: write its settings below it, indented"]),
         ("listen:\n  port: true\n", ["2:3: listen.port: write a whole number from 0 to 65535"]),
         ("workers: -1\n", ["1:1: workers: write a whole number from 0 to 256"]),
