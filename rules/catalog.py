@@ -76,7 +76,8 @@ class Relation:
     """A table, view, materialized view, partitioned or foreign table. `kind` is pg_class.relkind: r p v m f.
 
     `primary_key` holds attnums, of a key that is not deferrable. `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
-    `telling`: attnums in unique and exclusion constraints and indexes, and in foreign keys, which tell a writer what values there are.
+    `telling`: attnums in indexes and foreign keys: a value that is written there is compared with those that are there, which a constraint tells
+    the writer, and of any index the pages that it touches and logs.
     `trigger_functions`: those that the user's triggers on it run. `rules`: pg_get_ruledef's texts, but for views' own.
     """
 

@@ -50,12 +50,12 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
          WHERE k.conrelid = c.oid AND k.contype = 'p' AND NOT k.condeferrable) AS primary_key,
        (SELECT pg_catalog.array_agg(DISTINCT told.attnum::int4)
           FROM (SELECT pg_catalog.unnest(i.indkey::int2[]) AS attnum FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)
+                 WHERE i.indrelid = c.oid
                  UNION ALL
                 SELECT d.refobjsubid FROM pg_catalog.pg_index i
                   JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid
                    AND d.refclassid = d.classid AND d.refobjid = i.indrelid
-                 WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)
+                 WHERE i.indrelid = c.oid
                  UNION ALL
                 SELECT pg_catalog.unnest(k.conkey) FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'
                ) told WHERE told.attnum > 0) AS telling,
@@ -268,7 +268,7 @@ SELECT pg_catalog.concat_ws('.',
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(i.inhrelid, i.inhparent, i.inhseqno), 0))
        FROM pg_catalog.pg_inherits i JOIN kept k ON k.oid = i.inhrelid),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(x.indexrelid, x.indrelid, x.indisunique, x.indisexclusion), 0))
-       FROM pg_catalog.pg_index x JOIN kept k ON k.oid = x.indrelid WHERE x.indisunique OR x.indisexclusion),
+       FROM pg_catalog.pg_index x JOIN kept k ON k.oid = x.indrelid),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(f.oid, f.conrelid, f.contype), 0))
        FROM pg_catalog.pg_constraint f JOIN kept k ON k.oid = f.conrelid WHERE f.contype IN ('f', 'p')),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(t.oid, t.tgrelid), 0))

@@ -11,6 +11,7 @@ from rules.difference import REMEDY
 from rules.lookups import function_of
 from rules.model import Column, ColumnName, PolicyClass, Protection, SealMode, Verdict, quote_ident, view_name
 from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
+from rules.rights import may_insert, may_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,10 +27,6 @@ NOT_APPLIED = "55000"  # object_not_in_prerequisite_state
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
 _VARYING = frozenset({"text", "varchar", "character varying"})
 _TEXTS = _VARYING | {"char", "character", "bpchar"}
-
-
-# Kinds of sources (Stored.source) that are nobody's guess.
-_TELLS_NOTHING = frozenset({"null", "destroyed"})
 
 
 class RefusedError(Exception):
@@ -89,13 +86,13 @@ class _Decision:
             self._obstacle(obstacle)
         self._refused_columns()
         self._views()
-        self._target_reads()
+        target = self._target_reads()
         for use in facts.uses:
             self._use(use)
         self._pairs()
         self._united()
         self._stores()
-        edits = [e for ref in facts.relations for e in self._replace(ref)]
+        edits = [*target, *(e for ref in facts.relations for e in self._replace(ref))]
         literals, params, uncast = self._constants()
         edits += uncast
         edits += [e for site in self.sites for e in self._look_up(site)]
@@ -235,22 +232,31 @@ class _Decision:
                     )
                 )
 
-    def _target_reads(self) -> None:
-        """Masked columns of the very table that is written: no masking view can stand in for it."""
-        for use in self.facts.target_reads:
-            if (use.column, use.token) in self.site_tokens:
-                continue
-            if self._limited(use.column) and not self._sealed(use.column):
-                raise RefusedError(
-                    Refusal(
-                        Reason.UNSUPPORTED,
-                        UNSUPPORTED,
-                        f'column "{use.column}" is masked for this login and can\'t be read in a statement that writes its table',
-                        hint="Select the rows' keys first, then write by the keys; return the key columns only.",
-                        column=use.column,
-                        token=use.token,
-                    )
+    def _target_reads(self) -> Iterable[Edit]:
+        """Masked columns of the very table that is written: its masking view is written, if it can be."""
+        uses = [
+            u
+            for u in self.facts.target_reads
+            if (u.column, u.token) not in self.site_tokens and self._limited(u.column) and not self._sealed(u.column)
+        ]
+        if not uses:
+            return ()
+        target, use = self.facts.target, uses[0]
+        unseen = next((s for s in self.facts.stored if s.changes and self._limited(s.column)), None)
+        if target is None or unseen is not None:
+            raise RefusedError(
+                Refusal(
+                    Reason.UNSUPPORTED,
+                    UNSUPPORTED,
+                    f'column "{use.column}" is masked for this login and can\'t be read in a statement that writes its table'
+                    if unseen is None
+                    else f'column "{use.column}" is masked for this login and can\'t be read in a statement that writes column "{unseen.column}"',
+                    hint="Select the rows' keys first, then write by the keys; return the key columns only.",
+                    column=use.column,
+                    token=use.token,
                 )
+            )
+        return self._replace(replace(target, columns=frozenset(u.column for u in uses)))
 
     def _use(self, use: ColumnUse) -> None:
         column = self._column(use.column)
@@ -396,7 +402,7 @@ class _Decision:
                     )
                 )
         for stored in self.facts.stored:
-            self._tells(stored)
+            self._given(stored)
         for copy in self.facts.copies:
             self._copy(copy)
         for stored in self.facts.stored:
@@ -412,20 +418,23 @@ class _Decision:
                     )
                 )
 
-    def _tells(self, stored: Stored) -> None:
-        """A value of one's own choosing, stored where a constraint tells whether it is there already, is a look-up of that value."""
-        name = stored.column
-        if stored.source in _TELLS_NOTHING or name not in self.judgement.told or not self._limited(name):
+    def _given(self, stored: Stored) -> None:
+        """A value for a column that is not clear: the server would compare it (ADR 0027)."""
+        column = self._column(stored.column)
+        policy, told = self.judgement.policy, self.judgement.told
+        if stored.source == "destroyed":
             return
-        if name in self.judgement.policy.lookups:
+        if may_update(policy, column) if stored.changes else may_insert(policy, column, told):
             return
+        seen = self._verdict(column.name)
+        why = "changed" if stored.changes else "given a value"
         raise RefusedError(
             Refusal(
                 Reason.ORACLE,
                 DENIED,
-                f'column "{name}" can\'t be given a value by a login that sees it masked: a constraint would tell whether the value is there',
-                hint="Write it with a login that sees it clear, or allow the role `lookup: equality` on it in the rules.",
-                column=name,
+                f'column "{column.name}" can\'t be {why} by a login that sees it {seen}: the server would compare the value with what is there',
+                hint="Leave the column out, or write it with a login that sees it clear.",
+                column=column.name,
                 token=stored.token,
             )
         )

@@ -30,6 +30,7 @@ from rules.schema import (
     ROLE_KEYS,
     TABLE_KEYS,
     TOP_KEYS,
+    WRITE_FORMS,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def check_rules(text: str, filename: str) -> Checked:
     if not reader.failed:
         rules = Rules(_digest(file.tables, file.roles), MappingProxyType(file.tables), MappingProxyType(file.roles))
         file.check_lookups(rules)
+        file.check_writes(rules)
         rules = None if reader.failed else rules
     return Checked(rules, reader.problems(), MappingProxyType(file.places))
 
@@ -128,6 +130,7 @@ class _File:
         self._known: dict[ColumnName, Column | None] = {}
         self._holders: dict[str, str] = {}
         self._lookups_asked: list[tuple[Role, ColumnName, Place]] = []
+        self._writes_asked: list[tuple[Role, ColumnName, Place]] = []
 
     def read(self, root: Node) -> None:
         fields = self._reader.fields(root, "a rules file", TOP_KEYS)
@@ -248,9 +251,10 @@ class _File:
                     "list it once",
                 )
         asked: dict[ColumnName, Place] = {}
-        columns = self._verdicts(what, fields.get("columns"), asked)
+        written: dict[ColumnName, Place] = {}
+        columns = self._verdicts(what, fields.get("columns"), asked, written)
         levels = self._levels(what, fields.get("levels"), named=columns.keys())
-        limit = self._lookup_limit(what, fields.get("lookups"), asked)
+        limit = self._lookup_limit(what, fields.get("lookups"), {**asked, **written})
         self.roles[name] = made = Role(
             name,
             frozenset(n for n, _ in logins),
@@ -259,8 +263,10 @@ class _File:
             MappingProxyType(columns),
             frozenset(asked),
             limit,
+            frozenset(written),
         )
         self._lookups_asked += [(made, column, place) for column, place in asked.items()]
+        self._writes_asked += [(made, column, place) for column, place in written.items()]
 
     def _lookup_limit(self, what: str, node: Node | None, asked: Collection[ColumnName]) -> int | None:
         if node is None:
@@ -280,7 +286,7 @@ class _File:
             self._reader.warn(
                 node.place,
                 f"{what} has no look-ups to limit",
-                "give a column of the role `lookup: equality`, or leave it out",
+                "give a column of the role `lookup: equality` or `write: values`, or leave it out",
             )
         return number
 
@@ -313,6 +319,26 @@ class _File:
             elif column.type.endswith("]"):
                 self._reader.error(place, f"{what}: the column is an array", "take `lookup` away")
 
+    def check_writes(self, rules: Rules) -> None:
+        """What a column needs that a role may change without seeing it."""
+        for role, name, place in self._writes_asked:
+            column = rules.column(name)
+            if column is None:
+                continue
+            what = f"role {role.name}: writing {name}"
+            if rules.role_verdict(role, column) is Verdict.CLEAR:
+                self._reader.error(
+                    place, f"{what}: the role sees the column clear, and may write it anyway", "take `write` away"
+                )
+            elif column.type is None:
+                self._reader.error(
+                    place,
+                    f"{what}: the column's `type` must be known",
+                    "give the column its type, as `type: varchar(20)`",
+                )
+            elif column.type.endswith("]"):
+                self._reader.error(place, f"{what}: the column is an array", "take `write` away")
+
     def _levels(self, what: str, node: Node | None, *, named: Collection[ColumnName]) -> dict[Level, Verdict]:
         """Verdicts by level; `named` are the columns for which the role says something of its own."""
         levels: dict[Level, Verdict] = {}
@@ -339,19 +365,27 @@ class _File:
                 place, f"{what} sees {_some(open_)} all the same: not protected", "add `protection` to the column"
             )
 
-    def _role_column(self, what: str, value: Node) -> tuple[Verdict | None, Place | None]:
-        """A verdict, or a mapping with one and with `lookup`; the place of a look-up that is allowed."""
+    def _role_column(self, what: str, value: Node) -> tuple[Verdict | None, Place | None, Place | None]:
+        """A verdict, or a mapping with one and with `lookup` and `write`; the places of those that are allowed."""
         if not isinstance(value, Branches):
-            return self._reader.choice(value, what, Verdict), None
+            return self._reader.choice(value, what, Verdict), None, None
         fields = self._reader.fields(value, what, ROLE_COLUMN_KEYS) or {}
         verdict = self._reader.choice(fields["verdict"], f"{what}, verdict", Verdict) if "verdict" in fields else None
-        form = fields.get("lookup")
-        word = None if form is None else self._reader.word(form, f"{what}, lookup")
-        if form is not None and word is not None and word not in LOOKUP_FORMS:
-            self._reader.error(form.place, f"{what}: `lookup` is `equality` or `none`", "write `lookup: equality`")
-        return verdict, form.place if form is not None and word == "equality" else None
+        lookup = self._form(fields.get("lookup"), f"{what}: `lookup`", LOOKUP_FORMS)
+        write = self._form(fields.get("write"), f"{what}: `write`", WRITE_FORMS)
+        return verdict, lookup, write
 
-    def _verdicts(self, what: str, node: Node | None, asked: dict[ColumnName, Place]) -> dict[ColumnName, Verdict]:
+    def _form(self, node: Node | None, what: str, forms: tuple[str, str]) -> Place | None:
+        """Where the first of two words stands."""
+        word = None if node is None else self._reader.word(node, what)
+        if node is not None and word is not None and word not in forms:
+            key = what.rsplit("`", 2)[1]
+            self._reader.error(node.place, f"{what} is `{forms[0]}` or `{forms[1]}`", f"write `{key}: {forms[0]}`")
+        return node.place if node is not None and word == forms[0] else None
+
+    def _verdicts(
+        self, what: str, node: Node | None, asked: dict[ColumnName, Place], written: dict[ColumnName, Place]
+    ) -> dict[ColumnName, Verdict]:
         verdicts: dict[ColumnName, Verdict] = {}
         entries = None if node is None else self._reader.mapping(node, f"the columns of {what}", empty=True)
         for key, value in entries or ():
@@ -360,7 +394,7 @@ class _File:
             except NameFormError as error:
                 self._reader.error(key.place, str(error), error.fix)
                 continue
-            verdict, lookup = self._role_column(f"{what}, column {name}", value)
+            verdict, lookup, write = self._role_column(f"{what}, column {name}", value)
             if name not in self._known:
                 meant = nearest_name(name, self._known)
                 fix = "classify it under `tables`" if meant is None else f"did you mean `{show_name(*meant)}`?"
@@ -373,6 +407,8 @@ class _File:
             column = self._known[name]
             if lookup is not None:
                 asked[name] = lookup
+            if write is not None:
+                written[name] = write
             if verdict is None or column is None:
                 continue
             verdicts[name] = verdict
@@ -420,6 +456,7 @@ def _digest(tables: ReadOnly[TableName, Table], roles: ReadOnly[str, Role]) -> s
                 sorted(r.levels.items()),
                 sorted(r.columns.items()),
                 *([sorted(r.lookups), r.lookups_per_minute] if r.lookups else ()),
+                *([sorted(r.writes), r.lookups_per_minute, "write"] if r.writes else ()),
             )
             for r in roles.values()
         ),

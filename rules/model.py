@@ -130,8 +130,8 @@ class Role:
     """A post. A login holds it by being listed or by membership (direct or not) in one of `member_of`.
 
     The verdict on a column is `columns[column]` where given, else `levels[level]`, else the column's strictest. `lookups`: columns that it
-    sees masked and may search by their real value all the same, at most `lookups_per_minute` values a minute and login (None: as many as
-    it likes).
+    sees masked and may search by their real value all the same; `writes`: those that it does not see clear and may change all the same; together
+    at most `lookups_per_minute` values a minute and login (None: as many as it likes).
     """
 
     name: str
@@ -141,6 +141,7 @@ class Role:
     columns: Mapping[ColumnName, Verdict] = field(default_factory=dict)
     lookups: frozenset[ColumnName] = frozenset()
     lookups_per_minute: int | None = None
+    writes: frozenset[ColumnName] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +150,13 @@ class PolicyClass:
 
     `id` is 12 hex digits of a digest over the verdicts, so it names the same set wherever it is computed. `lookups`: masked columns that may be
     searched by their real value. `shown`: a digest like `id` of what its masking views show and its look-up functions find, masks included: what
-    is made for other rules has another name, so both can stand side by side (ADR 0029).
+    is made for other rules has another name, so both can stand side by side (ADR 0029). `writes`: columns that are not clear and may be changed (ADR 0027).
     """
 
     id: str
     verdicts: Mapping[ColumnName, Verdict]
     lookups: frozenset[ColumnName] = frozenset()
+    writes: frozenset[ColumnName] = frozenset()
     shown: str = ""
 
     @property
@@ -246,12 +248,24 @@ class Rules:
             for name, verdict in verdicts.items()
             if verdict is Verdict.MASKED and roles and all(self._may_look_up(r, name) for r in roles)
         )
+        writes = frozenset(
+            name
+            for name, verdict in verdicts.items()
+            if verdict is not Verdict.CLEAR and roles and all(self._may_write(r, name) for r in roles)
+        )
         limits = [r.lookups_per_minute for r in roles if r.lookups_per_minute is not None]
         shown = views_id(self.protected_columns(), verdicts, lookups)
-        policy = PolicyClass(class_id(verdicts, lookups), verdicts, lookups, shown=shown)
+        policy = PolicyClass(class_id(verdicts, lookups, writes), verdicts, lookups, writes, shown)
+        counted = bool((lookups or writes) and limits)
         return Principal(
-            login, tuple(r.name for r in roles), policy, lookups_per_minute=min(limits) if lookups and limits else None
+            login, tuple(r.name for r in roles), policy, lookups_per_minute=min(limits) if counted else None
         )
+
+    def _may_write(self, role: Role, name: ColumnName) -> bool:
+        """Whether one of several roles is no obstacle to changing a column."""
+        column = self.column(name)
+        assert column is not None
+        return name in role.writes or self.role_verdict(role, column) is Verdict.CLEAR
 
     def _may_look_up(self, role: Role, name: ColumnName) -> bool:
         """Whether one of several roles is no obstacle to finding rows by a column's real value."""
@@ -265,9 +279,17 @@ def _no_mask_no_look(verdict: Verdict, column: Column) -> Verdict:
     return Verdict.REFUSED if verdict is Verdict.MASKED and column.mask is None else verdict
 
 
-def class_id(verdicts: Mapping[ColumnName, Verdict], lookups: Iterable[ColumnName] = ()) -> str:
-    """12 hex digits that name a set of verdicts and look-ups."""
-    return _named([*(f"{c}={v}" for c, v in sorted(verdicts.items())), *(f"{c}=?" for c in sorted(lookups))])
+def class_id(
+    verdicts: Mapping[ColumnName, Verdict], lookups: Iterable[ColumnName] = (), writes: Iterable[ColumnName] = ()
+) -> str:
+    """12 hex digits that name a set of verdicts, look-ups and columns that may be changed."""
+    return _named(
+        [
+            *(f"{c}={v}" for c, v in sorted(verdicts.items())),
+            *(f"{c}=?" for c in sorted(lookups)),
+            *(f"{c}=!" for c in sorted(writes)),
+        ]
+    )
 
 
 def views_id(

@@ -30,6 +30,7 @@ ROLE_KEYS = ("logins", "member_of", "levels", "columns", "lookups")
 ROLE_COLUMN_KEYS = ("verdict", "lookup")
 LOOKUPS_KEYS = ("per_minute",)
 LOOKUP_FORMS = ("equality", "none")
+WRITE_FORMS = ("values", "none")
 
 # Look-ups a minute that a role gets when it does not say how many; and the most that can be meant.
 DEFAULT_LOOKUPS = 30

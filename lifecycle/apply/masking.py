@@ -53,7 +53,8 @@ def plan_views(
     schemas = {name.schema for name in wanted}
     _drop_stale(draft, first, state, rules, wanted.keys(), schemas)
     made = _make_schemas(draft, state, schemas)
-    _plan_owner(draft, state, {t.name for t, _, _ in wanted.values()})
+    rights = {n: _rights(state, people, protection, before, t, n) for n, (t, _, _) in wanted.items()}
+    _plan_owner(draft, state, {n: (t.name, rights[n]) for n, (t, _, _) in wanted.items()})
     kept = set()
     for name, (_, _, view) in wanted.items():
         found = state.views.get(name)
@@ -63,10 +64,8 @@ def plan_views(
         if found is not None:
             first.append(_drop_view(name, "drop the view to make it anew"))
         draft.changes.append(Change(Kind.VIEW, str(name), "create masking view", view))
-    for name, (table, policy, _) in wanted.items():
-        _plan_access(
-            draft, state, people, before, table, policy, name, present=name in kept, schema_made=name.schema in made
-        )
+    for name in wanted:
+        _plan_access(draft, state, name, rights[name], present=name in kept, schema_made=name.schema in made)
     _close_schemas(draft, state, people, schemas)
     return first
 
@@ -203,61 +202,90 @@ def _make_schemas(draft: Draft, state: State, schemas: set[str]) -> set[str]:
     return made
 
 
-def _plan_owner(draft: Draft, state: State, tables: set[TableName]) -> None:
-    """pgveil's role reads the tables that its views show."""
-    for schema in sorted({t.schema for t in tables}):
+def _plan_owner(draft: Draft, state: State, views: Mapping[TableName, tuple[TableName, set[Atom]]]) -> None:
+    """pgveil's role reads the tables that its views show, and writes them where its views may be written."""
+    for schema in sorted({t.schema for t, _ in views.values()}):
         if Atom(quote_ident(schema), "", OWNER, "USAGE") not in state.held:
             draft.add(
                 Kind.GRANT, schema, f"USAGE to {OWNER}", f"GRANT USAGE ON SCHEMA {quote_ident(schema)} TO {_OWNER}"
             )
-    for table in sorted(tables):
-        if Atom(relation_sql(table), "", OWNER, "SELECT") not in state.held:
-            draft.add(
-                Kind.GRANT, str(table), f"SELECT to {OWNER}", f"GRANT SELECT ON TABLE {relation_sql(table)} TO {_OWNER}"
-            )
+    needed = {Atom(relation_sql(t), "", OWNER, a.privilege) for t, rights in views.values() for a in rights}
+    needed |= {Atom(relation_sql(t), "", OWNER, "SELECT") for t, _ in views.values()}
+    names = {relation_sql(t): str(t) for t, _ in views.values()}
+    for atom in sorted(needed - state.held.keys()):
+        sql = f"GRANT {atom.privilege} ON TABLE {atom.object} TO {_OWNER}"
+        draft.add(Kind.GRANT, names[atom.object], f"{atom.privilege} to {OWNER}", sql)
+
+
+def _rights(
+    state: State,
+    people: People,
+    protection: ProtectionMap,
+    before: frozenset[Atom],
+    table: Table,
+    view: TableName,
+) -> set[Atom]:
+    """What the class's logins may do with the view: what they could do with the table without pgveil, as far as a view of masks can.
+
+    Through it they change what they see clear, and delete, where they search by masks: a masked column of the table is none of the view's.
+    """
+    relation, object_ = state.catalog.by_name[table.name], relation_sql(view)
+    protected = protection.columns_of(relation)
+    held: dict[str, set[Atom]] = {}
+    for atom in before:
+        if atom.object == relation_sql(table.name):
+            held.setdefault(atom.grantee, set()).add(atom)
+    found: set[Atom] = set()
+    for login, principal in people.principals.items():
+        own_policy = principal.policy
+        if own_policy.schema != view.schema or login in state.catalog.superusers:
+            continue
+        # Classes that see the same of masked columns share the view, and may differ in what is sealed.
+        clear = [
+            c.name
+            for c in relation.columns
+            if c.name not in protected or own_policy.verdict(protected[c.name]) is Verdict.CLEAR
+        ]
+        through = {PUBLIC, login, *state.catalog.memberships(login)}
+        own = {(a.column, a.privilege) for grantee in through for a in held.get(grantee, ())}
+        owns = state.catalog.owns(login, relation)
+        if owns or any(privilege == "SELECT" for _, privilege in own):
+            found.add(Atom(object_, "", login, "SELECT"))
+        if owns or ("", "DELETE") in own:
+            found.add(Atom(object_, "", login, "DELETE"))
+        whole = owns or ("", "UPDATE") in own
+        found |= {Atom(object_, c, login, "UPDATE") for c in clear if whole or (c, "UPDATE") in own}
+    return found
 
 
 def _plan_access(
-    draft: Draft,
-    state: State,
-    people: People,
-    before: frozenset[Atom],
-    table: Table,
-    policy: PolicyClass,
-    view: TableName,
-    *,
-    present: bool,
-    schema_made: bool,
+    draft: Draft, state: State, view: TableName, rights: set[Atom], *, present: bool, schema_made: bool
 ) -> None:
-    """The class's logins that could read any column of the table get the view; nobody else has it."""
+    """The class's logins have their rights on the view; nobody else has any."""
     object_, schema = relation_sql(view), quote_ident(view.schema)
-    readers = {a.grantee for a in before if a.object == relation_sql(table.name) and a.privilege == "SELECT"}
-    relation = state.catalog.by_name[table.name]
-    wanted = {
-        n
-        for n, p in people.principals.items()
-        if p.policy.schema == policy.schema
-        and n not in state.catalog.superusers
-        and (
-            PUBLIC in readers
-            or n in readers
-            or state.catalog.owns(n, relation)
-            or not readers.isdisjoint(state.catalog.memberships(n))
-        )
-    }
-    held = {a for a in state.held if present and a.object == object_}
-    right = {n for n in wanted if Atom(object_, "", n, "SELECT") in held}
-    for atom in sorted(held - {Atom(object_, "", n, "SELECT") for n in wanted}):
-        grantee = "PUBLIC" if atom.grantee == PUBLIC else quote_ident(atom.grantee)
-        sql = f"REVOKE ALL ON TABLE {object_} FROM {grantee}"
-        what = f"{atom.privilege} from {atom.grantee or 'PUBLIC'}"
+    held = {a for a in state.held if present and a.object == object_ and a.grantee != OWNER}
+    for grantee, privilege, columns in _grouped(held - rights):
+        who = "PUBLIC" if grantee == PUBLIC else quote_ident(grantee)
+        sql = f"REVOKE {privilege}{_listed(columns)} ON TABLE {object_} FROM {who}"
+        what = f"{privilege} from {grantee or 'PUBLIC'}"
         draft.going().append(Change(Kind.REVOKE, object_, what, Statements((sql,))))
-    for login in sorted(wanted - right):
-        draft.add(
-            Kind.GRANT, str(view), f"SELECT to {login}", f"GRANT SELECT ON TABLE {object_} TO {quote_ident(login)}"
-        )
-    for login in sorted(wanted):
+    for login, privilege, columns in _grouped(rights - held):
+        sql = f"GRANT {privilege}{_listed(columns)} ON TABLE {object_} TO {quote_ident(login)}"
+        draft.add(Kind.GRANT, str(view), f"{privilege} to {login}", sql)
+    for login in sorted({a.grantee for a in rights}):
         sql = f"GRANT USAGE ON SCHEMA {schema} TO {quote_ident(login)}"
         known = not schema_made and Atom(schema, "", login, "USAGE") in state.held
         if not known and not any(c.object == view.schema and c.what == f"USAGE to {login}" for c in draft.changes):
             draft.add(Kind.GRANT, view.schema, f"USAGE to {login}", sql)
+
+
+def _grouped(atoms: set[Atom]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Grantee, privilege and columns (none: the whole) of what is granted or revoked at once."""
+    groups: dict[tuple[str, str, bool], list[str]] = {}
+    for atom in sorted(atoms):
+        groups.setdefault((atom.grantee, atom.privilege, bool(atom.column)), []).append(atom.column)
+    return [(who, what, tuple(c) if single else ()) for (who, what, single), c in sorted(groups.items())]
+
+
+def _listed(columns: tuple[str, ...]) -> str:
+    return f" ({', '.join(map(quote_ident, columns))})" if columns else ""

@@ -1,4 +1,4 @@
-"""The wall: who may read what of the tables that hold masked columns, and of the views and functions that read them.
+"""The wall: who may read and write what of the tables that hold protected columns, and of the views and functions that reach them.
 
 It is worked out on privileges as sets of atoms. `before` is what everybody held without pgveil: what they hold, less what an earlier
 run gave, plus what it took. From that follows what they shall hold, and the difference to what they hold is the plan. So a second run
@@ -17,22 +17,28 @@ from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, Change, Kind, Obstacle, Statements
 from rules.hidden import hidden_reads
 from rules.model import Protection, Verdict, quote_ident
+from rules.rights import may_insert, may_read, may_update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import Draft
+    from rules.analyse.record import ViewLineage
     from rules.catalog import Relation
-    from rules.model import ColumnName, Principal, Rules, TableName
+    from rules.model import Column, ColumnName, PolicyClass, Principal, Rules, TableName
     from rules.protect import ProtectionMap
 
 _PLAIN_QUOTED = re.compile(r'"([a-z_][a-z0-9_]*)"')
-_SELECT, _EXECUTE = "SELECT", "EXECUTE"
+_SELECT, _INSERT, _UPDATE, _EXECUTE = "SELECT", "INSERT", "UPDATE", "EXECUTE"
+# Privileges that can be had on single columns, and that are taken column by column.
+_COLUMNWISE = (_SELECT, _INSERT, _UPDATE)
 # A trigger sees whole rows, and a foreign key of one's own can be asked which values there are.
 _PEEPING = ("TRIGGER", "REFERENCES")
+_MOST_NAMES = 8
 _BYPASSING = frozenset(
-    {"pg_read_all_data", "pg_read_server_files", "pg_execute_server_program", "pg_write_server_files", OWNER}
+    {"pg_read_all_data", "pg_write_all_data", "pg_read_server_files", "pg_execute_server_program"}
+    | {"pg_write_server_files", OWNER}
 )
 
 
@@ -41,6 +47,7 @@ class People:
     """Logins, what they are members of, and who they are under the rules."""
 
     state: State
+    rules: Rules
     principals: Mapping[str, Principal]
 
     def members(self, grantee: str) -> frozenset[str]:
@@ -66,7 +73,7 @@ class People:
 
 def people_of(state: State, rules: Rules) -> People:
     """Every login with its principal."""
-    return People(state, {n: rules.principal(n, state.catalog.memberships(n)) for n in state.logins})
+    return People(state, rules, {n: rules.principal(n, state.catalog.memberships(n)) for n in state.logins})
 
 
 @dataclass(slots=True)
@@ -75,6 +82,7 @@ class Wall:
 
     draft: Draft
     people: People
+    protection: ProtectionMap
     before: frozenset[Atom]
     after: set[Atom] = field(default_factory=set)
     fenced: dict[str, str] = field(default_factory=dict)  # the owner of each object
@@ -87,25 +95,64 @@ class Wall:
                 found[atom.grantee].add(atom)
         return dict(sorted(found.items()))
 
-    def fence_table(self, relation: Relation, masked: Mapping[str, ColumnName]) -> None:
-        """Take the masked columns of a table from those who do not see them clear. `masked`: by the name they have there."""
+    def fence_table(self, relation: Relation, columns: Mapping[str, ColumnName]) -> None:
+        """Take from each login what it may not do to a table's columns. `columns`: the protected ones by the name they have there."""
+        made_of = {name: (column,) for name, column in columns.items()}
+        self._fence(relation, {p: self._limits(relation, made_of, p) for p in _COLUMNWISE}, frozenset(columns))
+
+    def fence_view(self, relation: Relation, lineage: ViewLineage) -> None:
+        """Take a view, or a copy, whole from those who may not read all that it is made of; and what it hands on of writes."""
+        names = [c.name for c in relation.columns]
+        made_of: dict[str, Iterable[ColumnName]] = dict.fromkeys(names, lineage.inside)
+        read = self._limits(relation, made_of, _SELECT)
+        if lineage.known:
+            made_of = {n: o.touches for n, o in zip(names, lineage.columns, strict=False)}
+        self._fence(
+            relation,
+            {_SELECT: read, **{p: self._limits(relation, made_of, p) for p in (_INSERT, _UPDATE)}},
+            frozenset(n for n, columns in made_of.items() if columns),
+        )
+
+    def _fence(
+        self, relation: Relation, withheld: Mapping[str, Mapping[str, frozenset[str]]], protected: frozenset[str]
+    ) -> None:
+        """`withheld`: by privilege and login, the columns on which it shall not have it."""
         object_ = relation_sql(relation.name)
         self.fenced[object_] = relation.owner
-        limits = {
-            login: frozenset(c for c, name in masked.items() if self.people.limited(login, (name,)))
-            for login in self._fenceable(relation)
-        }
         everything = frozenset(c.name for c in relation.columns)
+        bad_for = frozenset(n for limits in withheld.values() for n, columns in limits.items() if columns)
         for grantee, atoms in self.grantees(object_).items():
-            members = self.people.members(grantee) & limits.keys()
-            bad_for = {m: limits[m] for m in members if limits[m]}
-            whole = any(a.privilege == _SELECT and not a.column for a in atoms)
-            covered = everything if whole else frozenset(a.column for a in atoms if a.privilege == _SELECT)
-            bad = covered & frozenset().union(*bad_for.values()) if bad_for else frozenset()
-            kept = {a for a in atoms if a.privilege not in (_SELECT, *_PEEPING)}
-            kept |= self._select(object_, grantee, covered, bad, limits, members, whole=whole, atoms=atoms)
-            kept |= self._peeping(atoms, frozenset(masked), bad_for, members)
-            self.after |= kept
+            self.after |= {a for a in atoms if a.privilege not in (*_COLUMNWISE, *_PEEPING)}
+            for privilege, limits in withheld.items():
+                held = {a for a in atoms if a.privilege == privilege}
+                self.after |= self._columns(Atom(object_, "", grantee, privilege), held, everything, limits)
+            members = self.people.members(grantee) & withheld[_SELECT].keys()
+            self.after |= self._peeping(atoms, protected, bad_for, members)
+
+    def _limits(
+        self, relation: Relation, made_of: Mapping[str, Iterable[ColumnName]], privilege: str
+    ) -> dict[str, frozenset[str]]:
+        return {login: self._withheld(login, made_of, privilege) for login in self._fenceable(relation)}
+
+    def _withheld(self, login: str, made_of: Mapping[str, Iterable[ColumnName]], privilege: str) -> frozenset[str]:
+        """The columns on which a login shall not have a privilege."""
+        may = {_SELECT: self._may_select, _INSERT: self._may_insert, _UPDATE: self._may_update}[privilege]
+        policy = self.people.principals[login].policy
+        return frozenset(column for column, names in made_of.items() if not all(may(policy, n) for n in names))
+
+    def _may_select(self, policy: PolicyClass, name: ColumnName) -> bool:
+        return may_read(policy, self._rule(name))
+
+    def _may_insert(self, policy: PolicyClass, name: ColumnName) -> bool:
+        return may_insert(policy, self._rule(name), self.protection.told)
+
+    def _may_update(self, policy: PolicyClass, name: ColumnName) -> bool:
+        return may_update(policy, self._rule(name))
+
+    def _rule(self, name: ColumnName) -> Column:
+        column = self.protection.rules.column(name)
+        assert column is not None
+        return column
 
     def fence_object(self, object_: str, owner: str, columns: frozenset[ColumnName], privilege: str) -> None:
         """Take an object (a view, a function) whole from those who do not see all of `columns` clear."""
@@ -125,49 +172,39 @@ class Wall:
         catalog = self.people.state.catalog
         return tuple(n for n in self.people.state.logins if not catalog.owns(n, relation))
 
-    def _select(
-        self,
-        object_: str,
-        grantee: str,
-        covered: frozenset[str],
-        bad: frozenset[str],
-        limits: Mapping[str, frozenset[str]],
-        members: frozenset[str],
-        *,
-        whole: bool,
-        atoms: set[Atom],
+    def _columns(
+        self, whole: Atom, held: set[Atom], everything: frozenset[str], limits: Mapping[str, frozenset[str]]
     ) -> set[Atom]:
+        """What is left of a privilege that a grantee held (`whole`: it, as a table's), where `limits` are each login's columns without it."""
+        covered = everything if whole in held else frozenset(a.column for a in held)
+        members = self.people.members(whole.grantee) & limits.keys()
+        bad = covered & frozenset[str]().union(*(limits[m] for m in members))
         if not bad:
-            return {a for a in atoms if a.privilege == _SELECT}
-        kept = {Atom(object_, c, grantee, _SELECT) for c in covered - bad}
+            return held
         for login in members:
             extra = bad - limits[login]
             if not extra:
                 continue
             limited_through = {n for n in self.people.members(login) & limits.keys() if limits[n] & extra}
-            if whole and not limits[login]:
-                self._give(Atom(object_, "", login, _SELECT), limited_through)
+            if whole in held and not limits[login]:
+                self._give(whole._replace(grantee=login), limited_through)
             else:
                 for column in sorted(extra):
-                    self._give(Atom(object_, column, login, _SELECT), limited_through)
-        return kept
+                    self._give(whole._replace(column=column, grantee=login), limited_through)
+        return {whole._replace(column=c) for c in covered - bad}
 
     def _peeping(
-        self,
-        atoms: set[Atom],
-        masked: frozenset[str],
-        bad_for: Mapping[str, frozenset[str]],
-        members: frozenset[str],
+        self, atoms: set[Atom], protected: frozenset[str], bad_for: frozenset[str], members: frozenset[str]
     ) -> set[Atom]:
         kept = set()
         for atom in atoms:
             if atom.privilege not in _PEEPING:
                 continue
-            if not bad_for or (atom.column and atom.column not in masked):
+            if members.isdisjoint(bad_for) or (atom.column and atom.column not in protected):
                 kept.add(atom)
                 continue
-            for login in members - bad_for.keys():
-                self._give(atom._replace(grantee=login), self.people.members(login) & bad_for.keys())
+            for login in members - bad_for:
+                self._give(atom._replace(grantee=login), self.people.members(login) & bad_for)
         return kept
 
     def _give(self, atom: Atom, limited: Iterable[str]) -> None:
@@ -188,21 +225,20 @@ class Wall:
 def plan_wall(draft: Draft, state: State, people: People, protection: ProtectionMap, rules: Rules) -> frozenset[Atom]:
     """The changes of privileges. Gives back the privileges before, from which access to the masking views follows."""
     before = frozenset(_before(state))
-    wall = Wall(draft, people, before)
+    wall = Wall(draft, people, protection, before)
     catalog = state.catalog
     for relation in sorted(catalog.relations.values(), key=lambda r: r.name):
-        masked = {n: c for n, c in protection.columns_of(relation).items() if _is_masked(rules, c)}
-        if masked:
-            wall.fence_table(relation, masked)
+        columns = protection.columns_of(relation)
         lineage = protection.lineage_of(relation)
-        inside = frozenset(c for c in lineage.inside if _is_masked(rules, c)) if lineage is not None else frozenset()
-        if inside and relation.oid not in state.invoker_views:
-            wall.fence_object(relation_sql(relation.name), relation.owner, inside, _SELECT)
+        if columns:
+            wall.fence_table(relation, columns)
+        elif lineage is not None and relation.oid not in state.invoker_views:
+            wall.fence_view(relation, lineage)
     for function in sorted(catalog.functions, key=lambda f: f.oid):
         named = protection.functions.get(function.name.name, frozenset())
-        columns = frozenset(c for c in named if _is_masked(rules, c))
-        if function.oid in state.routines and columns:
-            wall.fence_object(state.routines[function.oid], function.owner, columns, _EXECUTE)
+        read = frozenset(c for c in named if _is_masked(rules, c))
+        if function.oid in state.routines and read:
+            wall.fence_object(state.routines[function.oid], function.owner, read, _EXECUTE)
     _plan_difference(draft, state, wall)
     _warn(draft, state, people, protection, rules)
     return before
@@ -255,7 +291,7 @@ def _plan_difference(draft: Draft, state: State, wall: Wall) -> None:
                 )
             )
     kept = held - after if draft.serving else set[Atom]()
-    _revoke(draft.going(), held - after)
+    _revoke(draft.going(), held - after, wall.people)
     _grant(draft, held, after | kept)
     loose_ones = gone_objects if kept else set[Atom]()
     relevant = {a for a in wall.before if (a.object in wall.fenced and a.grantee != OWNER) or a in loose_ones}
@@ -304,13 +340,23 @@ def _what(privilege: str, columns: set[str]) -> str:
     return privilege if "" in columns or not named else f"{privilege} ({', '.join(named)})"
 
 
-def _revoke(changes: list[Change], atoms: set[Atom]) -> None:
+def _revoke(changes: list[Change], atoms: set[Atom], people: People) -> None:
     for (object_, grantee, privilege), columns in _groups(atoms).items():
         # Revoking the whole takes the single columns' privileges too.
         scope = "" if "" in columns else _columns(columns)
-        what = f"{_what(privilege, columns)} from {_who(grantee)}"
+        what = f"{_what(privilege, columns)} from {_who(grantee)}{_through(grantee, people)}"
         sql = f"REVOKE {privilege}{scope} ON {_on(object_)} FROM {_grantee_sql(grantee)}"
         changes.append(Change(Kind.REVOKE, _shown(object_), what, Statements((sql,))))
+
+
+def _through(grantee: str, people: People) -> str:
+    """Which logins have by a role what they shall not have."""
+    protected = [c.name for c in people.rules.protected_columns()]
+    names = sorted(n for n in people.members(grantee) - {grantee} if people.limited(n, protected))
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f", by which {', '.join(names[:_MOST_NAMES])}{more} had it"
 
 
 def _grant(draft: Draft, held: set[Atom], after: set[Atom]) -> None:
@@ -335,25 +381,28 @@ def _grant(draft: Draft, held: set[Atom], after: set[Atom]) -> None:
 
 def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap, rules: Rules) -> None:
     """Who can't be kept out by privileges, and what would undo the wall later."""
-    masked = [c.name for c in rules.protected_columns() if c.protection is Protection.MASKED]
+    protected = [c.name for c in rules.protected_columns()]
+    masked = [n for n in protected if _is_masked(rules, n)]
     catalog = state.catalog
     for login in sorted(state.logins):
-        limited = people.limited(login, masked)
-        if not limited:
+        if not people.limited(login, protected):
             continue
+        what = "sees masked" if people.limited(login, masked) else "does not see clear, and could overwrite"
         memberships = catalog.memberships(login)
         if login in catalog.superusers:
             draft.warnings.append(
-                f"login {login} is a superuser or can become one: no privilege keeps it from what it sees masked"
+                f"login {login} is a superuser or can become one: no privilege keeps it from what it {what}"
             )
             continue
         owned = sorted(str(t) for t in _owned(state, login, protection))
         if owned:
             draft.warnings.append(
-                f"login {login} owns {', '.join(owned)}: no privilege keeps it from what it sees masked there"
+                f"login {login} owns {', '.join(owned)}: no privilege keeps it from what it {what} there"
             )
         for role in sorted(memberships & _BYPASSING):
-            draft.warnings.append(f"login {login} is a member of {role}, which can read past the tables' privileges")
+            draft.warnings.append(
+                f"login {login} is a member of {role}, which can read or write past the tables' privileges"
+            )
         if state.logins[login].creates_roles:
             draft.warnings.append(f"login {login} has CREATEROLE and may make itself a member of roles that see more")
     for read in hidden_reads(protection):

@@ -433,8 +433,7 @@ class Expressions:
         if flow is not None:
             return self.read(entry, flow, field)
         if name in SYSTEM_COLUMNS:
-            if entry.reference is not None:
-                self._needs_table(entry, f"the system column {name} does not exist in a masking view")
+            self._needs_table(entry, f"the system column {name} does not exist in a masking view")
             return NOTHING
         if entry.opaque and not any(c.flow.touches for c in entry.columns):
             return NOTHING
@@ -491,6 +490,8 @@ class Expressions:
         return mixed(*flows)
 
     def _needs_table(self, entry: Entry, why: str) -> None:
+        if entry.target:
+            self.record.target_obstacle = why
         if entry.reference is not None:
             reference = self.record.references[entry.reference]
             reference.obstacle = reference.obstacle or why

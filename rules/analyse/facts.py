@@ -118,13 +118,14 @@ class Stored:
     """A protected column that gets a new value. `source`: what kind of value.
 
     `constant` (see Facts.constants), `null` (also DEFAULT), `column` (see Facts.copies), `destroyed` (DELETE), `other`. `place`: the tokens of the
-    written relation's name, and what the column is called there; None where that is not known.
+    written relation's name, and what the column is called there; None where that is not known. `changes`: in a row that is there, as by SET.
     """
 
     column: ColumnName
     source: str
     token: int
     place: tuple[int, int, str] | None = None
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,8 @@ class Obstacle:
 class Facts:
     """Everything that `decide` needs to know of one statement.
 
-    `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING), which
-    no masking view can stand in for. `united`: columns that one value may come from, as of the arms of a UNION. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
+    `targets`: relations written. `target_reads`: protected columns of a written relation that are read there (WHERE, RETURNING). `target`: the one
+    relation of an UPDATE or DELETE, for which a masking view may stand in; None where there is no such, or another one is written too. `united`: columns that one value may come from, as of the arms of a UNION. `views`: columns that views named in the statement use inside. `significant`: literal tokens whose
     value changes the facts (ordinals in ORDER BY), so they belong to the cache key. `parameters`: every parameter's (token, number).
     `sites`: what could be a look-up. `doubtful`: a name could mean several things, which the server will not let pass.
     """
@@ -184,6 +185,7 @@ class Facts:
     stored: tuple[Stored, ...] = ()
     leaks: tuple[Leak, ...] = ()
     target_reads: tuple[ColumnUse, ...] = ()
+    target: RelationRef | None = None
     views: frozenset[ColumnName] = frozenset()
     outputs: tuple[Output, ...] | None = None
     obstacles: tuple[Obstacle, ...] = ()

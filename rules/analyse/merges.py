@@ -39,6 +39,7 @@ class Merges:
             return Outputs()
         scope.star += self._queries.from_items.item(using, scope)
         target = self._writes.target(node.this, scope)
+        self._record.written.append(None)
         both = self._level(scope, [target, *scope.entries])
         self._expressions.condition(node.args.get("on"), both)
         levels = {True: both, False: scope, None: self._level(scope, [target])}

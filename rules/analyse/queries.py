@@ -175,7 +175,7 @@ class Queries:
         self._group(node, outputs, scope)
         walk.condition(node.args.get("having"), scope)
         self._tail(node, outputs, scope)
-        self._locks(node, scope)
+        self._locks(node)
         into = node.args.get("into")
         if into is not None:
             self.stored_elsewhere(outputs, into)
@@ -357,17 +357,9 @@ class Queries:
         for output in outputs:
             self.expressions.consume(output.flow, use, node)
 
-    def _locks(self, node: exp.Select, scope: Scope) -> None:
+    def _locks(self, node: exp.Select) -> None:
         for lock in node.args.get("locks") or []:
-            names = {str(t.name) for t in lock.expressions}
             self.expressions.visit(*(i for t in lock.expressions for i in t.find_all(exp.Identifier)))
-            self.record.spend(len(scope.entries) // 8)
-            for entry in scope.entries:
-                if names and entry.name not in names:
-                    continue
-                own = [] if entry.reference is None else [entry.reference]
-                for reference in [*own, *entry.inside]:
-                    self.record.references[reference].obstacle = "rows of a masking view can't be locked"
 
     # -- set operations and VALUES
 

@@ -137,6 +137,8 @@ class Record:
     tables: list[TableUse] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     cte_references: list[int] = field(default_factory=list)
+    written: list[int | None] = field(default_factory=list)
+    target_obstacle: str = ""
     sealed: dict[int, ColumnName] = field(default_factory=dict)
     in_where: dict[int, bool] = field(default_factory=dict)
 
@@ -174,6 +176,21 @@ class Record:
         """Note a name that means nothing here, so the server should refuse the statement; if it does not, the analysis has missed something."""
         self.obstacles.append(Obstacle(Reason.UNPARSED, message, hint, token, frozenset(), sqlstate, unread=True))
 
+    def target(self) -> RelationRef | None:
+        """See Facts. `written`: the relations of UPDATE and DELETE as of `tables`, None for what is written otherwise."""
+        use = self.tables[self.written[0]] if len(self.written) == 1 and self.written[0] is not None else None
+        if use is None or use.relation is None:
+            return None
+        obstacle = self.target_obstacle
+        if not use.plain and use.relation.children:
+            obstacle = "a masking view includes the rows of child tables"
+        if not self.database.replaceable(use.relation):
+            obstacle = "masking views are made for the table that the rules name, not for its partitions"
+        read = frozenset(u.column for u in self.target_reads)
+        return RelationRef(
+            use.relation.name, use.first, use.last, use.aliased, read, not obstacle, obstacle, tuple(use.qualified)
+        )
+
     def facts(self, action: Action, outputs: list[Named] | None, *, writes: bool) -> Facts:
         """The findings as a value."""
         return Facts(
@@ -202,6 +219,7 @@ class Record:
             stored=tuple(self.stored),
             leaks=tuple(self.leaks),
             target_reads=tuple(self.target_reads),
+            target=self.target(),
             views=frozenset(self.views),
             outputs=None
             if outputs is None

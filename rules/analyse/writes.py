@@ -31,6 +31,7 @@ class Writes:
         self.queries = queries
         self.record = queries.record
         self.expressions = queries.expressions
+        self._changing = False
         queries.modify = self.outputs
 
     def outputs(self, node: exp.Expr, scope: Scope | None) -> Outputs:
@@ -64,6 +65,7 @@ class Writes:
         else:
             shown = None
         target = self.target(table, scope)
+        self.record.written.append(None)
         if shown:
             target.name = shown
         if isinstance(schema, exp.Schema):
@@ -135,6 +137,7 @@ class Writes:
 
     def _update(self, node: exp.Update, scope: Scope) -> Outputs:
         target = self.target(node.this, scope)
+        self.record.written.append(target.table)
         scope.entries.append(target)
         self._other_relations(node, scope)
         self.assignments(node.expressions, target, scope)
@@ -143,6 +146,7 @@ class Writes:
 
     def _delete(self, node: exp.Delete, scope: Scope) -> Outputs:
         target = self.target(node.this, scope)
+        self.record.written.append(target.table)
         scope.entries.append(target)
         for item in node.args.get("using") or []:
             scope.star += self.queries.from_items.item(item, scope)
@@ -161,18 +165,23 @@ class Writes:
 
     def assignments(self, items: Sequence[exp.Expr], target: Entry, scope: Scope) -> None:
         """What stands behind SET."""
+        self._changing = True
         for item in items:
-            if not isinstance(item, exp.EQ):
-                self.unknown_form("this form of SET is not analysed", _EACH_COLUMN)
-                self.expressions.condition(item, scope)
-                continue
-            left, right = item.this, item.expression
-            if isinstance(left, exp.Tuple | exp.Paren):
-                self._assign_row(left, right, target, scope)
-            elif isinstance(left, exp.Column):
-                self.assign(target, self._left(left), right, scope)
-            else:
-                self._partial(left, right, target, scope)
+            self._assignment(item, target, scope)
+        self._changing = False
+
+    def _assignment(self, item: exp.Expr, target: Entry, scope: Scope) -> None:
+        if not isinstance(item, exp.EQ):
+            self.unknown_form("this form of SET is not analysed", _EACH_COLUMN)
+            self.expressions.condition(item, scope)
+            return
+        left, right = item.this, item.expression
+        if isinstance(left, exp.Tuple | exp.Paren):
+            self._assign_row(left, right, target, scope)
+        elif isinstance(left, exp.Column):
+            self.assign(target, self._left(left), right, scope)
+        else:
+            self._partial(left, right, target, scope)
 
     def _left(self, node: exp.Column) -> str:
         self.expressions.visit(*(node.args.get(k) for k in ("this", "table", "db")))
@@ -229,11 +238,11 @@ class Writes:
             return
         token = self.expressions.anchor(value)
         if _is_null(value) or _is_default(value):
-            self.record.stored.append(Stored(flow.column, "null", token))
+            self.record.stored.append(Stored(flow.column, "null", token, changes=self._changing))
             if not isinstance(value, exp.Null):
                 self.expressions.visit(*value.find_all(exp.Identifier))
         elif self.expressions.constant(flow, value, array=False, compared=False):
-            self.record.stored.append(Stored(flow.column, "constant", token, self._place(target, name)))
+            self.record.stored.append(Stored(flow.column, "constant", token, self._place(target, name), self._changing))
         else:
             self._store(target, name, self.expressions.value(value, scope), value)
 
@@ -253,7 +262,7 @@ class Writes:
             self.record.copies.append(Pair(into.column, source.column, token))
         else:
             kind = "other"
-        self.record.stored.append(Stored(into.column, kind, token, self._place(target, name)))
+        self.record.stored.append(Stored(into.column, kind, token, self._place(target, name), self._changing))
         if kind == "other":
             self.record.copies += [Pair(into.column, column, token) for column in sorted(source.touches)]
 

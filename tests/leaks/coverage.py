@@ -84,19 +84,18 @@ LEAKS: tuple[Leak, ...] = (
     Leak("JOIN with a table of guesses", _VIEW, (f"{GUESSES}[joins]",)),
     Leak(
         "unique violations",
-        "A login that sees a column masked may not write values of its choosing where a unique, exclusion or foreign key constraint would answer, unless it may look up (then it counts).",
+        "Who does not see a column clear has no privilege to change it, nor to give it a value in a new row where an index or a constraint would compare that (ADR 0027).",
         (
             f"{GUESSES}[unique violations]",
+            f"{GUESSES}[written comparisons]",
             f"{ORACLES}::test_a_sealed_value_can_not_be_guessed_by_writing_it",
-            f"{ORACLES}::test_who_may_look_up_may_write_and_it_counts",
+            f"{ORACLES}::test_who_may_look_up_may_not_write",
         ),
-        "Past pgveil a login with INSERT or UPDATE on a masked column under such a constraint learns from the error whether a value is there. Take the privilege away where that matters.",
     ),
     Leak(
         "ON CONFLICT",
         "As unique violations. Targets and updates of masked columns need SELECT on them.",
         (f"{GUESSES}[on conflict]",),
-        "As unique violations.",
     ),
     Leak("count", _VIEW, (f"{GUESSES}[counts]",), "How many rows there are is not hidden."),
     Leak(

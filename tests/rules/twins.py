@@ -297,6 +297,8 @@ class Twins:
         for login in FENCED:
             policy = self.rules.principal(login, []).policy
             _script(connection, f"create schema {policy.schema}; grant usage on schema {policy.schema} to {login}")
+            for name in self.rules.protected_tables():
+                self._fence_writes(connection, login, name)
             for name, masks in self._masked_columns():
                 self._fence_table(connection, login, policy.schema, name, masks)
             for view in ("v_phones", "v_mixed", "v_calls"):
@@ -317,7 +319,31 @@ class Twins:
         relations = [table] + (["public.visits_2026"] if name.name == "visits" else [])
         for each in relations:
             _script(connection, f"revoke select on {each} from {login}; grant select ({plain}) on {each} to {login}")
-        _script(connection, f"create view {view} as select {shown} from {table}; grant select on {view} to {login}")
+        _script(
+            connection,
+            f"create view {view} as select {shown} from {table}; grant select, delete on {view} to {login};"
+            f"grant update ({', '.join(self._changeable(login, name, columns))}) on {view} to {login}",
+        )
+
+    def _fence_writes(self, connection: psycopg.Connection[Any], login: str, name: TableName) -> None:
+        """No login of these gives values to sealed columns, or changes what it does not see clear."""
+        table = f"{quote_ident(name.schema)}.{quote_ident(name.name)}"
+        columns = [d.name for d in connection.execute(f"select * from {table} limit 0").description or ()]
+        policy = self.rules.principal(login, []).policy
+        hidden = {n: c for n, c in self.rules.tables[name].columns.items() if policy.verdict(c.name) != "clear"}
+        plain = ", ".join(self._changeable(login, name, columns))
+        unsealed = ", ".join(quote_ident(c) for c in columns if c not in hidden or hidden[c].mode is None)
+        relations = [table] + (["public.visits_2026"] if name.name == "visits" else [])
+        for each in relations:
+            _script(
+                connection,
+                f"revoke insert, update on {each} from {login};"
+                f"grant insert ({unsealed}), update ({plain}) on {each} to {login}",
+            )
+
+    def _changeable(self, login: str, name: TableName, columns: Sequence[str]) -> list[str]:
+        policy, own = self.rules.principal(login, []).policy, self.rules.tables[name].columns
+        return [quote_ident(c) for c in columns if c not in own or policy.verdict(own[c].name) == "clear"]
 
     # -- judging
 

@@ -68,7 +68,7 @@ _MASKED: Final = {
     "copy": "what COPY can't protect",
     "plain_into_sealed": "values for sealed columns that only the database could compute",
     "randomized": "comparing randomized values",
-    "oracle": "writing what a unique or foreign key over real values would answer",
+    "oracle": "giving a value to a column that is not seen clear: the server would compare it",
     "unfenced": "defining objects around protected tables",
     "ordering": "locking by a sealed order",
     "compute": "what pgveil can't compute for anyone",
