@@ -6,7 +6,7 @@ One task a connection does the dialogue, then sleeps while the relay works by ca
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -97,6 +97,7 @@ class Connection:
         self._encrypted = encrypted
         self._admitted = False
         self._entered: str | None = None  # as whom
+        self._answered = False  # the client has said something since its startup packet
         self._leaving = False
         self._established = 0.0
         self._relay: Relay | None = None
@@ -230,9 +231,14 @@ class Connection:
                 return None
             # Not before: whoever only says who he is must not fill somebody else's places.
             self._take_place_as(login.user)
+            context = replace(context, answered=authentication.answered)
             session = await self._session(context)
         except BaseException as error:
-            self._around.services.login_failed(context, _recorded(error))
+            if isinstance(error, LegClosed) and not self._answered:
+                # A probe (pg_isready), or a program that has to ask its user for the password first: nobody has tried anything.
+                self._around.services.metrics.login_abandoned()
+            else:
+                self._around.services.login_failed(context, _recorded(error))
             raise
         if session is None:
             return None
@@ -327,6 +333,7 @@ class Connection:
                 raise
             raise HostUnreachable("the PostgreSQL server closed the connection at once") from None
         finally:
+            self._answered = authentication.answered
             dialogue.leave()
         return authentication
 

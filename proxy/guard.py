@@ -214,7 +214,10 @@ class Guard:
         self._waiting.discard(client.recorder)
         client.session.abandoned()
         if not client.session.started:
-            self.login_failed(context, client.session.ended_with)
+            if client.session.closing == "client_gone" and not context.answered:
+                self.metrics.login_abandoned()
+            else:
+                self.login_failed(context, client.session.ended_with)
             return
         duration = int((time.monotonic() - client.since) * 1e6)
         self._audit.note(LoggedOut(connection=client.connection, login=context.login, duration_us=duration))

@@ -147,6 +147,9 @@ class MetricSink:
     def login_failed(self) -> None:
         """The server did not let a client log in."""
 
+    def login_abandoned(self) -> None:
+        """A client went away without an answer to what the server asked of it."""
+
     def error(self, sqlstate: str) -> None:
         """A client was sent an ErrorResponse, the server's or ours."""
 
@@ -183,6 +186,7 @@ class Metrics(MetricSink):
         "_from_client",
         "_from_server",
         "_hosts",
+        "_logins_abandoned",
         "_logins_failed",
         "_objects",
         "_observed",
@@ -348,6 +352,11 @@ class Metrics(MetricSink):
         self._logins_failed = Counter(
             "pgveil_logins_failed_total", "Logins that the server did not accept.", registry=registry
         ).inc
+        self._logins_abandoned = Counter(
+            "pgveil_logins_abandoned_total",
+            "Clients that went away when the server asked who they are, as probes do.",
+            registry=registry,
+        ).inc
         errors = Counter(
             "pgveil_errors_total",
             "Errors sent to clients, the server's and pgveil's own, by SQLSTATE class.",
@@ -459,6 +468,10 @@ class Metrics(MetricSink):
     def login_failed(self) -> None:
         """See MetricSink."""
         self._logins_failed()
+
+    def login_abandoned(self) -> None:
+        """See MetricSink."""
+        self._logins_abandoned()
 
     def error(self, sqlstate: str) -> None:
         """See MetricSink."""

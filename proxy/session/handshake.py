@@ -237,6 +237,7 @@ class Authentication:
         "_sasl_begins",
         "_seen",
         "_unsaid",
+        "answered",
         "done",
         "let_in",
         "rejected",
@@ -257,6 +258,7 @@ class Authentication:
         self.to_client: list[bytes] = []
         self.to_server: list[bytes] = [login.startup.build()]
         self.let_in = False
+        self.answered = False  # the client has said something since its startup packet
         self.done = False
         self.rejected: m.ErrorFields | None = None
 
@@ -284,6 +286,7 @@ class Authentication:
 
     def client_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        self.answered = self.answered or bool(data)
         self._front.feed(data)
         while self._awaited and (event := self._front.next_event()) is not None:
             self._client_said(self._counted(event))

@@ -18,7 +18,7 @@ class SessionContext:
     """Who has logged in, and from where. `login` is the user of the startup packet, whom the server has just authenticated.
 
     `parameters`: the startup packet's other parameters, as sent to the server (client_encoding, options, search_path...).
-    `client_address`: "host:port", or "unix". `number`: counts the worker's connections. `pump`: to be called, in the event loop, when the
+    `answered`: the client has said something since its startup packet. `client_address`: "host:port", or "unix". `number`: counts the worker's connections. `pump`: to be called, in the event loop, when the
     session's output or wants have changed by themselves.
     """
 
@@ -28,6 +28,7 @@ class SessionContext:
     protocol: int = 0x0003_0000
     client_address: str = "unix"
     client_tls: bool = False
+    answered: bool = False
     number: int = 0
     pump: Callable[[], None] = lambda: None
 

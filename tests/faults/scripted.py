@@ -119,6 +119,13 @@ class Case:
         return not (self.side == "C" and self.at == 0 and self.how in {How.HALF, How.TORN, How.STALLS})
 
     @property
+    def abandoned(self) -> bool:
+        """Whether the client went away before it had answered anything: a probe, not an attempt. Of a torn TLS record nothing arrives."""
+        answers = [at for at, (side, _) in enumerate(DIALOGUES[self.method]) if side == "C" and at > 0]
+        unsaid = self.at == 0 or (self.how is How.TORN and self.at in answers[:1])
+        return self.side == "C" and unsaid and self.how in {How.AFTER, How.TORN}
+
+    @property
     def waits(self) -> bool:
         """Whether it is pgveil's limit that ends it."""
         return self.how is How.STALLS or self.broken in {Broken.STALLS_BEFORE, Broken.STALLS_WITHIN}

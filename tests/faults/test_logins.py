@@ -138,10 +138,13 @@ async def test_no_login_that_ends_early_leaves_anything(other: Ground, tmp_path:
     assert await cut_in_tls(other.port, hello=begun, stall=True) == b"S"
 
     # Nothing of it is left: no connection to the server, no session, no record of a success; and each failure is told of once.
-    failed = [case for case in (*everything, *broken) if case.asked]
+    asked = [case for case in (*everything, *broken) if case.asked]
+    failed = [case for case in asked if not case.abandoned]
     await eventually(lambda: scripted.open == 0, "the server has no connection any more")
     await eventually(lambda: other.metric("pgveil_connections") == 0, "no session is left")
     await eventually(lambda: other.metric("pgveil_logins_failed_total") == len(failed), "each failure is counted")
+    abandoned = len(asked) - len(failed)
+    await eventually(lambda: other.metric("pgveil_logins_abandoned_total") == abandoned, "and each that only asked")
     wanted = Counter((case.login, "TLS" if case.tls else None) for case in failed)
     await eventually(lambda: recorded(other, "login_failed") == wanted, "each is recorded")
     assert not recorded(other, "login")

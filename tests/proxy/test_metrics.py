@@ -75,6 +75,8 @@ def test_each_report_reaches_its_metric(metrics: Metrics, registry: CollectorReg
     metrics.connection_opened()
     metrics.connection_closed()
     metrics.login_failed()
+    metrics.login_abandoned()
+    metrics.login_abandoned()
     metrics.from_client(100)
     metrics.from_server(200)
     metrics.message_objects(5)
@@ -96,6 +98,7 @@ def test_each_report_reaches_its_metric(metrics: Metrics, registry: CollectorReg
         ("pgveil_connections", None): 1,
         ("pgveil_connections_opened_total", None): 2,
         ("pgveil_logins_failed_total", None): 1,
+        ("pgveil_logins_abandoned_total", None): 2,
         ("pgveil_received_bytes_total", ("side", "client")): 100,
         ("pgveil_received_bytes_total", ("side", "server")): 200,
         ("pgveil_forwarded_message_objects_total", None): 5,
