@@ -282,7 +282,7 @@ def _who(event: Any) -> str:
 
 
 def _print_json(report: Report, directory: Path) -> None:
-    import msgspec
+    from audit.record import plain_json
 
     plain = {
         "ok": report.ok,
@@ -292,7 +292,7 @@ def _print_json(report: Report, directory: Path) -> None:
         "findings_untold": report.untold,
         "notes": report.notes,
     }
-    typer.echo(msgspec.json.encode(plain))
+    typer.echo(plain_json(plain))
 
 
 def _print_report(report: Report) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from audit.errors import AuditLocked, AuditUnavailable, RecordTooLarge
 from audit.event import LogClosed, LogOpened, LogRestored
-from audit.record import FORMAT, MAX_LINE_BYTES, Body, encode, printable, stamp
+from audit.record import FORMAT, MAX_LINE_BYTES, Body, encode, is_plain, printable, stamp
 from audit.segments import LOCK, Head, SegmentWriter, errno_name, is_writer_name, recover
 from audit.storage import OsStorage
 
@@ -320,7 +320,10 @@ class AuditLog:
         body = Body(seq, stamp(self._options.clock()), self._writer, self._hash, event)
         try:
             line, digest = encode(body, self._encoder)
+            plain = is_plain(line)
         except UnicodeEncodeError:
+            plain = False
+        if not plain:
             line, digest = encode(msgspec.structs.replace(body, event=printable(event)), self._encoder)
         if len(line) > self._options.max_record_bytes:
             self._refuse()

@@ -15,7 +15,7 @@ import msgspec
 
 from audit.event import LoggedOut, LogOpened, Refused, StatementEnded, StatementStarted
 from audit.reading import lines, lines_backward, segments, writers
-from audit.record import Body, Decoder, Malformed
+from audit.record import Body, Decoder, Malformed, plain_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +126,7 @@ class Found:
         plain["hash"] = self.record.hash
         if self.outcome is not None:
             plain["outcome"] = msgspec.to_builtins(self.outcome)
-        return msgspec.json.encode(plain)
+        return plain_json(plain)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ each line carries its own, the last line is checked as well, though no line foll
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -52,6 +53,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     body: Body
     hash: str
+
+
+# Unicode's categories Cc (from DEL on), Cf, Cs, Zl and Zp, of Unicode 16: controls, marks of direction, line ends, what is written and not seen.
+_HIDDEN: Final = re.compile(
+    r"[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U00013438"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
+)
 
 
 class Malformed(ValueError):  # noqa: N818 - the name says what is wrong
@@ -99,15 +108,35 @@ class Decoder:
         return Record(body, digest)
 
 
+def plain_json(value: Any) -> bytes:
+    """One line of JSON that shows on a terminal what it is."""
+    return _HIDDEN.sub(lambda found: escape(found[0]), msgspec.json.encode(value).decode()).encode()
+
+
+def is_plain(line: bytes) -> bool:
+    """Whether nothing in a line could move a terminal's cursor, turn the direction of writing, or end the line for a reader.
+
+    JSON escapes the characters below a space itself.
+    """
+    return (line.isascii() and b"\x7f" not in line) or _HIDDEN.search(line.decode()) is None
+
+
 def printable(event: Event) -> Event:
-    """The event with everything that is not Unicode text escaped (lone surrogates, as from surrogateescape, become "\\udc80")."""
+    """The event with everything in its texts escaped that nobody could see, or that is no Unicode text: U+202E becomes "\\u202e", a lone surrogate
+    (as from surrogateescape) "\\udc80"."""
     found: Event = msgspec.convert(_escaped(msgspec.to_builtins(event)), Event)
     return found
 
 
+def escape(character: str) -> str:
+    """As JSON and Python write it."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
+        return _HIDDEN.sub(lambda found: escape(found[0]), value)
     if isinstance(value, dict):
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

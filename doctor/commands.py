@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from rules.problems import json_text, printable
 
 if TYPE_CHECKING:
     from doctor.model import Acceptance
@@ -81,7 +82,7 @@ def doctor(
         facts, database=without_password(facts.url), acceptances=acceptances, only=only or (), skip=skip or ()
     )
     if json_:
-        typer.echo(json.dumps(report.document(), ensure_ascii=False, indent=2))
+        typer.echo(json_text(report.document()))
     else:
         show(report, everything=why)
     if not report.reached:
@@ -102,6 +103,6 @@ def _acceptances(settings: Config, codes: frozenset[str]) -> tuple[Acceptance, .
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    for line in message.splitlines():
-        typer.echo(f"pgveil: {line}", err=True)
+    for line in message.split("\n"):
+        typer.echo(f"pgveil: {printable(line)}", err=True)
     raise typer.Exit(code)

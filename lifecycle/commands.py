@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Protocol
 
 import typer
+
+from rules.problems import json_text, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -205,7 +206,7 @@ def _told(
     from lifecycle.apply.model import Kind
 
     if as_json:
-        typer.echo(json.dumps({"applied": applied, **taken_up, **plan.document()}, ensure_ascii=False, indent=2))
+        typer.echo(json_text({"applied": applied, **taken_up, **plan.document()}))
     elif applied:
         typer.echo(f"Done: {len(plan.changes)} changes.")
         if any(c.kind is Kind.KEY for c in plan.changes):
@@ -257,5 +258,5 @@ def _ring(directory: Path) -> KeyRing:
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    typer.echo(f"pgveil: {message}", err=True)
+    typer.echo(f"pgveil: {readable(message)}", err=True)
     raise typer.Exit(code)

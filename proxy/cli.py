@@ -22,6 +22,7 @@ from proxy.errors import ConfigError, PgveilError
 from proxy.explain_command import explain
 from proxy.observe import command as observe
 from proxy.workload.command import check
+from rules.problems import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +100,8 @@ def guarded(command: Callable[[], None]) -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    for line in text.splitlines():
-        typer.echo(f"pgveil: {line}", err=True)
+    for line in text.split("\n"):
+        typer.echo(f"pgveil: {printable(line)}", err=True)
     sys.exit(code)
 
 

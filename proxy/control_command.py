@@ -12,6 +12,7 @@ from proxy.config import load_config
 from proxy.control import ask
 from proxy.errors import PgveilError
 from proxy.reports import Outcome
+from rules.problems import readable
 
 if TYPE_CHECKING:
     from proxy.reports import Reported
@@ -76,7 +77,7 @@ def _tell(command: str, reported: Reported) -> None:
         typer.echo(f"worker {worker.worker} (pid {worker.pid}): {worker.outcome}")
     if reported.why is not None:
         typer.echo(f"pgveil {command} was refused, and what was in force stays so:", err=True)
-        typer.echo(reported.why, err=True)
+        typer.echo(readable(reported.why), err=True)
     elif command == "reload":
         typer.echo("Rules, keys and certificates are in force as the files have them.")
     else:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from proxy.errors import ConfigError, ServerUnreachable
+from rules.problems import json_text, printable
 
 if TYPE_CHECKING:
     from keys.ring import KeyRing
@@ -62,9 +63,7 @@ def explain(
     world = asyncio.run(_ask(place.dsn, login, search_path))
     explanation = _judge(place, world, text, login)
     if json_:
-        import json
-
-        typer.echo(json.dumps(explanation.document() | {"login_exists": world.known}, ensure_ascii=False, indent=2))
+        typer.echo(json_text(explanation.document() | {"login_exists": world.known}))
     else:
         _print(explanation, world, keys=place.ring is not None)
     if explanation.outcome == REFUSED:
@@ -192,7 +191,7 @@ def _print(explanation: Explanation, world: _World, *, keys: bool) -> None:
     from proxy.explain_text import show
 
     if not world.known:
-        typer.echo(f"note: the database has no login {explanation.login}", err=True)
+        typer.echo(f"note: the database has no login {printable(explanation.login)}", err=True)
     if not keys:
         typer.echo("note: the keys can't be read from here, so sealed constants are shown as <sealed>", err=True)
     show(Console(), explanation)

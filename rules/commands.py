@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,7 +12,7 @@ import typer
 
 from rules.load import check_rules, read_rules_file
 from rules.model import Verdict
-from rules.problems import Problem, RulesError, Severity, printable
+from rules.problems import Problem, RulesError, Severity, json_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,7 +97,7 @@ def schema() -> None:
     """Print the JSON Schema of rules files, for editors."""
     from rules.schema import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    typer.echo(json_text(json_schema()))
 
 
 def _read(path: Path) -> Checked:
@@ -174,7 +173,7 @@ def _show(
     path: Path, problems: tuple[Problem, ...], rules: Rules | None, holders: tuple[_Holder, ...], *, as_json: bool
 ) -> None:
     if as_json:
-        typer.echo(json.dumps(_document(path, problems, rules, holders), ensure_ascii=False, indent=2))
+        typer.echo(json_text(_document(path, problems, rules, holders)))
         return
     for problem in problems:
         typer.echo(str(problem), err=True)

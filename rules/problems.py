@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -41,6 +43,28 @@ class Problem:
 def printable(text: str) -> str:
     """A text for a terminal: a name in a database can hold anything, escape sequences too."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def readable(text: str) -> str:
+    """`printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+_HIDDEN = re.compile(
+    r"[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2064"
+    r"\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f]"
+)
+
+
+def json_text(document: object) -> str:
+    """JSON for people: letters of all languages as they are, and nothing that a terminal would not show as what it is."""
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    return _HIDDEN.sub(
+        lambda found: "".join(
+            f"\\u{unit}" for unit in re.findall("....", found[0].encode("utf-16-be", "surrogatepass").hex())
+        ),
+        text,
+    )
 
 
 class RulesError(Exception):

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from proxy.errors import ConfigError
+from rules.problems import json_text
 
 if TYPE_CHECKING:
     from proxy.observe.tally import Book
@@ -56,7 +56,7 @@ def report(config: _Config = _DEFAULT, directory: _Directory = None, all_: _All 
     counts = count_by_outcome(book)
     if json_:
         totals = {"rules": rules, "earlier": earlier, "counts": {o.value: n for o, n in counts.items()}}
-        typer.echo(json.dumps(totals | document(book), ensure_ascii=False, indent=2))
+        typer.echo(json_text(totals | document(book)))
     else:
         told = ", ".join(f"{count} {_WORDS[outcome.value]}" for outcome, count in counts.items())
         typer.echo(f"{sum(counts.values())} statements observed: {told}")

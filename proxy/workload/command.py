@@ -13,6 +13,7 @@ import typer
 from proxy.errors import ConfigError, ServerUnreachable
 from proxy.workload.formats import Format
 from rules import commands
+from rules.problems import json_text, printable
 
 if TYPE_CHECKING:
     import asyncpg
@@ -238,7 +239,7 @@ def _print(account: Account, path: Path) -> None:
     for why, count in sorted(account.others.items()):
         typer.echo(f"{count} times {why}")
     for login in sorted(account.unknown):
-        typer.echo(f"note: the database has no login {login}", err=True)
+        typer.echo(f"note: the database has no login {printable(login)}", err=True)
     for bad in account.bad[:_SHOWN]:
         typer.echo(f"{path}:{bad.line}: {bad.why}", err=True)
     if account.bad_count:
@@ -246,7 +247,6 @@ def _print(account: Account, path: Path) -> None:
 
 
 def _print_json(account: Account) -> None:
-    import json
 
     from proxy.observe.report import document
 
@@ -258,4 +258,4 @@ def _print_json(account: Account) -> None:
         "bad": account.bad_count,
         "bad_lines": [{"line": bad.line, "why": bad.why} for bad in account.bad],
     }
-    typer.echo(json.dumps(plain | document(account.tally.book()), ensure_ascii=False, indent=2))
+    typer.echo(json_text(plain | document(account.tally.book())))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -24,7 +26,7 @@ from audit.event import (
     StatementStarted,
     clip,
 )
-from audit.record import GENESIS, Body, Decoder, Malformed, encode, printable, stamp
+from audit.record import GENESIS, Body, Decoder, Malformed, encode, escape, is_plain, plain_json, printable, stamp
 
 TIME = "2026-03-01T09:30:00.000001Z"
 ENCODER = msgspec.json.Encoder()
@@ -112,6 +114,30 @@ def test_what_is_no_unicode_text_is_escaped() -> None:
     escaped = printable(roles)
     assert isinstance(escaped, LoginSucceeded)
     assert escaped.roles == ("clerk", "\\ud800")
+
+
+HIDDEN = "\x7f\x80\x9b\xad\u061c\u180e\u200b\u200e\u2028\u2029\u202a\u202e\u2060\u2066\u2069\ufeff\ufff9\U000110bd\U0001bca0\U0001d173\U000e0001\U000e0041"
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=lambda c: f"U+{ord(c):04X}")
+def test_what_nobody_could_see_is_escaped(hidden: str) -> None:
+    each = RulesLoaded("v", f"x{hidden}y")
+    assert not is_plain(line_of(each))
+    line = line_of(printable(each))
+    assert is_plain(line)
+    assert hidden not in line.decode()
+    assert Decoder().decode(line).body.event == RulesLoaded("v", f"x{escape(hidden)}y")
+    assert json.loads(plain_json({"a": hidden})) == {"a": hidden}
+    assert plain_json({"a": hidden}).isascii()
+
+
+def test_the_characters_are_those_of_their_categories() -> None:
+    kinds = {"Cc", "Cf", "Zl", "Zp"}
+    hidden = [c for c in map(chr, range(0x7F, sys.maxunicode + 1)) if unicodedata.category(c) in kinds]
+    assert len(hidden) > 100
+    assert [c for c in hidden if is_plain(c.encode())] == []
+    shown = "Jörg 李娜 \u3000\xa0 नमस्ते שלום مرحبا 😀"
+    assert is_plain(shown.encode())
 
 
 @given(st.text(max_size=100), st.integers(20, 60))
