@@ -6,6 +6,7 @@ I/O: one asyncpg connection a database, while there are sessions in it. A gate i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,22 @@ import structlog
 from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, ServerUnreachable
+from proxy.observe.gate import ObservingGate
 from proxy.repeated import Repeated
 from proxy.troubles import reason_of
 from proxy.vocabulary import read_vocabulary
 from rules.catalog import FINGERPRINT_QUERY, CatalogError, build_catalog
 from rules.catalog_texts import CatalogReader
+from rules.serving import ANNOUNCE_QUERY, WITHDRAW_QUERY, lock_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from proxy.calculator.locale import Locale
     from proxy.config import Address, CatalogLogin
     from proxy.hosts import Hosts
-    from proxy.observe.gate import ObservingGate
     from proxy.plan_cache import CacheObserver
+    from proxy.session.gate import Judge
     from proxy.session.values import ValueCodec
     from rules.catalog import Catalog
     from rules.model import Rules
@@ -81,7 +84,8 @@ async def read_catalog(connection: asyncpg.Connection[Any], reader: CatalogReade
 class _Database:
     """One database: its codec and its gate, the connection that watches its catalog, and what the last reading showed.
 
-    `users`: sessions in it, and those that are about to begin. While there is none, there is no connection.
+    `users`: sessions in it, and those that are about to begin. While there is none, there is no connection. `announced`: the rules that the
+    connection says are served (`rules.serving`).
     """
 
     name: str
@@ -96,6 +100,7 @@ class _Database:
     template: bool = False
     users: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    announced: set[str] = field(default_factory=set)
     look: asyncio.Task[None] | None = None
     leaving: asyncio.Task[None] | None = None
 
@@ -111,6 +116,7 @@ class Databases:
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `forgotten(database)` when nothing is kept
     of it any more; `answered(whether)` after every attempt to ask the database of pgveil's own URL (or any, where none is `expect`ed).
     `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the catalog is read there.
+    `pinned(database)`: the judges by which something on its way is decided, older ones among them: these follow the catalog too.
     """
 
     def __init__(
@@ -126,6 +132,7 @@ class Databases:
         make: Callable[..., Gate | ObservingGate] = Gate,
         hosts: Hosts | None = None,
         now: Callable[[], float] = time.monotonic,
+        pinned: Callable[[str], Iterable[Judge]] = lambda _: (),
     ) -> None:
         self._hosts = hosts
         self._dsn = dsn
@@ -136,6 +143,8 @@ class Databases:
         self._answered = answered
         self._forgotten = forgotten
         self._make = make
+        self._pinned = pinned
+        self._coming: str | None = None  # rules that are about to be in force
         self._databases: dict[str, _Database] = {}  # the one that was asked for last is the last
         self._home: str | None = None
         self._log = structlog.get_logger("catalog")
@@ -288,25 +297,61 @@ class Databases:
                 self._forget(name)
 
     def prepare(self, rules: Rules) -> Callable[[], None]:
-        """Other rules, worked out for every database; calling what is returned judges by them, in all databases at once."""
+        """Other rules, worked out for every database; calling what is returned judges by them, in all databases at once.
+
+        They get gates of their own: by the old ones is judged what is on its way.
+        """
         ready = {
-            name: (database.catalog, database.gate.prepare(rules, database.catalog))
+            name: (database.catalog, _following(database.gate, rules, database.catalog))
             for name, database in self._databases.items()
             if database.gate is not None and database.catalog is not None
         }
 
         def commit() -> None:
-            self._rules = rules
+            self._rules, self._coming = rules, None
             for name, database in self._databases.items():
                 if database.gate is None or database.catalog is None:
                     continue
-                catalog, install = ready.get(name, (None, None))
-                if install is not None and catalog is database.catalog:
-                    install()
-                else:  # read again, or for the first time, since
-                    database.gate.update(rules, database.catalog)
+                catalog, following = ready.get(name, (None, None))
+                if following is None or catalog is not database.catalog:  # read again, or for the first time, since
+                    following = _following(database.gate, rules, database.catalog)
+                database.gate = following()
 
         return commit
+
+    def current(self, name: str) -> Gate | ObservingGate | None:
+        """The gate by which a database's sessions are to be judged from now on."""
+        database = self._databases.get(name)
+        return None if database is None else database.gate
+
+    def comes_not(self) -> None:
+        """What was announced is not going to be served; the next look takes it back."""
+        self._coming = None
+
+    async def announce(self, version: str) -> None:
+        """Say in all databases that rules of this version are about to be served, before they are."""
+        self._coming = version
+        for database in list(self._databases.values()):
+            async with database.lock:
+                if database.watched:
+                    assert database.connection is not None
+                    with contextlib.suppress(*_TROUBLES):
+                        await self._say_what_is_served(database, database.connection)
+
+    async def _say_what_is_served(self, database: _Database, connection: asyncpg.Connection[Any]) -> None:
+        """By shared advisory locks (`rules.serving`): `pgveil apply` leaves standing what those who say so need."""
+        judges = [j for j in (database.gate, *self._pinned(database.name)) if isinstance(j, Gate)]
+        wanted = {self._rules.version, *(j.protection.rules.version for j in judges)}
+        if self._coming is not None:
+            wanted.add(self._coming)
+        if isinstance(database.gate, ObservingGate) and database.gate.observes:
+            wanted = set()
+        for version in wanted - database.announced:
+            await connection.fetchval(ANNOUNCE_QUERY, *lock_of(version))
+            database.announced.add(version)
+        for version in database.announced - wanted:
+            await connection.fetchval(WITHDRAW_QUERY, *lock_of(version))
+            database.announced.discard(version)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -350,8 +395,9 @@ class Databases:
 
     async def _read(self, database: _Database) -> None:
         connection = await self._connection(database)
+        await self._say_what_is_served(database, connection)
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
-            await self._look_for(connection, database.gate)
+            await self._look_for_all(connection, database)
             return
         fingerprint, catalog = await read_catalog(connection, database.reader)
         encoding = connection.get_settings().server_encoding
@@ -374,12 +420,22 @@ class Databases:
             )
         elif changed:
             database.gate.update(self._rules, catalog)
+            for older in self._older(database):
+                older.update(older.protection.rules, catalog)
         if changed:
             self._log.info(
                 "catalog.loaded", database=database.name, version=catalog.version, relations=len(catalog.relations)
             )
             self._changed(database.name, catalog)
-        await self._look_for(connection, database.gate)
+        await self._look_for_all(connection, database)
+
+    def _older(self, database: _Database) -> set[Gate]:
+        return {j for j in self._pinned(database.name) if isinstance(j, Gate) and j is not database.gate}
+
+    async def _look_for_all(self, connection: asyncpg.Connection[Any], database: _Database) -> None:
+        assert database.gate is not None
+        for gate in (database.gate, *self._older(database)):
+            await self._look_for(connection, gate)
 
     async def _connection(self, database: _Database) -> asyncpg.Connection[Any]:
         """The connection that watches a database: of the host that clients are led to, now."""
@@ -411,6 +467,7 @@ class Databases:
                 connection.terminate()  # a login whose time is over, too: the next one begins anew
                 raise
             database.connection, database.at = connection, at
+            database.announced.clear()
         return connection
 
     @staticmethod
@@ -420,6 +477,20 @@ class Databases:
         if wanted:
             rows = await connection.fetch(TEMPORARY_QUERY, sorted(wanted))
             gate.found_relations(wanted, frozenset(int(r["oid"]) for r in rows))
+
+
+def _following(gate: Gate | ObservingGate, rules: Rules, catalog: Catalog) -> Callable[[], Gate | ObservingGate]:
+    """What gives the gate for other rules. Observed statements run as they came: there the same one goes on."""
+    if isinstance(gate, Gate):
+        made = gate.successor(rules, catalog)
+        return lambda: made
+    install = gate.prepare(rules, catalog)
+
+    def installed() -> ObservingGate:
+        install()
+        return gate
+
+    return installed
 
 
 async def server_version(login: CatalogLogin) -> int | None:

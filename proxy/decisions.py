@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import LRUCache
@@ -51,10 +52,10 @@ from rules.lexer import Kind, LexError, LexLimitError, lex
 from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
-from rules.protect import ProtectionMap, Sources, calls
+from rules.protect import ProtectionMap, Sources, calls, is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
@@ -133,7 +134,7 @@ class Gate:
 
     `computes`: there is a calculator for what the database can't do on sealed values. `vocabulary`: the server's own words; without them every text
     of a login with limits is `unshown`. `marks`: of the keys at hand (`keys.ring.KeyRing.marks`), to be held against the database's record.
-    `steps`: what all planning has taken so far (rules.budget).
+    `generations`, `sources`: see `successor`. `steps`: what all planning has taken so far (rules.budget).
     """
 
     def __init__(
@@ -147,6 +148,8 @@ class Gate:
         computes: bool = False,
         vocabulary: Vocabulary | None = None,
         marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
+        generations: Iterator[int] | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self.computes = computes
         self._marks = marks
@@ -155,9 +158,27 @@ class Gate:
         self._observer = SilentCache() if observer is None else observer
         self.steps = 0
         self._generation = 0
-        self._sources = Sources()
+        self._generations = count(1) if generations is None else generations
+        self._sources = Sources() if sources is None else sources
+        self._defined: tuple[Rules, object] | None = None
+        self._defined_at = 0  # the generation since which rules and definitions are what they are
         self._vocabulary = vocabulary
         self.update(rules, catalog)
+
+    def successor(self, rules: Rules, catalog: Catalog) -> Gate:
+        """A gate for newer rules, to stand beside this one until nobody needs this one; no generation is used twice among the two."""
+        return Gate(
+            rules,
+            catalog,
+            self._sealer,
+            limits=self._limits,
+            observer=self._observer,
+            computes=self.computes,
+            vocabulary=self._vocabulary,
+            marks=self._marks,
+            generations=self._generations,
+            sources=self._sources,
+        )
 
     def update(self, rules: Rules, catalog: Catalog) -> None:
         """New rules or a new catalog: everything that was worked out under the old ones is forgotten."""
@@ -201,7 +222,10 @@ class Gate:
         return partial(self._install, world)
 
     def _install(self, world: _World) -> None:
-        self._generation += 1
+        self._generation = next(self._generations)
+        defined = (world.protection.rules, _defined(world.protection.catalog))
+        if defined != self._defined:
+            self._defined, self._defined_at = defined, self._generation
         self._world = replace(world, generation=self._generation)
         self._plans: BoundedCache[object] = BoundedCache(self._limits.plans, self._limits.plan_bytes)
         self._texts: BoundedCache[Decision] = BoundedCache(self._limits.texts, self._limits.decision_bytes)
@@ -215,6 +239,10 @@ class Gate:
     def generation(self) -> int:
         """See Judge."""
         return self._generation
+
+    def unchanged_since(self, generation: int) -> bool:
+        """See Judge."""
+        return generation >= self._defined_at
 
     @property
     def protection(self) -> ProtectionMap:
@@ -1259,6 +1287,13 @@ def _selects_into(lexed: Lexed) -> bool:
 def _makes_temporary(words: frozenset[str], part: Classified) -> bool:
     """Whether a relation that the following statements name may be a temporary one of this statement's making."""
     return not words.isdisjoint({"temp", "temporary", "pg_temp"}) and (part.kind in _CHANGES_CATALOG or "into" in words)
+
+
+def _defined(catalog: Catalog) -> object:
+    """What a text can use of a catalog, in a form to be compared. What is pgveil's own nobody may name."""
+    own = {oid for oid, r in catalog.relations.items() if is_own(r.name)}
+    relations = {oid: r for oid, r in catalog.relations.items() if oid not in own}
+    return relations, tuple(f for f in catalog.functions if not is_own(f.name)), catalog.operators
 
 
 def _touching(

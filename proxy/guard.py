@@ -48,11 +48,12 @@ from proxy.session.trail import Identity
 from proxy.session.witness import DescriptionCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxy.config import Config
     from proxy.metrics import MetricSink
     from proxy.observe.findings import Finding
+    from proxy.session.gate import Judge
     from proxy.session.link import SessionContext, SessionLike
     from proxy.session.metering import LookupMeter
     from proxy.wire.messages import CancelRequest
@@ -114,6 +115,7 @@ class Guard:
             forgotten=self._database_forgotten,
             make=self._gates(),
             hosts=self.hosts,
+            pinned=self._judges,
         )
         self._databases.expect(_database_of(dsn_of(self._config.catalog)))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
@@ -248,6 +250,7 @@ class Guard:
         previous = self._force.rules
         rules, replace_rules_and_keys = self._force.prepare(config.rules)
         try:
+            await self._databases.announce(rules.version)
             judge_anew = self._databases.prepare(rules)
         except BaseException:
             self._force.forget()
@@ -256,7 +259,11 @@ class Guard:
         def commit() -> None:
             replace_rules_and_keys()
             # Also where the rules are the same: constants that were sealed with other keys are in the caches.
+            before = {
+                name: self._databases.current(name) for name in {c.context.database for c in self._clients.values()}
+            }
             judge_anew()
+            self._hand_over(before)
             self.metrics.rules_loaded(rules.version)
             self._audit.note(
                 RulesLoaded(
@@ -267,7 +274,24 @@ class Guard:
                 )
             )
 
-        return Prepared(commit, self._force.forget)
+        return Prepared(commit, self._forget)
+
+    def _forget(self) -> None:
+        self._force.forget()
+        self._databases.comes_not()
+
+    def _hand_over(self, before: Mapping[str, Gate | ObservingGate | None]) -> None:
+        """Every session is judged by the newer rules from its next statement on. Who has not taken up those before does so at once."""
+        for client in list(self._clients.values()):
+            gate = self._databases.current(client.context.database)
+            if gate is not None and client.session.judge is not gate:
+                at_once = client.session.judge is not before.get(client.context.database)
+                client.session.judged_by(gate, at_once=at_once)
+
+    def _judges(self, database: str) -> frozenset[Judge]:
+        return frozenset(
+            judge for c in self._clients.values() if c.context.database == database for judge in c.session.judges
+        )
 
     async def stop(self) -> None:
         """See Services."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rules.dangerous import is_dangerous
+from rules.protect import is_own
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class Definitions:
     __slots__ = ("_keywords", "_known", "_operators")
 
     def __init__(self, catalog: Catalog, own: Vocabulary | None) -> None:
-        defined = {f.name.name for f in catalog.functions}
+        # What is pgveil's own no text may name, though masking views bear the names of their tables.
+        defined = {f.name.name for f in catalog.functions if not is_own(f.name)}
         plain: set[str] = set(catalog.schemas)
-        for relation in catalog.relations.values():
+        for relation in (r for r in catalog.relations.values() if not is_own(r.name)):
             plain.update(column.name for column in relation.columns)
             if relation.kind in _PLAIN_KINDS and not relation.has_triggers and not relation.rules:
                 plain.add(relation.name.name)

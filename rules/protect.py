@@ -184,7 +184,7 @@ class ProtectionMap:
         """Lineages of the views that reach something protected, as far as is known by now; whether that is more than before."""
         grown = False
         for relation in self.catalog.relations.values():
-            if relation.definition is not None and not _is_own(relation.name):
+            if relation.definition is not None and not is_own(relation.name):
                 lineage = self._lineage(relation, self.relation_words)
                 if lineage is not None and lineage != self._lineages.get(relation.oid):
                     self._lineages[relation.oid] = lineage
@@ -262,7 +262,7 @@ class ProtectionMap:
         """Those that name something protected, or (with `guess`) could run any text: by name (an operator's is its sign), with the columns at stake."""
         found: dict[str, set[ColumnName]] = {}
         for function in routines:
-            if _is_own(function.name):
+            if is_own(function.name):
                 continue
             columns = self._named_in(function, self.everything if guess else self._spelled(function))
             if columns:
@@ -322,7 +322,7 @@ class ProtectionMap:
         """Sealed columns shown by pgveil's own masking views: what the proxy opens comes with the view's OID."""
         sources: dict[tuple[int, int], ColumnName] = {}
         for relation in self.catalog.relations.values():
-            if not _is_own(relation.name) or relation.kind != "v":
+            if not is_own(relation.name) or relation.kind != "v":
                 continue
             for column in relation.columns:
                 if column.declared_type == SEALED_DOMAIN:
@@ -389,14 +389,15 @@ class _Shadowed:
         return self._map.resolve(schema, name, search_path)
 
 
-def _is_own(name: TableName) -> bool:
+def is_own(name: TableName) -> bool:
+    """Whether it is in one of pgveil's own schemas."""
     return name.schema == OWN_SCHEMA or name.schema.startswith("pgveil_")
 
 
 def _by_bare_name(relations: Iterable[Relation]) -> Mapping[str, tuple[Relation, ...]]:
     found: dict[str, list[Relation]] = {}
     for relation in relations:
-        if not _is_own(relation.name):
+        if not is_own(relation.name):
             found.setdefault(relation.name.name, []).append(relation)
     return {name: tuple(each) for name, each in found.items()}
 
@@ -408,7 +409,7 @@ def _with_unknown(
     for relation in catalog.relations.values():
         columns = known.get(relation.oid, _NO_COLUMNS)
         more = {n: ColumnName(*relation.name, n) for n in sealed_in(relation) if n not in columns}
-        if more and not _is_own(relation.name):
+        if more and not is_own(relation.name):
             known[relation.oid] = MappingProxyType({**columns, **more})
     return known
 

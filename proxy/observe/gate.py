@@ -107,6 +107,10 @@ class ObservingGate:
         """See Judge."""
         return self._generation
 
+    def unchanged_since(self, generation: int) -> bool:
+        """See Judge."""
+        return generation == self._generation
+
     def principal(self, login: str) -> Principal:
         """See Judge."""
         found = self._gate.principal(login)

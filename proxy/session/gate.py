@@ -211,6 +211,9 @@ class Judge(Protocol):
     def generation(self) -> int:
         """Grows whenever rules or catalog change."""
 
+    def unchanged_since(self, generation: int) -> bool:
+        """Whether no rule, and nothing that a text can use, has been replaced since that generation of this judge's."""
+
     def principal(self, login: str) -> Principal:
         """Who a login is under the rules and catalog in force."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.session.gate import Admit, Pass, Refuse
+from proxy.session.gate import Admit, NeedNames, Pass, Refuse
+from proxy.session.names import inner_decision, name_key
 from proxy.session.replies import Trouble
 from rules.model import SealMode
 from rules.plan import Reason, Refusal
@@ -54,11 +55,14 @@ class Premise:
     def holds(self, state: State) -> bool:
         """Whether the text would be decided so today."""
         judge = state.judge
-        if self.generation == judge.generation:
+        if judge.unchanged_since(self.generation):
             return True
         if self.text is None:
             return False
         found = judge.decide(self.text, state.principal, self.settings, extended=self.extended)
+        if isinstance(found, NeedNames):
+            # What a name stands for was planned, or is judged again, when the text was judged; what it uses is looked at like any text.
+            return all(_name_holds(state, name, found) for name in (*found.prepared, *found.cursors))
         if isinstance(found, Pass | Admit | Refuse):
             found = judge.as_run(found, state.principal)
         old = self.decision
@@ -67,6 +71,20 @@ class Premise:
             self.generation = judge.generation
             return True
         return False
+
+
+def _name_holds(state: State, name: str, need: NeedNames) -> bool:
+    key = name_key(name, state.tracker.settings)
+    portal = None if key is None or name not in need.cursors else state.portals.get(key)
+    statement = state.statements.get(key) if portal is None and key is not None else portal and portal.statement
+    if statement is None or statement.made is None:
+        return statement is None  # nothing that pgveil knows of: what it shows is witnessed
+    found = state.judge.decide(statement.text, state.principal, statement.settings, extended=True)
+    inner = inner_decision(found) if isinstance(found, Pass | Admit) else None
+    old = statement.decision
+    if isinstance(inner, Admit) and isinstance(old, Admit):
+        return same(inner, old)
+    return isinstance(inner, Pass) and isinstance(old, Pass)
 
 
 def same(new: Admit, old: Admit) -> bool:

@@ -242,6 +242,11 @@ class Session:
         self._run()
 
     @property
+    def judge(self) -> Judge:
+        """Who judges now."""
+        return self._state.judge
+
+    @property
     def judges(self) -> frozenset[Judge]:
         """Everybody whose decisions are on their way or open: the one that judges now, and those of open portals."""
         state = self._state

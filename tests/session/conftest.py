@@ -122,6 +122,9 @@ class FakeJudge:
     def principal(self, login: str) -> Principal:
         return Principal(login, ("clerk",), self.verdicts, self.exposed, self.lookups)
 
+    def unchanged_since(self, generation: int) -> bool:
+        return generation == self.generation
+
     def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         return any(oid in self.strangers for oid, _ in columns)
 
