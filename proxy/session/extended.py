@@ -400,8 +400,8 @@ class Extended:
             yield from self._judging.names_settled()
             if portal.names != state.names_version:
                 return PLAN_CHANGED
-        if statement.generation != state.judge.generation and statement.decision.unshown:
-            refusal = yield from self._judging.recheck(statement)
+        if statement.generation != state.judge.generation:
+            refusal = yield from self._judging.still(portal, statement)
             if refusal is not None:
                 return refusal
         plan = statement.plan
@@ -424,6 +424,8 @@ class Extended:
                 statement.decision.noted(1)
             entry.ddl = statement.decision.ddl
             entry.premise = Premise.of(statement)
+            if entry.premise is not None:
+                entry.premise.judge = portal.judge
             if statement.decision.names:
                 entry.renaming = Renaming(statement.decision.names, statement.settings, statement.generation)
             if entry.ddl:

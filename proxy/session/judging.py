@@ -20,7 +20,7 @@ from proxy.session.premise import CATALOG_UNKNOWN, same
 from proxy.session.prepared import fetch_of
 from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
-from proxy.session.statements import PreparedStatement, Run
+from proxy.session.statements import Portal, PreparedStatement, Run
 from proxy.wire import messages
 from rules.named import NameUse
 from rules.plan import Reason, Refusal
@@ -300,9 +300,8 @@ class Judging:
             if portal is not None and portal.asked_for is not None:
                 return Refuse(_COMPUTED)
             if portal is not None and portal.statement is not None and portal.statement.names is None:
-                # An open cursor keeps what it had.
-                if portal.statement.generation != state.judge.generation and portal.statement.decision.unshown:
-                    refusal = yield from self.recheck(portal.statement)
+                if portal.statement.generation != state.judge.generation:
+                    refusal = yield from self.still(portal, portal.statement)
                     if refusal is not None:
                         return Refuse(refusal)
                 cursors[name] = known(portal.statement)
@@ -344,6 +343,28 @@ class Judging:
             return None
         plain = isinstance(statement.decision, Pass)
         return None if plain and self.forgives(SETTINGS_UNKNOWN, "") else SETTINGS_UNKNOWN
+
+    def still(
+        self, portal: Portal, statement: PreparedStatement
+    ) -> Generator[Callable[[], bool], None, Refusal | None]:
+        """Whether a portal or cursor that is open can go on; the refusal where it can't.
+
+        Under newer rules it keeps what it had. What no description shows is judged again, by who decided.
+        """
+        state = self._state
+        if not statement.decision.unshown:
+            return None
+        if portal.judge is None:
+            return (yield from self.recheck(statement))
+        refusal = yield from self.look()
+        if refusal is not None or state.ignores() or portal.judge.unchanged_since(statement.generation):
+            return refusal
+        principal = portal.judge.principal(state.identity.login)
+        found = portal.judge.decide(statement.text, principal, statement.settings, extended=True)
+        if not isinstance(found, Pass | Admit):
+            return PLAN_CHANGED
+        inner = found if statement.made is None else inner_decision(found)
+        return None if inner is not None and alike(inner, statement) else PLAN_CHANGED
 
     def recheck(self, statement: PreparedStatement) -> Generator[Callable[[], bool], None, Refusal | None]:
         """Whether what was decided on what a portal was bound to still holds; the refusal where it does not."""

@@ -16,7 +16,7 @@ from rules.model import SealMode
 from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
-    from proxy.session.gate import Settings
+    from proxy.session.gate import Judge, Settings
     from proxy.session.state import State
     from proxy.session.statements import PreparedStatement
 
@@ -36,13 +36,14 @@ UNKNOWN: Final = Trouble(CATALOG_UNKNOWN.sqlstate, CATALOG_UNKNOWN.message, hint
 
 @dataclass(slots=True, eq=False)
 class Premise:
-    """A decision, and the judge's generation for which it is known to hold. `text` None: it can't be judged again."""
+    """A decision, and the judge's generation for which it is known to hold. `text` None: it can't be judged again. `judge`: whose it is (None: the session's)."""
 
     text: bytes | None
     decision: Pass | Admit
     settings: Settings
     extended: bool
     generation: int
+    judge: Judge | None = None
 
     @classmethod
     def of(cls, statement: PreparedStatement | None, *, ours: bool = False) -> Premise | None:
@@ -54,17 +55,18 @@ class Premise:
 
     def holds(self, state: State) -> bool:
         """Whether the text would be decided so today."""
-        judge = state.judge
+        judge = self.judge or state.judge
+        principal = state.principal if self.judge is None else judge.principal(state.identity.login)
         if judge.unchanged_since(self.generation):
             return True
         if self.text is None:
             return False
-        found = judge.decide(self.text, state.principal, self.settings, extended=self.extended)
+        found = judge.decide(self.text, principal, self.settings, extended=self.extended)
         if isinstance(found, NeedNames):
             # What a name stands for was planned, or is judged again, when the text was judged; what it uses is looked at like any text.
             return all(_name_holds(state, name, found) for name in (*found.prepared, *found.cursors))
         if isinstance(found, Pass | Admit | Refuse):
-            found = judge.as_run(found, state.principal)
+            found = judge.as_run(found, principal)
         old = self.decision
         alike = isinstance(found, Pass) and isinstance(old, Pass)
         if alike or (isinstance(found, Admit) and isinstance(old, Admit) and same(found, old)):
@@ -74,14 +76,18 @@ class Premise:
 
 
 def _name_holds(state: State, name: str, need: NeedNames) -> bool:
+    """Whether what a name stands for would be decided today as it was."""
     key = name_key(name, state.tracker.settings)
-    portal = None if key is None or name not in need.cursors else state.portals.get(key)
-    statement = state.statements.get(key) if portal is None and key is not None else portal and portal.statement
-    if statement is None or statement.made is None:
-        return statement is None  # nothing that pgveil knows of: what it shows is witnessed
+    if key is None:
+        return False
+    portal = state.portals.get(key) if name in need.cursors else None
+    statement = state.statements.get(key) if portal is None else portal.statement
+    if statement is None:
+        return True  # nothing that pgveil knows of
     found = state.judge.decide(statement.text, state.principal, statement.settings, extended=True)
-    inner = inner_decision(found) if isinstance(found, Pass | Admit) else None
-    old = statement.decision
+    if not isinstance(found, Pass | Admit):
+        return False
+    inner, old = found if statement.made is None else inner_decision(found), statement.decision
     if isinstance(inner, Admit) and isinstance(old, Admit):
         return same(inner, old)
     return isinstance(inner, Pass) and isinstance(old, Pass)

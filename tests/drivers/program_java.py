@@ -18,9 +18,9 @@ VERSION = _FOUND[1]
 LACKING: Mapping[str, str] = {"orm": "pgjdbc is no ORM"}
 
 
-def prepare() -> list[str]:
+def prepare(program: str = "Checks") -> list[str]:
     """The program's command. Raises ToolchainMissing."""
     fetch = f"{tool('mvn')} -B -q dependency:copy-dependencies"
-    compiled = f"{tool('javac')} -encoding UTF-8 -cp 'jars/*' -d classes Checks.java"
+    compiled = f"{tool('javac')} -encoding UTF-8 -cp 'jars/*' -d classes Checks.java Load.java"
     place = made("java", SOURCE, ["sh", "-ec", f"{fetch} && {compiled}"])
-    return [tool("java"), "-cp", f"{place}/classes:{place}/jars/*", "Checks"]
+    return [tool("java"), "-cp", f"{place}/classes:{place}/jars/*", program]

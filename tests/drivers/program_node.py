@@ -21,7 +21,7 @@ LACKING: Mapping[str, str] = {
 }
 
 
-def prepare() -> list[str]:
+def prepare(program: str = "checks.mjs") -> list[str]:
     """The program's command. Raises ToolchainMissing."""
     place = made("node", SOURCE, [tool("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-    return [tool("node"), str(place / "checks.mjs")]
+    return [tool("node"), str(place / program)]

@@ -7,11 +7,15 @@ comes is one that some rules of the moment give.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -25,11 +29,11 @@ from lifecycle.apply import execute, make_plan
 from proxy.control import ask
 from proxy.reports import Outcome
 from rules.load import load_rules_text
+from tests.drivers import program_go, program_java, program_node
 from tests.faults.ground import Ground, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from lifecycle.apply import ApplyPlan
     from lifecycle.demo.postgres import Postgres
@@ -93,7 +97,7 @@ class Load:
         if not right:
             self.wrong[f"{who}: {what}"] += 1
 
-    def psycopg(self, login: str) -> None:
+    def by_psycopg(self, login: str) -> None:
         """A pool of psycopg's, in a thread."""
         with psycopg_pool.ConnectionPool(
             self.dsn(login), min_size=2, max_size=2, kwargs={"prepare_threshold": 0, "autocommit": True}
@@ -136,12 +140,12 @@ class Load:
         clear = row == ("6222021234567890003",)
         self.check(login, str(row), right=clear if login == "ro_clear" else row is not None and "*" in row[0])
 
-    async def asyncpg(self, login: str) -> None:
+    async def by_asyncpg(self, login: str) -> None:
         """A pool of asyncpg's."""
         async with asyncpg.create_pool(self.dsn(login).partition("&")[0], min_size=2, max_size=2) as pool:
             await asyncio.gather(*(self._asyncpg(pool, login) for _ in range(2)))
 
-    async def _asyncpg(self, pool: asyncpg.Pool[Any], login: str) -> None:
+    async def _asyncpg(self, pool: Any, login: str) -> None:
         while not self.stopping.is_set():
             try:
                 async with pool.acquire() as connection:
@@ -167,14 +171,14 @@ class Load:
         """In a thread with a loop of its own."""
 
         async def both() -> None:
-            await asyncio.gather(self.asyncpg("ro_clear"), self.asyncpg("ro_masked"))
+            await asyncio.gather(self.by_asyncpg("ro_clear"), self.by_asyncpg("ro_masked"))
 
         asyncio.run(both())
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """While this lasts there is load."""
-        work = [self.all_of_asyncpg, lambda: self.psycopg("ro_clear"), lambda: self.psycopg("ro_masked")]
+        work = [self.all_of_asyncpg, lambda: self.by_psycopg("ro_clear"), lambda: self.by_psycopg("ro_masked")]
         threads = [threading.Thread(target=one) for one in work]
         for thread in threads:
             thread.start()
@@ -209,7 +213,7 @@ async def applied(ground: Ground, text: str) -> ApplyPlan:
     return plan
 
 
-def make(pg: Postgres, home: Path) -> Ground:
+def make(pg: Postgres, home: Path, workers: int = 1) -> Ground:
     pg.psql("".join(LOGINS.format(login) for login in ("ro_clear", "ro_masked")))
     database = pg.create_database()
     pg.psql(SCHEMA, database)
@@ -219,7 +223,7 @@ def make(pg: Postgres, home: Path) -> Ground:
     (home / "rules.yaml").write_text(RULES)
     ground = Ground(pg, home, database)
     asyncio.run(applied(ground, RULES))
-    ground.configure(workers=1)
+    ground.configure(workers=workers)
     return ground
 
 
@@ -255,10 +259,61 @@ def test_two_pgveils_and_pools_of_prepared_statements(pg: Postgres, tmp_path: Pa
             until(lambda: not asyncio.run(applied(first, text)).serving, "nobody serves the rules of before")  # noqa: B023
             for load in loads:
                 load.progress()
+        # Drivers that heal by themselves say nothing: pgveil is asked.
+        assert [ground.metric("pgveil_errors_total") for ground in (first, second)] == [0, 0]
     for load in loads:
         assert (load.errors, load.wrong) == (Counter(), Counter())
 
 
+@contextmanager
+def others(dsn: Callable[[str], str], outcomes: list[dict[str, Any]]) -> Iterator[None]:
+    """Pools of node-postgres, pgx and pgjdbc with HikariCP, of both logins; what each says at its end."""
+    node, go, java = program_node.prepare("load.mjs"), [program_go.prepare()[0], "load"], program_java.prepare("Load")
+    running = []
+    for login in ("ro_clear", "ro_masked"):
+        url = dsn(login).partition("&")[0]
+        jdbc = "jdbc:postgresql://" + url.rpartition("@")[2] + f"&user={login}"
+        environment = {**os.environ, "LOAD_DSN": url, "LOAD_JDBC": jdbc}
+        for command in (node, go, java):
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            running.append((f"{Path(command[0]).name} {login}", process))
+    try:
+        yield
+    finally:
+        for name, process in running:
+            said, _ = process.communicate(timeout=120)
+            outcomes.append({"who": name, **json.loads(said.splitlines()[-1])})
+
+
 @pytest.mark.soak
-def test_the_same_for_longer(pg: Postgres, tmp_path: Path) -> None:
-    """To be written."""
+@pytest.mark.parametrize("pgveils", [1, 2])
+def test_every_driver_s_pool_for_minutes(pg: Postgres, tmp_path: Path, pgveils: int) -> None:
+    """Two workers each, rules changed every few seconds, in all the ways, several times over."""
+    first = make(pg, tmp_path / "first", workers=2)
+    grounds = [first]
+    if pgveils == 2:
+        grounds.append(first.beside(tmp_path / "second"))
+    outcomes: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        loads = []
+        for ground in grounds:
+            stack.callback(ground.stop)
+            ground.start()
+            ground.settle()
+            load = Load(ground.dsn)
+            stack.enter_context(load.running())
+            stack.enter_context(others(ground.dsn, outcomes))
+            loads.append(load)
+        for text in (*CHANGES[:-1] * 4, CHANGES[-1]):
+            asyncio.run(applied(first, text))
+            time.sleep(1)
+            for ground in grounds:
+                take_up(ground, text, first.home / "keys")
+                time.sleep(2)
+            until(lambda: not asyncio.run(applied(first, text)).serving, "nobody serves the rules of before")  # noqa: B023
+            for load in loads:
+                load.progress()
+        errors = [ground.metric("pgveil_errors_total") for ground in grounds]
+    assert [(load.errors, load.wrong) for load in loads] == [(Counter(), Counter())] * len(loads)
+    assert [o for o in outcomes if o["errors"] or not o["done"]] == []
+    assert errors == [0] * len(grounds)

@@ -1,4 +1,4 @@
-// Package main runs the checks by Go's drivers: `drivers pgx` and `drivers pq`. The target comes by the environment; each check's result goes
+// Package main runs the checks by Go's drivers: `drivers pgx` and `drivers pq`; `drivers load` is pgx for tests/faults/test_rollover.py. The target comes by the environment; each check's result goes
 // out as one line of JSON: check, ok, detail.
 package main
 
@@ -99,7 +99,9 @@ func report(checks []check) {
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "pq" {
+	if len(os.Args) > 1 && os.Args[1] == "load" {
+		load()
+	} else if len(os.Args) > 1 && os.Args[1] == "pq" {
 		report(pqChecks())
 	} else {
 		report(pgxChecks())
