@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from doctor.facts import is_local
 from doctor.model import Check, Found, Group, Severity
+from proxy.config import SSLMODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +65,18 @@ def _server(facts: Facts) -> Iterator[Found]:
         host_name = parts.hostname
     except ValueError:
         return
-    asked = parse_qs(parts.query).get("sslmode", ["prefer"])[-1]
+    asked = max(parse_qs(parts.query).get("sslmode", ["disable"])[-1], server.sslmode, key=_strength)
     if host_name is not None and not is_local(host_name) and asked != "verify-full":
         yield Found(
             Severity.WARNING,
             "catalog.dsn",
             f"pgveil's own login goes to {host_name} with sslmode {asked}: whoever stands between can tell it a false catalog",
-            "add ?sslmode=verify-full&sslrootcert=ca.crt to catalog.dsn",
+            "server: {sslmode: verify-full, root_certificate: ca.crt}",
         )
+
+
+def _strength(mode: str) -> int:
+    return SSLMODES.index(mode) if mode in SSLMODES else 0
 
 
 def _certificates(facts: Facts) -> Iterator[Found]:

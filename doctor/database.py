@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 
@@ -17,7 +17,7 @@ from rules.model import Protection
 from rules.protect import ProtectionMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
@@ -134,9 +134,10 @@ async def read_database(
     ring: KeyRing | Missing,
     now: Callable[[], float],
     host: tuple[str, int] | None = None,
+    tls: Sequence[Any] = (None,),
 ) -> tuple[Database, Connection]:
     """Everything about a database, and the connection for what is asked later. Raises DatabaseError, DatabaseUrlError."""
-    connection = await connect(url, application="pgveil doctor", host=host)
+    connection = await connect(url, application="pgveil doctor", host=host, tls=tls)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await fix_settings(connection)

@@ -25,6 +25,7 @@ from keys.ring import KeyRing, RingError
 from lifecycle.database import DatabaseError, DatabaseUrlError, describe_error
 from proxy.databases import dsn_of
 from proxy.errors import ConfigError
+from proxy.own_login import OwnLogin
 from rules.agreement import compare, missing_roles
 from rules.load import check_rules, read_rules_file
 from rules.problems import RulesError
@@ -58,7 +59,13 @@ async def gather(config: Config, url: str | None, clock: Callable[[], float], ow
         raise UrlError("no database to look at: give --database, or catalog.dsn in the configuration")
     database: Database | Missing
     try:
-        database, connection = await read_database(target, rules, ring, clock, _host(config, target))
+        # pgveil's own login as pgveil uses it; another URL as it says.
+        tls = OwnLogin(target, config.server if target == own_url else None).attempts()
+        database, connection = await read_database(target, rules, ring, clock, _host(config, target), tls)
+    except ConfigError as error:
+        database = Missing(
+            str(error), "give server.root_certificate, server.certificate and server.key files that can be used"
+        )
     except DatabaseUrlError:
         raise UrlError("the database's URL can't be used: write postgresql://user@host:port/database") from None
     except DatabaseError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -9,7 +10,7 @@ import asyncpg
 from rules.catalog import CATALOG_QUERIES, Catalog, CatalogError, build_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     Connection = asyncpg.Connection[Any]
 
@@ -44,8 +45,23 @@ class DatabaseUrlError(ValueError):
     """Not a connection URL. The text does not quote it: it may hold a password."""
 
 
-async def connect(dsn: str, *, application: str, host: tuple[str, int] | None = None) -> Connection:
-    """A connection; `host` and port where the URL is to lead elsewhere. Raises DatabaseError; DatabaseUrlError where the URL is not one."""
+async def connect(
+    dsn: str, *, application: str, host: tuple[str, int] | None = None, tls: Sequence[Any] = (None,)
+) -> Connection:
+    """A connection; `host` and port where the URL is to lead elsewhere. Raises DatabaseError; DatabaseUrlError where the URL is not one.
+
+    `tls`: what asyncpg is told of it, one attempt after the other; None: as the URL says.
+    """
+    for last in range(1 - len(tls), 1):
+        try:
+            return await _connect(dsn, application, host, tls[last - 1])
+        except DatabaseError:
+            if not last:
+                raise
+    raise AssertionError("there is an attempt at least")
+
+
+async def _connect(dsn: str, application: str, host: tuple[str, int] | None, tls: Any) -> Connection:
     name, port = (None, None) if host is None else host
     try:
         return await asyncpg.connect(
@@ -53,8 +69,13 @@ async def connect(dsn: str, *, application: str, host: tuple[str, int] | None = 
             host=name,
             port=port,
             timeout=_CONNECT_SECONDS,
+            ssl=tls,
             server_settings={"application_name": application, "client_encoding": "UTF8"},
         )
+    except ssl.SSLCertVerificationError as error:  # a ValueError, too
+        raise DatabaseError(f"the server's certificate is not accepted: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise DatabaseError(f"TLS with the server fails: {error.reason or type(error).__name__}") from None
     except asyncpg.PostgresError as error:
         raise DatabaseError(f"the database refuses the connection: {describe_error(error)}") from None
     except (asyncpg.InterfaceError, ValueError):

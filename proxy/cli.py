@@ -140,10 +140,14 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     from proxy.monitoring import Monitoring  # noqa: PLC0415
     from proxy.notify import manager_of  # noqa: PLC0415
     from proxy.supervisor import Supervisor, worker_command  # noqa: PLC0415
+    from proxy.tls import expiry, refuse_expired  # noqa: PLC0415
 
     manager = manager_of(os.environ, os.getpid(), time.monotonic_ns)
     passed = passed_by_systemd(os.environ, os.getpid())
     settings = read_settings(config)
+    if settings.tls.certificate is not None:
+        # As at a reload. A worker that starts again later goes on with what was good then.
+        refuse_expired(settings.tls.certificate, expiry(settings.tls.certificate), time.time())
     workers = settings.workers or os.cpu_count() or 1
     page = None
     if settings.metrics.port is not None:
@@ -189,7 +193,9 @@ async def _engine(settings: Config, workers: int) -> Engine | None:
 
     if settings.calculator.enabled == "off":
         return None
-    prefer = None if settings.calculator.bin_dir is not None else await server_version(settings.catalog)
+    prefer = (
+        None if settings.calculator.bin_dir is not None else await server_version(settings.catalog, settings.server)
+    )
     spec = plan_engine(settings.calculator, workers, prefer)
     if spec is None:
         return None

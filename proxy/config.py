@@ -214,7 +214,10 @@ class Server:
         "any",
     )
     sslmode: str = _setting(
-        _one_of(*SSLMODES), "As libpq's: what is encrypted, and what is verified. Unix sockets ignore it.", "prefer"
+        _one_of(*SSLMODES),
+        "As libpq's: what is encrypted, and what is verified. Unix sockets ignore it. It holds for clients' connections and for pgveil's own "
+        "(the catalog's), unless `catalog.dsn` asks for more.",
+        "prefer",
     )
     root_certificate: Path | str | None = _setting(
         _root,

@@ -16,8 +16,9 @@ import structlog
 
 from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
-from proxy.errors import ConfigError, ServerUnreachable
+from proxy.errors import ConfigError, PgveilError, ServerUnreachable
 from proxy.observe.gate import ObservingGate
+from proxy.own_login import OwnLogin
 from proxy.repeated import Repeated
 from proxy.troubles import reason_of
 from proxy.vocabulary import read_vocabulary
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from proxy.calculator.locale import Locale
-    from proxy.config import Address, CatalogLogin
+    from proxy.config import Address, CatalogLogin, Server
     from proxy.hosts import Hosts
     from proxy.plan_cache import CacheObserver
     from proxy.session.gate import Judge
@@ -47,7 +48,7 @@ _CLOSE_SECONDS = 1.0
 _VERSION_SECONDS = 3.0
 _LOCK_SECONDS = 5
 _IDLE_IN_TRANSACTION_SECONDS = 10  # a pgveil that is stopped in the middle of a reading holds back no vacuum
-_TROUBLES = (OSError, ServerUnreachable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_TROUBLES = (OSError, PgveilError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 TEMPORARY_QUERY = """
 SELECT c.oid::int8 AS oid FROM pg_catalog.pg_class c
  WHERE c.oid = ANY($1::pg_catalog.oid[]) AND (c.relpersistence = 't' OR c.relkind = 'S')
@@ -121,7 +122,7 @@ class Databases:
 
     def __init__(
         self,
-        dsn: str,
+        login: OwnLogin,
         rules: Rules,
         codec: ValueCodec,
         *,
@@ -135,7 +136,7 @@ class Databases:
         pinned: Callable[[str], Iterable[Judge]] = lambda _: (),
     ) -> None:
         self._hosts = hosts
-        self._dsn = dsn
+        self._login = login
         self._rules = rules
         self._codec = codec
         self._observer = observer
@@ -370,7 +371,8 @@ class Databases:
             for left in reversed(range(attempts)):
                 try:
                     await self._read(database)
-                except CatalogUnavailable:
+                except CatalogUnavailable as error:
+                    self._troubles.failed(database.name, reason_of(error), database=database.name)
                     raise
                 except _TROUBLES as error:
                     if database.connection is not None:
@@ -445,16 +447,14 @@ class Databases:
             connection.terminate()
             connection = None
         if connection is None:
-            connection = await asyncpg.connect(
-                self._dsn,
-                host=None if at is None else at.host,
-                port=None if at is None else at.port,
+            connection = await self._login.connect(
+                "pgveil catalog",
+                seconds=_CONNECT_SECONDS,
+                at=at,
                 database=database.name,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=_QUERY_SECONDS,
+                query_seconds=_QUERY_SECONDS,
                 # To compile these queries takes the server ten times as long as to run them.
-                server_settings={
-                    "application_name": "pgveil catalog",
+                settings={
                     "lock_timeout": f"{_LOCK_SECONDS}s",
                     "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_SECONDS}s",
                     "jit": "off",
@@ -493,11 +493,11 @@ def _following(gate: Gate | ObservingGate, rules: Rules, catalog: Catalog) -> Ca
     return installed
 
 
-async def server_version(login: CatalogLogin) -> int | None:
+async def server_version(login: CatalogLogin, server: Server) -> int | None:
     """The server's major version; None where it can't be asked now."""
     try:
-        connection = await asyncpg.connect(dsn_of(login), timeout=_VERSION_SECONDS)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ConfigError):
+        connection = await OwnLogin(dsn_of(login), server).connect("pgveil", seconds=_VERSION_SECONDS)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ConfigError):
         return None
     try:
         return int(connection.get_server_version().major)

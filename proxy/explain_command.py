@@ -19,6 +19,7 @@ from rules.problems import json_text, printable
 if TYPE_CHECKING:
     from keys.ring import KeyRing
     from proxy.explain import Explanation
+    from proxy.own_login import OwnLogin
     from proxy.session.gate import Settings
     from rules.catalog import Catalog
     from rules.model import Rules
@@ -60,7 +61,7 @@ def explain(
 
     place = _place(config, rules, database)
     text = _text(sql)
-    world = asyncio.run(_ask(place.dsn, login, search_path))
+    world = asyncio.run(_ask(place.login, login, search_path))
     explanation = _judge(place, world, text, login)
     if json_:
         typer.echo(json_text(explanation.document() | {"login_exists": world.known}))
@@ -75,7 +76,7 @@ class _Place:
     """What to judge by. `ring` None: there are no keys to seal with, so sealed constants are shown without their key."""
 
     rules: Rules
-    dsn: str
+    login: OwnLogin
     ring: KeyRing | None
 
 
@@ -90,8 +91,10 @@ class _World:
 
 def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
     """Raises ConfigError."""
+    from proxy.own_login import OwnLogin
+
     if rules is not None and database is not None and "://" in database:
-        return _Place(_rules(rules), database, None)
+        return _Place(_rules(rules), OwnLogin(database), None)
     from proxy.config import load_config
 
     if rules is not None and not config.exists():
@@ -107,7 +110,7 @@ def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
         raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in, or use --database")
     if database is not None and "://" not in database:
         dsn = urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
-    return _Place(_rules(rules or settings.rules), dsn, _ring(settings.keys))
+    return _Place(_rules(rules or settings.rules), OwnLogin(dsn, settings.server), _ring(settings.keys))
 
 
 def _rules(path: Path) -> Rules:
@@ -145,20 +148,16 @@ def _text(sql: str) -> str:
     return text
 
 
-async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
+async def _ask(own: OwnLogin, login: str, search_path: str | None) -> _World:
     """The catalog, and the settings that a session of the login begins with. Raises ConfigError, ServerUnreachable."""
     import asyncpg
 
     from proxy.databases import read_catalog
     from proxy.offline import login_settings
+    from proxy.troubles import reason_of
 
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_SECONDS,
-            command_timeout=_QUERY_SECONDS,
-            server_settings={"application_name": "pgveil explain"},
-        )
+        connection = await own.connect("pgveil explain", seconds=_CONNECT_SECONDS, query_seconds=_QUERY_SECONDS)
         try:
             _, catalog = await read_catalog(connection)
             settings, known = await login_settings(connection, catalog, login, search_path)
@@ -166,11 +165,11 @@ async def _ask(dsn: str, login: str, search_path: str | None) -> _World:
             await connection.close()
     except asyncpg.PostgresError as error:
         raise ServerUnreachable("the database refuses", detail=f"{error.sqlstate}: {error}") from error
+    except (OSError, TimeoutError) as error:  # a certificate that is not accepted is a ValueError, too
+        raise ServerUnreachable("the database cannot be reached", detail=reason_of(error)) from error
     except (ValueError, asyncpg.InterfaceError):
         # Their words can hold the URL, and that a password.
         raise ConfigError("the database's URL can't be used; write postgresql://user@host:port/database") from None
-    except (OSError, TimeoutError) as error:
-        raise ServerUnreachable("the database cannot be reached") from error
     return _World(catalog, settings, known)
 
 

@@ -40,6 +40,7 @@ from proxy.metric_files import ENVIRONMENT
 from proxy.metrics import Turned
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
+from proxy.own_login import OwnLogin
 from proxy.services import Prepared
 from proxy.session.collect import Budget
 from proxy.session.limits import SessionLimits
@@ -90,6 +91,7 @@ class Guard:
         self._log = structlog.get_logger("guard")
         self._audit: AuditLog
         self._databases: Databases
+        self._login: OwnLogin
         self._force: InForce
 
     # -- Services
@@ -104,9 +106,10 @@ class Guard:
         self._force.begin()
         self.metrics.rules_loaded(rules.version)
         await self._calculator.start()
-        self.hosts.start(dsn_of(self._config.catalog))
+        self._login = OwnLogin(dsn_of(self._config.catalog), self._config.server)
+        self.hosts.start(self._login)
         self._databases = Databases(
-            dsn_of(self._config.catalog),
+            self._login,
             rules,
             self._force.codec,
             observer=CacheMeter(self.metrics),
@@ -117,7 +120,7 @@ class Guard:
             hosts=self.hosts,
             pinned=self._judges,
         )
-        self._databases.expect(_database_of(dsn_of(self._config.catalog)))
+        self._databases.expect(_database_of(self._login.dsn))
         self._audit.note(RulesLoaded(version=rules.version, source=str(self._config.rules)))
         self._poller = asyncio.create_task(self._databases.poll(POLL_SECONDS))
         self.metrics.audit_healthy(healthy=True)
@@ -257,6 +260,7 @@ class Guard:
             raise
 
         def commit() -> None:
+            self._login.follow(config.server)
             replace_rules_and_keys()
             # Also where the rules are the same: constants that were sealed with other keys are in the caches.
             before = {

@@ -17,8 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import structlog
 
-from proxy.errors import ServerUnreachable
+from proxy.errors import PgveilError, ServerUnreachable
 from proxy.metrics import HostKind
+from proxy.own_login import OwnLogin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ WATCH_SECONDS: Final = 1.0
 _STANDING: Final = (
     "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') = 'on'"
 )
-_FAILURES: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_FAILURES: Final = (OSError, PgveilError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,15 @@ class Hosts:
         self._hurry: dict[Address, asyncio.Event] = {}
         self._watches: list[asyncio.Task[None]] = []
         self._news: asyncio.Future[None] | None = None
-        self._dsn = ""
+        self._login = OwnLogin("")
         self._own_hosts = 0
         self._led_to: Address | None = None
         self._log = structlog.get_logger("hosts")
 
-    def start(self, dsn: str) -> None:
-        """Begin to watch, where there is something to choose. `dsn`: of pgveil's own login."""
-        self._dsn = dsn
-        self._own_hosts = _named_hosts(dsn)
+    def start(self, login: OwnLogin) -> None:
+        """Begin to watch, where there is something to choose."""
+        self._login = login
+        self._own_hosts = _named_hosts(login.dsn)
         if not self._watched:
             return
         for address in self._server.hosts:
@@ -181,13 +182,7 @@ class Hosts:
                 connection.terminate()
 
     async def _connect(self, address: Address) -> asyncpg.Connection[Any]:
-        return await asyncpg.connect(
-            self._dsn,
-            host=address.host,
-            port=address.port,
-            timeout=self._server.connect_seconds,
-            server_settings={"application_name": "pgveil hosts"},
-        )
+        return await self._login.connect("pgveil hosts", at=address, seconds=self._server.connect_seconds)
 
     def _learn(self, address: Address, standing: Standing | None) -> None:
         before, self._known[address] = self._known[address], standing

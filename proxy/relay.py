@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import structlog
 
 from proxy import limits
+from proxy.alerts import LastWord, speaking
 from proxy.config import Keepalive
 from proxy.errors import PgveilError, ProtocolError
 from proxy.wire.messages import TERMINATE
@@ -66,6 +67,7 @@ class Leg(asyncio.Protocol):
         self._sink: LegSink | None = None
         self._kept = bytearray()
         self._waiter: asyncio.Future[None] | None = None
+        self.word = LastWord()
         self.is_read = True
         self._eof = False
         self._abort: asyncio.TimerHandle | None = None
@@ -168,16 +170,22 @@ class Leg(asyncio.Protocol):
         """Go on inside TLS. Nothing may be pending. Raises OSError (ssl.SSLError and ConnectionError among them)."""
         assert not self._kept
         plain = self.transport
+        self.word.descriptor = plain.get_extra_info("socket").fileno()
         try:
-            transport = await self._loop.start_tls(
-                plain,
-                self,
-                context,
-                server_side=server_side,
-                server_hostname=hostname,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=self._close_seconds,
-            )
+            with speaking(self.word):
+                transport = await self._loop.start_tls(
+                    plain,
+                    self,
+                    context,
+                    server_side=server_side,
+                    server_hostname=hostname,
+                    ssl_handshake_timeout=seconds,
+                    ssl_shutdown_timeout=self._close_seconds,
+                )
+        except OSError:
+            self._cut(plain)
+            await self.word.heard()
+            raise
         except BaseException:
             self._cut(plain)
             raise

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from proxy.alerts import speaking
 from proxy.balancer import HeaderError, client_behind, speaks_for_others
 from proxy.cancels import Bucket
 from proxy.connection import FIRST_QUESTION_SECONDS, Connection, Surroundings
 from proxy.descriptors import turn_away
-from proxy.errors import ConfigError, ProtocolError, TooManyConnections
+from proxy.errors import ProtocolError, TooManyConnections
 from proxy.listening import Acceptor, bind
 from proxy.metrics import Turned
 from proxy.relay import Leg
-from proxy.tls import ALPN, client_side, failure_word, server_side
+from proxy.tls import ALPN, client_side, failure_word, refuse_expired, server_side
 from proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ class Worker:
         """What puts this configuration in force for connections to come; running ones keep what they began with. Raises ConfigError."""
         around = self._surroundings(config)
         ours, known = around.tls, self._around.tls
-        if ours is not None and ours.until < self._now() and (known is None or ours.certificate != known.certificate):
+        if ours is not None and (known is None or ours.certificate != known.certificate):
             # One that runs and has expired stays, so that other things can be reloaded still.
-            raise ConfigError(f"{config.tls.certificate}: the certificate has expired: put a new one in its place")
+            refuse_expired(config.tls.certificate, ours.until, self._now())
 
         def commit() -> None:
             self._config, self._around = config, around
@@ -275,17 +276,24 @@ class Worker:
         loop = asyncio.get_running_loop()
         limits = self._config.limits
         leg = self._new_leg()
+        leg.word.descriptor = sock.fileno()
         if direct is None:
-            await loop.connect_accepted_socket(lambda: leg, sock)
+            with speaking(leg.word):
+                await loop.connect_accepted_socket(lambda: leg, sock)
             return leg
         # Both loops give back the transport of a TLS connection, but not both our protocol.
-        await loop.connect_accepted_socket(
-            lambda: leg,
-            sock,
-            ssl=direct.context,
-            ssl_handshake_timeout=limits.authentication_seconds,
-            ssl_shutdown_timeout=limits.close_seconds,
-        )
+        with speaking(leg.word):
+            try:
+                await loop.connect_accepted_socket(
+                    lambda: leg,
+                    sock,
+                    ssl=direct.context,
+                    ssl_handshake_timeout=limits.authentication_seconds,
+                    ssl_shutdown_timeout=limits.close_seconds,
+                )
+            except OSError:
+                await leg.word.heard()
+                raise
         if leg.tls is None or leg.tls.selected_alpn_protocol() != ALPN:
             leg.abort()
             raise ssl.SSLError("no ALPN")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from proxy.alerts import AlertingContext
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def client_side(settings: Tls) -> ClientSide | None:
     """The context for clients; None where there is no certificate. Raises ConfigError for files that cannot be used."""
     if settings.certificate is None or settings.key is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER)
     _minimum(context, settings.minimum_version)
     context.set_alpn_protocols([ALPN])
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -122,12 +123,18 @@ def client_side(settings: Tls) -> ClientSide | None:
     return ClientSide(context, leaf.public_bytes(Encoding.DER), leaf.not_valid_after_utc.timestamp())
 
 
+def refuse_expired(certificate: Path | None, until: float | None, now: float) -> None:
+    """A certificate that comes into force, at the start or by a reload, is good. Raises ConfigError."""
+    if until is not None and until < now:
+        raise ConfigError(f"{certificate}: the certificate has expired: put a new one in its place")
+
+
 def server_side(settings: Server) -> ssl.SSLContext:
     """The context towards the PostgreSQL server: what sslmode verifies, as in libpq.
 
     As there, a root certificate makes every mode verify the chain; only verify-full compares the host name.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = AlertingContext(ssl.PROTOCOL_TLS_CLIENT)
     _minimum(context, "TLSv1.2")
     context.set_alpn_protocols([ALPN])
     context.check_hostname = settings.sslmode == "verify-full"

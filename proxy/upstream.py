@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proxy.alerts import speaking
 from proxy.descriptors import OUT_OF_RESOURCES, none_left
 from proxy.errors import HostUnreachable, ProtocolError, ServerUnreachable
 from proxy.hosts import NoSuchHost
@@ -96,11 +97,13 @@ class Upstream:
     async def _connect(self, address: Address) -> Leg:
         loop = asyncio.get_running_loop()
         path = address.unix_path
+        leg = self._new_leg()
         try:
-            if path is not None:
-                _, leg = await loop.create_unix_connection(self._new_leg, path)
-            else:
-                _, leg = await loop.create_connection(self._new_leg, address.host, address.port)
+            with speaking(leg.word):
+                if path is not None:
+                    await loop.create_unix_connection(lambda: leg, path)
+                else:
+                    await loop.create_connection(lambda: leg, address.host, address.port)
         except TimeoutError:
             raise
         except OSError as error:

@@ -123,15 +123,15 @@ def _reach(dsn: str) -> _Live:
         return asyncio.run(_ask(dsn))
     except (asyncpg.PostgresError, CatalogError) as error:
         _fail(_IO, f"the database says: {error}")
+    except TimeoutError:
+        _fail(_IO, "the database does not answer in time")
+    except OSError as error:  # a certificate that is not accepted is a ValueError, too
+        _fail(_IO, f"the database cannot be reached: {error.strerror or type(error).__name__}")
     except (ValueError, asyncpg.InterfaceError):
         _fail(
             _USAGE,
             "--database is not a PostgreSQL connection URL that can be used; write postgresql://user@host:port/database",
         )
-    except TimeoutError:
-        _fail(_IO, "the database does not answer in time")
-    except OSError as error:
-        _fail(_IO, f"the database cannot be reached: {error.strerror or type(error).__name__}")
 
 
 async def _ask(dsn: str) -> _Live:

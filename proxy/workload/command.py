@@ -139,13 +139,13 @@ def _account(task: _Task) -> Account:
                 command_timeout=_QUERY_SECONDS,
                 server_settings={"application_name": "pgveil check"},
             )
+        except (OSError, TimeoutError) as error:  # a certificate that is not accepted is a ValueError, too
+            raise ServerUnreachable("the database cannot be reached") from error
         except (ValueError, asyncpg.InterfaceError):
             # Their words can hold the URL, and that a password.
             raise ConfigError(
                 "--database is no URL that can be used: write postgresql://user@host:port/database"
             ) from None
-        except (OSError, TimeoutError) as error:
-            raise ServerUnreachable("the database cannot be reached") from error
         try:
             _, catalog = await read_catalog(connection)
             return await _judge(task, connection, catalog)

@@ -12,6 +12,7 @@ from lifecycle.demo.postgres import Postgres, PostgresUnavailableError, free_por
 from proxy.config import Address, Server
 from proxy.hosts import Hosts, NoSuchHost
 from proxy.metrics import NullMetrics
+from proxy.own_login import OwnLogin
 from tests.faults.clients import Crowd, pan_of
 from tests.faults.ground import Ground, crash, make_ground, until
 
@@ -97,7 +98,7 @@ async def test_hosts_of_a_kind_in_order(pair: Pair, attrs: str, wanted: list[str
     silent = Address("127.0.0.1", free_port())
     server = Server(hosts=(pair.second, silent, pair.first), sslmode="disable", target_session_attrs=attrs)
     hosts = Hosts(server, NullMetrics())
-    hosts.start(pair.primary.dsn())
+    hosts.start(OwnLogin(pair.primary.dsn()))
     try:
         await hosts.order(again=True)
         named = {pair.first: "primary", pair.second: "standby"}
@@ -111,7 +112,7 @@ async def test_hosts_of_a_kind_in_order(pair: Pair, attrs: str, wanted: list[str
 async def test_no_host_of_a_kind(pair: Pair, attrs: str, lenient: bool) -> None:
     server = Server(hosts=(pair.first,), sslmode="disable", target_session_attrs=attrs)
     hosts = Hosts(server, NullMetrics())
-    hosts.start(pair.primary.dsn())
+    hosts.start(OwnLogin(pair.primary.dsn()))
     try:
         if lenient:
             assert await hosts.order() == (pair.first,)

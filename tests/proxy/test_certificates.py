@@ -150,11 +150,13 @@ async def test_tls_1_2_is_the_least_on_both_sides(
         tls = Tls(certificate=pair.certificate, key=pair.key, minimum_version=oldest)
         worker = await worker_for(server=Server(hosts=(Address("127.0.0.1", port),)), tls=tls)
         versions = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
-        assert {v for v in [await handshake(worker.port, newest) for newest in versions] if v} == spoken
+        heard = [await handshake(worker.port, newest) for newest in versions]
+        assert {v for v in heard if v in {"TLSv1.1", "TLSv1.2", "TLSv1.3"}} == spoken
+        assert heard[0] == "TLSV1_ALERT_PROTOCOL_VERSION"
 
 
 async def handshake(port: int, newest: ssl.TLSVersion) -> str | None:
-    """The version that is agreed on with a client that speaks nothing newer; None where there is none."""
+    """The version that is agreed on with a client that speaks nothing newer; where there is none, the alert that comes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -166,8 +168,8 @@ async def handshake(port: int, newest: ssl.TLSVersion) -> str | None:
     assert await reader.readexactly(1) == b"S"
     try:
         await writer.start_tls(context)
-    except OSError:
-        return None
+    except OSError as error:
+        return getattr(error, "reason", None)
     version = writer.get_extra_info("ssl_object").version()
     writer.transport.abort()
     return str(version)
@@ -177,35 +179,52 @@ async def handshake(port: int, newest: ssl.TLSVersion) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "word"),
+    ("shown", "word", "alert"),
     [
-        ("client", None),
-        (None, "peer_did_not_return_a_certificate"),
-        ("stranger", "unknown_authority"),
-        ("expired_client", "expired"),
+        ("client", None, None),
+        (None, "peer_did_not_return_a_certificate", "alert certificate required"),
+        ("stranger", "unknown_authority", "alert unknown ca"),
+        ("expired_client", "expired", "alert certificate expired"),
     ],
 )
+@pytest.mark.parametrize("newest", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("negotiation", ["postgres", "direct"])
 async def test_clients_must_show_a_certificate_of_the_authority(
-    pg: Postgres, worker_for: MakeWorker, certificates: Any, wait_until: Any, shown: str | None, word: str | None
+    pg: Postgres,
+    worker_for: MakeWorker,
+    certificates: Any,
+    wait_until: Any,
+    shown: str | None,
+    word: str | None,
+    alert: str | None,
+    newest: str,
+    negotiation: str,
 ) -> None:
+    """libpq says what PostgreSQL would have it say: the alert that TLS has for it."""
+    if negotiation == "direct" and psycopg.pq.version() < 170_000:
+        pytest.skip("this libpq has no direct TLS")
     pair = certificates.proxy
     worker = await worker_for(
         pg, tls=Tls(certificate=pair.certificate, key=pair.key, client_ca=certificates.authority, required=True)
     )
     own = getattr(certificates, shown) if shown else None
     files = {"sslcert": str(own.certificate), "sslkey": str(own.key)} if own else {"sslcert": "", "sslkey": ""}
-    options: dict[str, Any] = {"sslmode": "require", **files}
+    options: dict[str, Any] = {"sslmode": "require", "ssl_max_protocol_version": newest, **files}
+    if negotiation == "direct":
+        options["sslnegotiation"] = negotiation
     with capture_logs() as logged:
         try:
             async with await psycopg.AsyncConnection.connect(pg.dsn(port=worker.port), **options) as connection:
                 await connection.execute("SELECT 1")
-        except psycopg.OperationalError:
-            assert word is not None
+        except psycopg.OperationalError as error:
+            told = str(error)
             await wait_until(lambda: not worker.connections)
         else:
             assert word is None
             return
     assert [e["reason"] for e in logged if e["event"] == "client.tls_failed"] == [word]
+    assert alert is not None
+    assert ("handshake failure" if shown is None and newest == "TLSv1.2" else alert) in told
 
 
 # -- reload ---------------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -70,3 +70,21 @@ def test_failures_are_short_and_hold_no_values(
 def test_a_plug_in_that_cannot_be_loaded_takes_nobody_along() -> None:
     app = cli.make_app()
     assert {command.name for command in app.registered_commands} >= {"run", "check-config", "config-reference"}
+
+
+def test_a_certificate_that_has_expired_is_refused_at_the_start_as_by_a_reload(
+    tmp_path: Path, certificates: Any
+) -> None:
+    for shown, says in (
+        (certificates.expired, "the certificate has expired: put a new one in its place"),
+        (certificates.early, "rules.yaml"),
+        (certificates.proxy, "rules.yaml"),
+    ):
+        path = tmp_path / "pgveil.yaml"
+        path.write_text(
+            f"tls: {{certificate: {shown.certificate}, key: {shown.key}}}\ncalculator: {{enabled: off}}\n"
+            "listen: {port: 0}\nworkers: 1\n"
+        )
+        done = pgveil("run", "--config", str(path))
+        assert done.returncode == 2
+        assert says in done.stderr

@@ -13,6 +13,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from proxy import logs
 from proxy.databases import LINGER_SECONDS, MAX_DATABASES, CatalogUnavailable, Databases, _Database
+from proxy.own_login import OwnLogin
 from proxy.plan_cache import SilentCache
 from proxy.repeated import Repeated
 from proxy.session.values import ValueCodec
@@ -36,7 +37,7 @@ def _databases(home: Path, dsn: str, answered: list[bool], forgotten: list[str] 
     ring = KeyRing.initialise(keys, FileMasterKey.generate(keys / "master.key", os.urandom))
     codec = ValueCodec(ring, random=os.urandom)
     return Databases(
-        dsn,
+        OwnLogin(dsn),
         load_rules(rules),
         codec,
         observer=SilentCache(),

@@ -90,7 +90,12 @@ NO_BOUNDS = frozenset(
         # Least and not most.
         "proxy.session.handshake._SMALLEST_PACKET",
         # How much work is done in one go, how something is estimated, how often it is tried again.
-        *("proxy.listening._AT_ONCE", "proxy.session.rows._TOGETHER", "proxy.session.collect._CELL"),
+        *(
+            "proxy.alerts._AT_ONCE",
+            "proxy.listening._AT_ONCE",
+            "proxy.session.rows._TOGETHER",
+            "proxy.session.collect._CELL",
+        ),
         *("proxy.decisions._TEXT_COPIES", "proxy.decisions._PART_BYTES", "proxy.databases._ATTEMPTS"),
         *(
             "proxy.databases._LOCK_SECONDS",
