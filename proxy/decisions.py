@@ -20,6 +20,7 @@ from proxy import copy_decisions, unfenced
 from proxy.blanked import check_garbled, server_check
 from proxy.computable import may_be_read, may_be_written
 from proxy.dumps import refused_dump
+from proxy.keeping import Keeping
 from proxy.named import (
     NamesInText,
     declared,
@@ -496,7 +497,7 @@ class Gate:
                 return NeedSettings()
             raise
         except _RefusedError as refused:
-            made = self._computed(refused.refusal, lexed, parts, asker, settings) if computing else None
+            made = self._otherwise(refused.refusal, lexed, parts, asker, settings) if computing else None
             if made is not None:
                 return made
             refusal = self._hinted(refused.refusal, lexed, parts, asker, settings) if computing else refused.refusal
@@ -566,6 +567,50 @@ class Gate:
             found.append(NameChange(named.use, named.name, decision, alone, types, named.hold))
         return tuple(found)
 
+    def _otherwise(
+        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> Compute | Write | NeedSettings | None:
+        """How a statement that would be refused as it is can be done in steps; None where it can't."""
+        if refusal.reason is Reason.ORACLE:
+            return self._keeping(refusal, lexed, parts, asker, settings)
+        return self._computed(refusal, lexed, parts, asker, settings)
+
+    def _of_parts(
+        self, refusal: Refusal, lexed: Lexed, asker: _Asker, settings: Settings
+    ) -> Callable[[bytes], Decision]:
+        """How texts of ours are judged that a statement is done by, which is refused as it is."""
+
+        def judge(text: bytes) -> Decision:
+            try:
+                own = lex(
+                    decode_sql(text, settings.client_encoding),
+                    standard_conforming_strings=settings.standard_conforming_strings,
+                    budget=lexed.budget,
+                )
+            except LexError:
+                return Refuse(refusal)
+            decision = self._judged(own, asker, settings, extended=True, computing=False)
+            # Look-ups are counted where the client's own statement runs, not where its parts do.
+            return Refuse(refusal) if isinstance(decision, Admit) and metered(decision.plans) else decision
+
+        return judge
+
+    def _keeping(
+        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> Write | NeedSettings | None:
+        """An UPDATE that may give columns just the masks that they show, as whole objects are saved."""
+        if len(parts) != 1 or parts[0].kind is not StatementKind.QUERY:
+            return None
+        if settings.search_path is None:
+            return NeedSettings()
+        protection = self._world.protection
+
+        judge = self._of_parts(refusal, lexed, asker, settings)
+        keeping = Keeping(
+            lexed, settings, judge, protection.rules, asker.principal.policy, protection.under(settings.temporary)
+        )
+        return keeping.write((parts[0].first, parts[0].last), self._shape(lexed), self._generation)
+
     def _computed(
         self,
         refusal: Refusal,
@@ -593,19 +638,7 @@ class Gate:
         if any(calls(lexed, *lexed.statements[0], own, dotted=False)):
             return None
 
-        def judge(text: bytes) -> Decision:
-            try:
-                own = lex(
-                    decode_sql(text, settings.client_encoding),
-                    standard_conforming_strings=settings.standard_conforming_strings,
-                    budget=lexed.budget,
-                )
-            except LexError:
-                return Refuse(refusal)
-            decision = self._judged(own, asker, settings, extended=True, computing=False)
-            # Look-ups are counted where the client's own statement runs, not where its parts do.
-            return Refuse(refusal) if isinstance(decision, Admit) and metered(decision.plans) else decision
-
+        judge = self._of_parts(refusal, lexed, asker, settings)
         taking = TakingApart(lexed, settings, judge, self._shape(lexed), self._generation)
         span, database = (parts[0].first, parts[0].last), protection.under(settings.temporary)
         try:

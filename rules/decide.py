@@ -86,6 +86,8 @@ class _Decision:
             self._obstacle(obstacle)
         self._refused_columns()
         self._views()
+        for stored in facts.stored:
+            self._given(stored)
         target = self._target_reads()
         for use in facts.uses:
             self._use(use)
@@ -401,8 +403,6 @@ class _Decision:
                         token=leak.token,
                     )
                 )
-        for stored in self.facts.stored:
-            self._given(stored)
         for copy in self.facts.copies:
             self._copy(copy)
         for stored in self.facts.stored:
@@ -426,16 +426,9 @@ class _Decision:
             return
         if may_update(policy, column) if stored.changes else may_insert(policy, column, told):
             return
-        seen = self._verdict(column.name)
-        why = "changed" if stored.changes else "given a value"
         raise RefusedError(
-            Refusal(
-                Reason.ORACLE,
-                DENIED,
-                f'column "{column.name}" can\'t be {why} by a login that sees it {seen}: the server would compare the value with what is there',
-                hint="Leave the column out, or write it with a login that sees it clear.",
-                column=column.name,
-                token=stored.token,
+            unseen(
+                column.name, self._verdict(column.name), "changed" if stored.changes else "given a value", stored.token
             )
         )
 
@@ -627,6 +620,18 @@ class _Decision:
             Touched(c, self._column(c).level, self._verdict(c), c in read, c in written)
             for c in sorted(self.facts.columns)
         )
+
+
+def unseen(name: ColumnName, seen: Verdict, what: str, token: int | None) -> Refusal:
+    """A column that is not seen clear would get a value."""
+    return Refusal(
+        Reason.ORACLE,
+        DENIED,
+        f'column "{name}" can\'t be {what} by a login that sees it {seen}: the server would compare the value with what is there',
+        hint="Leave the column out, or write it with a login that sees it clear.",
+        column=name,
+        token=token,
+    )
 
 
 def cast_refusal(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.session.replies import Trouble
     from rules.copy_format import CopyFormat
     from rules.model import Column
-    from rules.plan import Action
+    from rules.plan import Action, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,21 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A value that must be what the login is shown of a column, in each row that the source gives; else there is `refusal` (ADR 0027).
+
+    The source's column says whether it is; or, with `column`, holds what is shown, and the value is the client's parameter, a constant's text
+    (`number`: written as one), or neither, which is NULL.
+    """
+
+    refusal: Refusal
+    column: Column | None = None
+    parameter: int | None = None
+    constant: str | None = field(default=None, repr=False)
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Compute values first, then write them; both within the client's transaction, the source's rows locked by its fetch.
 
@@ -70,6 +85,7 @@ class Write:
     arrays of the source's types (of text where they are sealed). `targets`: of each source column, the column that it is written to, where that
     is sealed. `returning`: computes what the client gets from the rows that `apply` returns, as its one leaf; None: they are what the client
     gets. A search by a computed value is such a statement, too: it writes nothing. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
+    `kept`: the source computes nothing, and `apply` leaves out assignments of what is shown already: one a column of the source.
     """
 
     source: Compute
@@ -82,6 +98,7 @@ class Write:
     action: Action
     shape: str
     generation: int
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

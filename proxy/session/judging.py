@@ -103,6 +103,11 @@ def _writes_same(new: Write, old: Write) -> bool:
     return len(set(parts)) == 1 and _computes_same(new.source, old.source) and same(new.apply, old.apply)
 
 
+def computes(decision: Compute | Write) -> bool:
+    """Whether the calculator has a part in it: not where masks are written back."""
+    return not (isinstance(decision, Write) and decision.kept)
+
+
 def unshown(decision: Pass | Admit | Compute | Write) -> bool:
     """Whether what no description shows matters to a text, or to what is fetched for it."""
     if isinstance(decision, Write):
@@ -243,7 +248,7 @@ class Judging:
             if (yield from self._probe()):
                 return Refuse(SETTINGS_UNKNOWN)
             decision = self._ask(text, names, extended=extended)
-        if isinstance(decision, Compute | Write) and state.calculator is None:
+        if isinstance(decision, Compute | Write) and computes(decision) and state.calculator is None:
             return Refuse(NO_CALCULATOR, decision.shape)
         if isinstance(decision, NeedSettings | NeedNames):
             return Refuse(SETTINGS_UNKNOWN)

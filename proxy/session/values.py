@@ -208,6 +208,31 @@ class ValueCodec:
                 Reason.BAD_VALUE, "22021", 'invalid byte sequence for encoding "UTF8"', column.name
             ) from None
 
+    def canonical(
+        self,
+        column: Column,
+        data: bytes,
+        format: int,  # noqa: A002
+        declared_oid: int,
+        settings: OutputSettings,
+    ) -> bytes:
+        """A value as the client has it, in the form in which equal values are equal bytes. What is not of the type equals nothing else."""
+        known = self._of(column)
+        declared_oid = declared_oid or self.parameter_oid(column, array=False)
+        if declared_oid in _TEXT_OIDS and known.type.oid not in _TEXT_OIDS:
+            declared_oid, format = _UNKNOWN_OID, 0  # noqa: A001 - the binary form of a text is the text
+        try:
+            return decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=True)
+        except (UnrepresentableError, WireValueError):
+            return _NEVER + data
+
+    def canonical_constant(self, column: Column, text: str, settings: OutputSettings, *, number: bool) -> bytes:
+        """`canonical` of a SQL constant."""
+        try:
+            return decode_literal(self._of(column).type, text, number=number, settings=settings, exact=True)
+        except (UnrepresentableError, WireValueError, UnicodeEncodeError):
+            return _NEVER + text.encode("utf-8", "replace")
+
     def seal_canonical(self, column: Column, canonical: bytes) -> bytes:
         """Canonical bytes, sealed under the newest key. Raises BadValue."""
         return self._seal(column, canonical)

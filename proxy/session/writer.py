@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.session.asking import Failed, declared_type, inferred, refused, shown_fields, troubled
 from proxy.session.assigning import Assignment, assignable, cells_of, mismatch
-from proxy.session.collect import Collector
+from proxy.session.collect import Collector, too_much
 from proxy.session.computer import Computer
 from proxy.session.computing import Compute, Question, Write
 from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
+from proxy.session.keeping import asked_for, changed
 from proxy.session.localtext import LeafTypes, parameters_in, with_types
 from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
@@ -122,7 +123,7 @@ class Writer(Computer):
         self, write: Write, declared: tuple[int, ...]
     ) -> Generator[Callable[[], bool], None, tuple[Computed, PreparedWrite] | Failed | None]:
         """Learn the types of all parts; None where the server ended the batch meanwhile."""
-        source = yield from self.prepare(write.source, declared)
+        source = yield from (self._kept(write, declared) if write.kept else self.prepare(write.source, declared))
         if source is None or isinstance(source, Failed):
             return source
         own = source.prepared
@@ -153,6 +154,15 @@ class Writer(Computer):
         types = tuple(t or TEXT_OID for t in types)
         writing = PreparedWrite(write, text, types, tuple(f.type for f in columns), own, returning)
         return replace(source, prepared=replace(own, types=types, fields=fields)), writing
+
+    def _kept(
+        self, write: Write, declared: tuple[int, ...]
+    ) -> Generator[Callable[[], bool], None, Computed | Failed | None]:
+        """The source of a statement that may write masks back."""
+        leaf = self._fetcher.describe(write.source.leaves[0], declared)
+        self._judging.flush()
+        yield lambda: self._state.ignores() or leaf.verified
+        return None if self._state.ignores() else asked_for(self._state, write, leaf, declared)
 
     def _returning(
         self, write: Write, statement: PreparedStatement, types: tuple[int, ...]
@@ -211,6 +221,11 @@ class Writer(Computer):
         state = self._state
         source = writing.write.source
         state.under_way = run
+        if writing.write.kept:
+            failed = self._changed(writing, collector, asked)
+            if failed is not None:
+                self._fail(failed, source, run)
+                return
         columns = yield from self._values(writing, collector, asked)
         bound = columns if isinstance(columns, Failed) else self._admitted(writing, columns, asked)
         if isinstance(bound, Failed):
@@ -244,6 +259,16 @@ class Writer(Computer):
             self._send_execute(portal, run, ticket, limit or 0, Route.FORWARD)
         else:
             yield from self._returned(writing, portal, asked, run, ticket, limit)
+
+    def _changed(self, writing: PreparedWrite, collector: Collector, asked: Asked) -> Failed | None:
+        """Why values that are to be kept are not what is there."""
+        if collector.more:
+            return troubled(too_much(f"{self._state.limits.collected_rows} rows"))
+        try:
+            found = changed(self._state, writing.write, writing.types, collector, asked)
+        except BadValue as bad:
+            return _bad(bad)
+        return None if found is None else refused(found)
 
     def _values(
         self, writing: PreparedWrite, collector: Collector, asked: Asked

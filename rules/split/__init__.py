@@ -5,18 +5,22 @@ relations put in for what the leaves give. `clauses` finds the parts of the text
 proposals; whoever asks judges every leaf like a statement of the client's.
 """
 
-from rules.split.compose import LeafText, Split, propose, propose_fold, propose_write, united
+from rules.split.compose import LeafText, Split, propose, propose_fold, propose_keep, propose_write, united
+from rules.split.keeping import KeepText, Shown
 from rules.split.parts import leaf_name
 from rules.split.writing import WriteText, many_rows
 
 __all__ = [
+    "KeepText",
     "LeafText",
+    "Shown",
     "Split",
     "WriteText",
     "leaf_name",
     "many_rows",
     "propose",
     "propose_fold",
+    "propose_keep",
     "propose_write",
     "united",
 ]

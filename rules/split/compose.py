@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from rules.analyse import survey
 from rules.plan import Edit
 from rules.split.folding import fold
+from rules.split.keeping import KeepText, Shown, keep
 from rules.split.leaves import Leaves
 from rules.split.parts import Built, leaf_name
 from rules.split.tail import sorted_tail
@@ -105,6 +106,18 @@ def propose_fold(
     columns = {c.name for t in text.survey.tables if t.relation is not None for c in t.relation.columns}
     columns |= {str(c.name) for b in text.survey.blocks for e in b.scope.entries for c in e.columns}
     return fold(text, columns, judge)
+
+
+def propose_keep(
+    lexed: Lexed,
+    statement: tuple[int, int],
+    database: Protected,
+    search_path: tuple[str, ...] | None,
+    shown_as: Callable[[ColumnName], Shown | None],
+) -> KeepText | None:
+    """How an UPDATE can be done that gives columns the masks that they show; None where it can't. Raises ParseError and AmbiguousNameError."""
+    text = _read(lexed, statement, database, search_path)
+    return None if text is None else keep(text, database, shown_as)
 
 
 def _read(

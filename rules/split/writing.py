@@ -91,8 +91,7 @@ class _Written:
         declared = None if found is None else self.logical.get(column, found.declared_type)
         if declared is None:
             return None
-        plain = _MODIFIER.sub("", declared)
-        return _UNBOUNDED.get(plain, plain)
+        return unbounded(declared)
 
     def value(self, index: int) -> str:
         """A value that is computed; a bare constant has the type of its column."""
@@ -142,7 +141,7 @@ def rewrite(
 # -- UPDATE and DELETE
 
 
-def _clauses(text: Text, begin: int, words: Collection[str]) -> dict[str, Span]:
+def clauses_behind(text: Text, begin: int, words: Collection[str]) -> dict[str, Span]:
     """What stands behind each of the words outside brackets, from token `begin` on; the word's own token is `span[0] - 1`."""
     starts: list[tuple[int, str]] = []
     depth = 0
@@ -167,7 +166,7 @@ class _Update:
         self.sealed = sealed
         self.protected = protected
         self.judge = judge
-        self.clauses = _clauses(made.text, made.use.last + 1, {"set", "from", "where", "returning"})
+        self.clauses = clauses_behind(made.text, made.use.last + 1, {"set", "from", "where", "returning"})
 
     def build(self) -> WriteText | None:
         made, text = self.made, self.made.text
@@ -205,7 +204,7 @@ class _Update:
 
 
 def _delete(made: _Written) -> WriteText | None:
-    clauses = _clauses(made.text, made.use.last + 1, {"using", "where", "returning"})
+    clauses = clauses_behind(made.text, made.use.last + 1, {"using", "where", "returning"})
     where = clauses.get("where")
     if where is not None and made.text.value(where[0]) == "current":
         return None
@@ -238,7 +237,7 @@ def _by_key(made: _Written, others: Span | None, where: Span | None) -> WriteTex
 
 def _behind(made: _Written) -> Span:
     """Where a WHERE clause goes in a statement without one: before RETURNING, or at the end."""
-    returning = _clauses(made.text, made.use.last + 1, {"returning"}).get("returning")
+    returning = clauses_behind(made.text, made.use.last + 1, {"returning"}).get("returning")
     return (made.text.last + 1, made.text.last) if returning is None else (returning[0] - 1, returning[0] - 2)
 
 
@@ -372,7 +371,7 @@ def _merge(made: _Written, sealed: Collection[str]) -> WriteText | None:
 def _returned(made: _Written, found: WriteText, judge: Callable[[str], bool]) -> WriteText | None:
     """The statement with what it returns, computed afterwards where the database can't."""
     text = made.text
-    clauses = _clauses(text, made.use.last + 1, {"set", "from", "using", "returning"})
+    clauses = clauses_behind(text, made.use.last + 1, {"set", "from", "using", "returning"})
     returning = clauses.get("returning")
     stars = (
         []
@@ -486,6 +485,12 @@ def is_constant(text: Text, span: Span) -> bool:
     if not constant and not (token.kind is Kind.WORD and token.value in _CONSTANT_WORDS):
         return False
     return at == span[1] or (text.value(at + 1) == "::" and _is_cast(text, (at + 1, span[1])))
+
+
+def unbounded(declared: str) -> str:
+    """A type without its modifier, which would cut a value that is too long."""
+    plain = _MODIFIER.sub("", declared)
+    return _UNBOUNDED.get(plain, plain)
 
 
 def _is_cast(text: Text, span: Span) -> bool:

@@ -23,6 +23,7 @@ from keys.sealed_sql import holds
 from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explain
 from proxy.explain_text import psql_lines, show
 from proxy.offline import first_settings
+from proxy.session.computing import Write
 from proxy.session.gate import Admit, NeedNames, Settings
 from rules.load import load_rules_text
 from rules.model import TableName, view_name
@@ -129,7 +130,8 @@ class TestStatements:
                 decision = decision.otherwise
             found = told(sql, login)
             if not isinstance(decision, Admit):
-                assert found.outcome in {PASSES, REFUSED}
+                # Masks written back run in steps, without a calculator.
+                assert found.outcome in {PASSES, REFUSED} or isinstance(decision, Write)
                 continue
             whole = sql
             for statement in reversed(found.statements):

@@ -1,0 +1,143 @@
+"""Masks written back, judged: an UPDATE that may be one of a whole object, in whose columns are the masks that they show (ADR 0027)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.session.computing import Compute, Kept, Leaf, Write
+from proxy.session.gate import Admit, OffsetMap, Pass
+from rules.analyse import AmbiguousNameError, ParseError, analyse
+from rules.decide import unseen
+from rules.encodings import EncodingError, encode_sql
+from rules.lexer import Kind, lex, literal_value
+from rules.model import Protection, Verdict
+from rules.plan import Action, Plan, ResultColumn
+from rules.rights import may_update
+from rules.split import Shown, leaf_name, propose_keep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.session.gate import Decision, Settings
+    from rules.analyse import Protected
+    from rules.lexer import Lexed
+    from rules.model import ColumnName, PolicyClass, Rules
+    from rules.split import KeepText
+
+
+class Keeping:
+    """Makes one such statement. `judge`: the decision on a text of ours, for the same principal, under the same settings."""
+
+    def __init__(
+        self,
+        lexed: Lexed,
+        settings: Settings,
+        judge: Callable[[bytes], Decision],
+        rules: Rules,
+        policy: PolicyClass,
+        database: Protected,
+    ) -> None:
+        self._lexed = lexed
+        self._settings = settings
+        self._judge = judge
+        self._rules = rules
+        self._policy = policy
+        self._database = database
+
+    def write(self, statement: tuple[int, int], shape: str, generation: int) -> Write | None:
+        """What to ask first, and what to run then; None where it can't be done so."""
+        path = self._settings.search_path
+        try:
+            found = propose_keep(self._lexed, statement, self._database, path, self._shown_as)
+            return None if found is None else self._made(found, shape, generation)
+        except (ParseError, AmbiguousNameError, EncodingError):
+            return None
+
+    def _shown_as(self, name: ColumnName) -> Shown | None:
+        column = self._rules.column(name)
+        if column is None or may_update(self._policy, column):
+            return None
+        if column.protection is Protection.SEALED:
+            return Shown.BY_PGVEIL
+        nothing = column.mask is None or column.mask.kind == "null"
+        return Shown.NOTHING if nothing or self._policy.verdict(name) is Verdict.REFUSED else Shown.BY_SERVER
+
+    def _made(self, found: KeepText, shape: str, generation: int) -> Write | None:
+        fetch, apply = self._fetch(found.fetch, shape, generation), self._apply(found, shape, generation)
+        if fetch is None or apply is None or not found.values:
+            return None
+        numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
+        parameters = max(numbers, default=0)
+        columns = tuple(f"c{i}" for i in range(len(found.values)))
+        source = Compute(
+            leaves=(Leaf(leaf_name(0), columns, fetch),),
+            together=None,
+            text="",
+            with_at=0,
+            with_before="",
+            with_after="",
+            offsets=OffsetMap(),
+            parameters=parameters,
+            action=Action.UPDATE,
+            shape=shape,
+            generation=generation,
+            positions=False,
+        )
+        return Write(
+            source=source,
+            apply=apply,
+            first=parameters + 1,
+            many=None,
+            targets=(),
+            returning=None,
+            parameters=parameters,
+            action=Action.UPDATE,
+            shape=shape,
+            generation=generation,
+            kept=self._kept(found),
+        )
+
+    def _kept(self, found: KeepText) -> tuple[Kept, ...]:
+        kept = []
+        for value in found.values:
+            refusal = unseen(value.column, self._policy.verdict(value.column), "changed", None)
+            if value.constant is None:
+                kept.append(Kept(refusal))
+                continue
+            token = self._lexed.tokens[value.constant]
+            column = self._rules.column(value.column)
+            if token.kind is Kind.PARAM:
+                kept.append(Kept(refusal, column, parameter=int(token.value)))
+            elif token.kind is Kind.WORD:
+                kept.append(Kept(refusal, column))
+            else:
+                text = ("-" if value.negative else "") + literal_value(self._lexed, value.constant)
+                kept.append(Kept(refusal, column, constant=text, number=token.kind is Kind.NUMBER))
+        return tuple(kept)
+
+    def _fetch(self, text: str, shape: str, generation: int) -> Admit | None:
+        raw = encode_sql(text, self._settings.client_encoding)
+        decision = self._judge(raw)
+        if isinstance(decision, Pass) and not decision.unsettles:
+            return Admit(raw, OffsetMap(), (None,), shape, generation)
+        return decision if isinstance(decision, Admit) and _runs_alone(decision) else None
+
+    def _apply(self, found: KeepText, shape: str, generation: int) -> Admit | None:
+        raw = encode_sql(found.apply, self._settings.client_encoding)
+        decision = self._judge(raw)
+        if isinstance(decision, Admit):
+            return decision if _runs_alone(decision) and decision.plans[0] is not None else None
+        if not isinstance(decision, Pass) or decision.unsettles:
+            return None
+        lexed = lex(found.apply, standard_conforming_strings=self._settings.standard_conforming_strings)
+        facts = analyse(lexed, lexed.statements[0], self._database, self._settings.search_path, frozenset())
+        if found.returns and facts.outputs is None:
+            return None
+        results = None if facts.outputs is None else tuple(ResultColumn() for _ in facts.outputs)
+        plan = Plan(Action.UPDATE, facts.targets, results=results, writes=True)
+        return Admit(raw, OffsetMap(), (plan,), shape, generation)
+
+
+def _runs_alone(decision: Admit) -> bool:
+    """Whether it is one statement that changes nothing of what texts mean."""
+    return len(decision.plans) == 1 and not (decision.unsettles or decision.ddl)

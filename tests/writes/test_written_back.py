@@ -1,0 +1,169 @@
+"""Whole objects saved by a login that sees masks: what it read and writes back changes nothing and is no error (F1.3, ADR 0027)."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import psycopg
+import pytest
+
+from tests.writes.conftest import AGENT
+
+if TYPE_CHECKING:
+    from tests.writes.conftest import Bank
+
+CUSTOMER = "SELECT name, phone, email, birth_date, address, notes FROM customers WHERE id = 1"
+CARD = "SELECT pan, expires_on, credit FROM cards WHERE id = {}"
+SAVE_CUSTOMER = "UPDATE customers SET name = %s, phone = %s, email = %s, birth_date = %s, address = %s, notes = %s, city = %s WHERE id = %s"
+SAVE_CARD = "UPDATE cards SET customer_id = %s, pan = %s, expires_on = %s, credit = %s, status = %s WHERE id = %s"
+
+
+def _customer(connection: psycopg.Connection[Any]) -> list[Any]:
+    row = connection.execute(CUSTOMER.encode()).fetchone()
+    assert row is not None
+    assert row[0] == "A*** K****"
+    return list(row)
+
+
+@pytest.mark.parametrize("prepare", [False, True, None])
+def test_a_whole_object_is_saved_and_its_masks_are_not(bank: Bank, prepare: bool | None) -> None:
+    before = bank.real(CUSTOMER)
+    with bank.connect(AGENT) as connection:
+        cursor: psycopg.Cursor[Any] = psycopg.ClientCursor(connection) if prepare is None else connection.cursor()
+        for city in ("Leiden", "Gouda"):
+            values = (*_customer(connection), city, 1)
+            cursor.execute(SAVE_CUSTOMER, values, prepare=prepare)
+            assert cursor.statusmessage == "UPDATE 1"
+            assert bank.real("SELECT city FROM customers WHERE id = 1") == [(city,)]
+    assert bank.real(CUSTOMER) == before
+
+
+@pytest.mark.parametrize("prepare", [False, True, None])
+@pytest.mark.parametrize("card", [21, 23, 24])
+def test_sealed_columns_too(bank: Bank, prepare: bool | None, card: int) -> None:
+    before = bank.real(CARD.format(card))
+    with bank.connect(AGENT) as connection:
+        row = connection.execute(CARD.format(card).encode()).fetchone()
+        assert row is not None
+        cursor: psycopg.Cursor[Any] = psycopg.ClientCursor(connection) if prepare is None else connection.cursor()
+        for status in ("lost", "active"):
+            cursor.execute(SAVE_CARD, (1, *row, status, card), prepare=prepare)
+            assert cursor.statusmessage == "UPDATE 1"
+            assert bank.real(f"SELECT status, customer_id FROM cards WHERE id = {card}") == [(status, 1)]
+    assert bank.real(CARD.format(card)) == before
+
+
+async def test_asyncpg_saves_in_binary_under_the_columns_own_types(bank: Bank) -> None:
+    connection = await asyncpg.connect(bank.dsn(AGENT))
+    before = bank.real(CARD.format(21))
+    try:
+        card = await connection.fetchrow(CARD.format(21))
+        assert card is not None
+        text = "UPDATE cards SET pan = $1, expires_on = $2, credit = $3, status = $4 WHERE id = $5 RETURNING id, pan, status"
+        statement = await connection.prepare(text)
+        assert [p.name for p in statement.get_parameters()] == ["varchar", "date", "numeric", "text", "int8"]
+        for status in ("s1", "s2"):
+            assert [tuple(r) for r in await statement.fetch(*card.values(), status, 21)] == [(21, card["pan"], status)]
+        async with connection.transaction():
+            assert await connection.execute(text, *card.values(), "active", 21) == "UPDATE 1"
+        customer = await connection.fetchrow("SELECT name, birth_date FROM customers WHERE id = 2")
+        text = "UPDATE customers SET name = $1, birth_date = $2 WHERE id = $3"
+        statement = await connection.prepare(text)
+        assert [p.name for p in statement.get_parameters()] == ["varchar", "date", "int8"]
+        assert customer is not None
+        assert await connection.execute(text, *customer.values(), 2) == "UPDATE 1"
+    finally:
+        await connection.close()
+    assert bank.real(CARD.format(21)) == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE customers SET name = 'A*** K****' WHERE id = 1",  # nothing else is left
+        "UPDATE customers SET name = name, city = 'x' WHERE id = 1",
+        "UPDATE customers AS c SET phone = '138****1234', city = 'x' WHERE c.id = 1 RETURNING c.phone, c.city",
+        "UPDATE customers SET birth_date = date '1984-01-01', city = 'x' WHERE name LIKE 'A***%' AND id = 1",
+        "UPDATE customers SET notes = NULL, email = 'a*********@example.net'::varchar WHERE id = 1",
+        "UPDATE cards SET pan = '************2101'::varchar(19), credit = 1000 WHERE id = 21",
+        "UPDATE cards SET credit = '1000.00', expires_on = '2028-01-01' WHERE id IN (21)",
+        "UPDATE cards SET pan = NULL, status = 'active' WHERE id = 24",
+        "UPDATE cards SET pan = 'whatever' WHERE id = -1",
+    ],
+)
+def test_constants_and_forms(bank: Bank, sql: str) -> None:
+    columns = "SELECT id, name, phone, email, birth_date, notes FROM customers ORDER BY id"
+    before = bank.real(columns), bank.real("SELECT id, pan, expires_on, credit FROM cards ORDER BY id")
+    with bank.connect(AGENT) as connection:
+        wanted = 0 if sql.endswith("-1") else 1
+        assert connection.execute(sql.encode()).rowcount == wanted
+    assert (bank.real(columns), bank.real("SELECT id, pan, expires_on, credit FROM cards ORDER BY id")) == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE customers SET name = 'B*** K****', city = 'lost' WHERE id = 1",
+        "UPDATE customers SET phone = '13800001234', city = 'lost' WHERE id = 1",  # the real one
+        "UPDATE customers SET phone = NULL, city = 'lost' WHERE id = 1",
+        "UPDATE customers SET name = 'A*** K****', city = 'lost'",  # not everybody's
+        "UPDATE customers SET notes = '{}', city = 'lost' WHERE id = 1",
+        "UPDATE cards SET pan = '4929000011112101', status = 'lost' WHERE id = 21",
+        "UPDATE cards SET pan = '************2102', status = 'lost' WHERE id = 21",
+        "UPDATE cards SET expires_on = '2028-03-31', status = 'lost' WHERE id = 21",
+        "UPDATE cards SET credit = NULL, status = 'lost' WHERE id = 21",
+        "UPDATE cards SET pan = upper('x'), status = 'lost' WHERE id = 21",
+        "UPDATE cards SET (pan, status) = ('************2101', 'lost') WHERE id = 21",
+        "UPDATE cards SET pan = DEFAULT, status = 'lost' WHERE id = 24",
+    ],
+)
+def test_what_is_not_shown_is_refused_and_nothing_is_stored(bank: Bank, sql: str) -> None:
+    with bank.connect(AGENT) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            connection.execute(sql.encode())
+        assert "can't be changed by a login that sees it masked" in str(caught.value)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(sql.encode(), prepare=True)
+        with connection.transaction():
+            connection.execute("SAVEPOINT s")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql.encode())
+            connection.execute("ROLLBACK TO s")
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert (
+        bank.real("SELECT 1 FROM customers WHERE city = 'lost' UNION ALL SELECT 1 FROM cards WHERE status = 'lost'")
+        == []
+    )
+
+
+def test_a_right_and_a_wrong_guess_look_alike(bank: Bank) -> None:
+    """Values are held against masks only, so no answer hangs on what is stored."""
+    with bank.connect(AGENT) as connection:
+        errors = []
+        for guess in ("13800001234", "13800009234"):
+            with pytest.raises(psycopg.Error) as caught:
+                connection.execute("UPDATE customers SET phone = %s WHERE id = 1", (guess,))
+            errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+def test_pipelines(bank: Bank) -> None:
+    with bank.connect(AGENT) as connection:
+        row = connection.execute(CARD.format(22).encode()).fetchone()
+        assert row is not None
+        with connection.pipeline():
+            cursors = [connection.execute(SAVE_CARD, (1, *row, status, 22)) for status in ("p1", "p2", "blocked")]
+        assert [c.statusmessage for c in cursors] == ["UPDATE 1"] * 3
+    assert bank.real("SELECT pan, credit, status FROM cards WHERE id = 22") == [
+        ("4929000011112202", Decimal("10.00"), "blocked")
+    ]
+
+
+def test_it_is_recorded_as_an_update_that_read_masks(bank: Bank) -> None:
+    with bank.connect(AGENT, application_name="written-back") as connection:
+        connection.execute("UPDATE cards SET credit = 1000, status = 'active' WHERE id = 21")
+    records = [r for r in bank.records("statement") if r.get("application") == "written-back"]
+    assert [r["action"] for r in records] == ["update"]
+    assert {(c["column"], c["verdict"]) for c in records[0]["columns"]} == {("public.cards.credit", "masked")}
