@@ -193,7 +193,7 @@ async def _reach(connection: Connection, state: State, rules: Rules | Missing) -
     """What limited logins can use of what they must not, by the server's own word."""
     if isinstance(rules, Missing):
         return _Reach((), (), ())
-    protection, people = ProtectionMap(rules, state.catalog), people_of(state, rules)
+    protection, people = ProtectionMap(rules, state.catalog, unknown=False), people_of(state, rules)
     masked = {c.name for c in rules.protected_columns() if c.protection is Protection.MASKED}
     limits = {n: people.limited(n, masked) for n in state.logins if n not in state.catalog.superusers}
     columns = [
@@ -273,7 +273,7 @@ async def _plan(
         return ring
     if not state.superuser and not state.owns_pgveil:
         return Missing(f"login {state.user} can't see all that `pgveil apply` looks at", AS_ADMINISTRATOR)
-    return await plan_inside(connection, rules, ring.marks(), values=False)
+    return await plan_inside(connection, rules, ring, values=False)
 
 
 async def _hba(connection: Connection, login: str, version: int) -> tuple[HbaLine, ...] | Missing:

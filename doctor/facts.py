@@ -187,7 +187,7 @@ class Facts:
         """The rules over this database. Raises NotChecked."""
         from rules.protect import ProtectionMap  # noqa: PLC0415
 
-        return ProtectionMap(self.rules, self.database.state.catalog)
+        return ProtectionMap(self.rules, self.database.state.catalog, unknown=False)
 
     @cached_property
     def masked(self) -> tuple[ColumnName, ...]:

@@ -64,7 +64,7 @@ class Sources:
 class ProtectionMap:
     """Rules over a catalog. Immutable once built; implements `rules.analyse.Protected`.
 
-    Sealed columns that the rules do not know are protected too, under their own names: nothing can be done with them but be refused.
+    `unknown`: sealed columns that the rules do not know are protected too, under their own names; nothing can be done with them but be refused.
     `marks`: the key ring's, asked when they are needed first.
     """
 
@@ -74,12 +74,14 @@ class ProtectionMap:
         catalog: Catalog,
         sources: Sources | None = None,
         marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
+        *,
+        unknown: bool = True,
     ) -> None:
         self.rules = rules
         self.catalog = catalog
         self._marks = marks
         self.sources = Sources() if sources is None else sources
-        self._columns = _with_unknown(spread(rules, catalog), catalog)
+        self._columns = _with_unknown(spread(rules, catalog), catalog) if unknown else spread(rules, catalog)
         self._by_bare_name = _by_bare_name(catalog.relations.values())
         self._lineages: dict[int, ViewLineage] = {}
         self.relation_words = self._relation_words()

@@ -104,6 +104,25 @@ class TurnTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ResealColumn:
+    """One sealed column to be sealed as the rules say. `was`: how it is sealed; `default`: its sealed default as SQL."""
+
+    column: Column
+    was: SealedAs
+    default: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ResealTable:
+    """Columns of one table to be sealed anew; `parts` and `triggers` as of SealTable."""
+
+    table: TableName
+    columns: tuple[ResealColumn, ...]
+    parts: tuple[TableName, ...]
+    triggers: tuple[Trigger, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MakeView:
     """A masking view. `digest` names its definition, for its comment."""
 
@@ -138,6 +157,7 @@ Work = (
     | SetPseudonymKey
     | SetLookupKey
     | SealTable
+    | ResealTable
     | TurnTable
     | MakeView
     | MakeLookup

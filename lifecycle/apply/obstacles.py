@@ -148,12 +148,17 @@ async def column_obstacles(connection: Connection, column: Column, parts: tuple[
             fix = _FIXES.get(row["what"], "drop it, or take the column out of it")
             found.append(Obstacle(where, f"{row['what']} {row['name']} depends on it", fix))
         if column.mode is SealMode.RANDOMIZED:
-            found += [
-                Obstacle(
-                    where,
-                    f"unique index {row['name']} cannot hold on a randomized column",
-                    "make the column deterministic, or drop the index",
-                )
-                for row in await connection.fetch(_UNIQUE, part.relation.oid, part.attnum)
-            ]
+            found += await unique_obstacles(connection, where, part)
     return found
+
+
+async def unique_obstacles(connection: Connection, where: str, part: Part) -> list[Obstacle]:
+    """Unique indexes over a column that is to be randomized."""
+    return [
+        Obstacle(
+            where,
+            f"unique index {row['name']} cannot hold on a randomized column",
+            "make the column deterministic, or drop the index",
+        )
+        for row in await connection.fetch(_UNIQUE, part.relation.oid, part.attnum)
+    ]

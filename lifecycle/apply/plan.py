@@ -8,10 +8,11 @@ from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
-from lifecycle.apply.model import SEALED_TYPE, Draft, Kind, Obstacle
+from lifecycle.apply.model import Draft, Kind, Obstacle
 from lifecycle.apply.old_form import plan_domain
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
+from lifecycle.apply.reseal import plan_lost, plan_resealing
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.database import fix_settings
 from rules.model import ColumnName, Protection
@@ -20,8 +21,6 @@ from rules.record import MadeAs
 from rules.serving import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
@@ -34,22 +33,22 @@ async def make_plan(connection: Connection, rules: Rules, ring: KeyRing) -> Appl
     """What apply would do, at this moment. Changes nothing. Raises DatabaseError, asyncpg.PostgresError."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await fix_settings(connection)
-        return await plan_inside(connection, rules, ring.marks(), values=True)
+        return await plan_inside(connection, rules, ring, values=True)
 
 
 async def plan_inside(
     connection: Connection,
     rules: Rules,
-    marks: Mapping[str, frozenset[str]],
+    ring: KeyRing,
     *,
     values: bool,
     serving: tuple[str, ...] = (),
 ) -> ApplyPlan:
     """`make_plan` inside the caller's transaction, whose settings are fixed. `values`: judge stored values too, which reads them.
 
-    `marks`: the ring's. `serving`: of a plan made before, which took nothing away for their sake: nor does this one, though they may be gone by now.
+    `serving`: of a plan made before, which took nothing away for their sake: nor does this one, though they may be gone by now.
     """
-    domains = frozenset(marks)
+    domains = ring.domains()
     state = await read_state(connection)
     people = people_of(state, rules)
     draft = Draft(serving=_serving(state, people, rules) or serving)
@@ -58,17 +57,19 @@ async def plan_inside(
     plan_ground(draft, state, rules)
     await plan_domain(connection, draft, state)
     late = draft.beside()
-    protection = ProtectionMap(rules, state.catalog)
+    protection = ProtectionMap(rules, state.catalog, unknown=False)
     before = plan_wall(late, state, people, protection, rules)
     views = draft.beside()
     first = plan_views(views, state, rules, people, protection, before)
     gone = plan_lookups(views, state, rules, people, protection)
     draft.changes += [*gone, *first]
-    await plan_sealing(connection, draft, state, rules, domains, values=values)
+    plan_lost(draft, state, rules)
+    again = await plan_resealing(connection, draft, state, rules, ring, values=values)
+    await plan_sealing(connection, draft, state, rules, again, values=values)
     draft.changes += views.changes + late.changes
     await _derived(connection, draft, state, rules)
     _keep(draft, state)
-    await plan_record(connection, draft, state, rules, marks)
+    await plan_record(connection, draft, state, rules, ring.marks())
     return draft.finish()
 
 
@@ -144,14 +145,4 @@ def _absent(draft: Draft, state: State, rules: Rules) -> None:
         if found is None:
             draft.obstacles.append(
                 Obstacle(str(column.name), "the table has no such column", "correct the rules: pgveil check --database")
-            )
-    for column in (c for t in rules.tables.values() for c in t.columns.values()):
-        relation = state.catalog.by_name.get(column.name.relation)
-        found = None if relation is None else relation.column(column.name.column)
-        sealed = found is not None and found.declared_type == SEALED_TYPE
-        if sealed and column.protection is not Protection.SEALED:
-            draft.obstacles.append(
-                Obstacle(
-                    str(column.name), "it is sealed in the database and not in the rules", "write `protection: sealed`"
-                )
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lifecycle.apply.inspect import relation_sql
-from lifecycle.apply.model import OWNER, SCHEMA, Change, Kind, MakeLookup, MakeView, SealTable, WriteRecord
+from lifecycle.apply.model import OWNER, SCHEMA, Change, Kind, MakeLookup, MakeView, ResealTable, SealTable, WriteRecord
 from rules.model import Protection, quote_ident, quote_literal
 from rules.record import VIEW, MadeAs, Record, SealedAs, rules_digest, sealed_as
 
@@ -62,7 +62,7 @@ async def plan_record(
             f"REVOKE ALL ON TABLE {_NAME} FROM PUBLIC",
         )
     wanted = WriteRecord(_columns(state, rules), tuple(draft.made.views), tuple(draft.made.functions))
-    changing = any(isinstance(c.work, MakeView | MakeLookup | SealTable) for c in draft.changes)
+    changing = any(isinstance(c.work, MakeView | MakeLookup | SealTable | ResealTable) for c in draft.changes)
     if changing or await record_of(connection, wanted, marks) != state.catalog.record:
         draft.changes.append(Change(Kind.RECORD, str(VIEW), "write down what is applied", wanted))
 

@@ -20,6 +20,7 @@ from lifecycle.apply.model import (
     MakeLookup,
     MakeView,
     ObstaclesError,
+    ResealTable,
     SealTable,
     SetLookupKey,
     SetPseudonymKey,
@@ -30,6 +31,7 @@ from lifecycle.apply.model import (
 )
 from lifecycle.apply.plan import plan_inside
 from lifecycle.apply.recording import write_record
+from lifecycle.apply.reseal import reseal_table
 from lifecycle.apply.seal import seal_table
 from lifecycle.database import describe_error, fix_settings
 from rules.model import TableName, quote_ident, quote_literal
@@ -101,7 +103,7 @@ async def execute(
 
 async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
     """Lock what is going to be sealed, in one order, before anything is written: two that lock in two orders would wait for each other."""
-    tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable))
+    tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable | ResealTable))
     if tables:
         await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, tables))} IN ACCESS EXCLUSIVE MODE")
     # Read meanwhile, and not written: their rows change and what they mean does not.
@@ -117,7 +119,7 @@ async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
 
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
-    now = await plan_inside(connection, rules, ring.marks(), values=False, serving=plan.serving)
+    now = await plan_inside(connection, rules, ring, values=False, serving=plan.serving)
     if now.obstacles or now.comparable() != plan.comparable():
         raise StalePlanError("the database has changed since the plan was made: look at the new plan and apply that")
 
@@ -140,6 +142,8 @@ async def _perform(
         await _set_key(connection, lookup_key_sql(SCHEMA), ring.newest(LOOKUP_DOMAIN).material)
     elif isinstance(work, SealTable):
         await seal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
+    elif isinstance(work, ResealTable):
+        await reseal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
     elif isinstance(work, MakeView):
         await _make_view(connection, work)
     elif isinstance(work, MakeLookup):

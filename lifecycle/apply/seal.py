@@ -32,7 +32,7 @@ from rules.logical import type_of_oid
 from rules.model import ColumnName, Protection, SealMode, TableName, quote_ident, quote_literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from keys.ring import KeyRing
     from keys.typeio_base import LogicalType
@@ -89,20 +89,28 @@ class ForeignKey:
 
 
 async def plan_sealing(
-    connection: Connection, draft: Draft, state: State, rules: Rules, domains: frozenset[str], *, values: bool
+    connection: Connection,
+    draft: Draft,
+    state: State,
+    rules: Rules,
+    again: Sequence[tuple[Change, frozenset[ColumnName]]],
+    *,
+    values: bool,
 ) -> None:
-    """Changes that seal every plain column that the rules seal. With `values` each value that might not fit is read and judged."""
-    await _unknown_keys(connection, draft, state, rules, domains)
+    """Changes that seal every plain column that the rules seal. With `values` each value that might not fit is read and judged.
+
+    `again`: what is sealed anew, with the columns; their foreign keys are out of the way meanwhile, too.
+    """
     tables = [
         t for t in (_table_to_seal(state, table) for table in sorted(rules.tables.values(), key=lambda t: t.name)) if t
     ]
-    if not tables:
+    if not tables and not again:
         return
-    changes: list[Change] = []
+    changes = [change for change, _ in again]
     for relation, columns in tables:
         changes.append(await _plan_table(connection, draft, state, relation, columns, values=values))
     keys = await foreign_keys(connection, state)
-    sealing = {c.name for _, columns in tables for c in columns}
+    sealing = {c.name for _, columns in tables for c in columns}.union(*(names for _, names in again))
     crossing = _crossing(draft, rules, keys, sealing)
     for key in crossing:
         sql = f"ALTER TABLE {relation_sql(key.table)} DROP CONSTRAINT {quote_ident(key.name)}"
@@ -111,34 +119,6 @@ async def plan_sealing(
     for key in crossing:
         sql = f"ALTER TABLE {relation_sql(key.table)} ADD CONSTRAINT {quote_ident(key.name)} {key.definition}"
         draft.add(Kind.FOREIGN_KEY, f"{key.table}: {key.name}", "make it again, over sealed values, and check it", sql)
-
-
-async def _unknown_keys(
-    connection: Connection, draft: Draft, state: State, rules: Rules, domains: frozenset[str]
-) -> None:
-    """Columns that hold values sealed under keys that this ring has never had: it is another database's."""
-    for column in rules.protected_columns():
-        relation = state.catalog.by_name.get(column.name.relation)
-        if (
-            column.protection is not Protection.SEALED
-            or relation is None
-            or (column.domain or str(column.name)) in domains
-        ):
-            continue
-        found = relation.column(column.name.column)
-        if found is None or found.declared_type != SEALED_TYPE:
-            continue
-        name = quote_ident(found.name)
-        if await connection.fetchval(
-            f"SELECT EXISTS (SELECT FROM {relation_sql(relation.name)} WHERE {name} IS NOT NULL)"
-        ):
-            draft.obstacles.append(
-                Obstacle(
-                    str(column.name),
-                    "it holds values sealed under keys that this key ring does not have",
-                    "use the key directory that they were sealed with",
-                )
-            )
 
 
 def _table_to_seal(state: State, table: Table) -> tuple[Relation, tuple[Column, ...]] | None:
@@ -154,7 +134,7 @@ def _is_plain(relation: Relation, column: Column) -> bool:
     return found is not None and found.declared_type != SEALED_TYPE
 
 
-def _parts(state: State, relation: Relation) -> tuple[Relation, ...]:
+def tree_of(state: State, relation: Relation) -> tuple[Relation, ...]:
     """The relation and everything that inherits from it, partitions included; itself first."""
     found, pending = [relation], list(relation.children)
     while pending:
@@ -168,7 +148,7 @@ def _parts(state: State, relation: Relation) -> tuple[Relation, ...]:
 async def _plan_table(
     connection: Connection, draft: Draft, state: State, relation: Relation, columns: tuple[Column, ...], *, values: bool
 ) -> Change:
-    parts = _parts(state, relation)
+    parts = tree_of(state, relation)
     sealing: list[SealColumn] = []
     for column in columns:
         own = relation.column(column.name.column)
@@ -193,9 +173,7 @@ async def _plan_table(
         draft.obstacles += await _misfits(connection, column, own, relation, values=values)
         sealing.append(SealColumn(column, own.type_oid, own.default))
     holders = tuple(p.name for p in parts if p.kind == "r")
-    triggers = [
-        Trigger(p.name, r["name"], r["enabled"]) for p in parts for r in await connection.fetch(TRIGGERS, p.oid)
-    ]
+    triggers = await table_triggers(connection, parts)
     for part in parts:
         draft.obstacles += [
             Obstacle(str(part.name), f"rule {r['name']} rewrites updates of it", "drop the rule")
@@ -209,7 +187,7 @@ async def _plan_table(
     what = ", ".join(
         f"{c.column.name.column} ({c.column.mode})" + (", its default too" if c.default else "") for c in sealing
     )
-    work = SealTable(relation.name, tuple(sealing), holders, tuple(triggers))
+    work = SealTable(relation.name, tuple(sealing), holders, triggers)
     return Change(Kind.SEAL, str(relation.name), f"seal {what}", work, rows)
 
 
@@ -354,8 +332,7 @@ async def seal_table(
     table = relation_sql(work.table)
     names = [quote_ident(c.column.name.column) for c in work.columns]
     defaults = [await _sealed_default(connection, c, ring, random) for c in work.columns]
-    for trigger in work.triggers:
-        await connection.execute(trigger_sql(trigger.relation, trigger.name, None))
+    await set_triggers(connection, work.triggers, on=False)
     dropped = [
         f"ALTER COLUMN {n} DROP DEFAULT" for n, c in zip(names, work.columns, strict=True) if c.default is not None
     ]
@@ -366,12 +343,15 @@ async def seal_table(
         + ", ".join(f"ALTER COLUMN {n} TYPE pg_catalog.text USING {n}::pg_catalog.text" for n in names)
     )
     done = 0
-    # Each batch finds its rows by their place; for few rows the planner would rather read the whole table each time.
-    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
-        await connection.execute("SELECT set_config($1, 'off', true)", setting)
+    readers = [Reader.of(c.column, c.type_oid) for c in work.columns]
     for part in work.parts:
-        done = await _seal_part(
-            connection, work, part, ring, random, lambda n: progress(str(work.table), n, total), done
+        done = await write_part(
+            connection,
+            part,
+            [c.column.name.column for c in work.columns],
+            lambda at, texts: _seal_values(texts, work.columns[at].column, readers[at], ring, random),
+            lambda count: progress(str(work.table), count, total),
+            done,
         )
     kept = [
         f"ALTER COLUMN {n} SET DEFAULT {quote_literal(d.decode())}"
@@ -382,8 +362,20 @@ async def seal_table(
     await connection.execute(f"ALTER TABLE {table} " + ", ".join(final))
     if kept:
         await connection.execute(f"ALTER TABLE {table} " + ", ".join(kept))
-    for trigger in work.triggers:
-        await connection.execute(trigger_sql(trigger.relation, trigger.name, trigger.enabled))
+    await set_triggers(connection, work.triggers, on=True)
+
+
+async def table_triggers(connection: Connection, parts: Iterable[Relation]) -> tuple[Trigger, ...]:
+    """The triggers of a table's parts that are in action."""
+    return tuple(
+        [Trigger(p.name, r["name"], r["enabled"]) for p in parts for r in await connection.fetch(TRIGGERS, p.oid)]
+    )
+
+
+async def set_triggers(connection: Connection, triggers: Iterable[Trigger], *, on: bool) -> None:
+    """Put triggers out of action, or as they were."""
+    for trigger in triggers:
+        await connection.execute(trigger_sql(trigger.relation, trigger.name, trigger.enabled if on else None))
 
 
 def trigger_sql(relation: TableName, name: str, enabled: str | None) -> str:
@@ -392,17 +384,22 @@ def trigger_sql(relation: TableName, name: str, enabled: str | None) -> str:
     return f"ALTER TABLE ONLY {relation_sql(relation)} {how} TRIGGER {quote_ident(name)}"
 
 
-async def _seal_part(
+async def write_part(
     connection: Connection,
-    work: SealTable,
     part: TableName,
-    ring: KeyRing,
-    random: Callable[[int], bytes],
+    columns: Sequence[str],
+    turned: Callable[[int, list[str | None]], list[str | None]],
     progress: Callable[[int], None],
     done: int,
 ) -> int:
-    names = [quote_ident(c.column.name.column) for c in work.columns]
-    readers = [Reader.of(c.column, c.type_oid) for c in work.columns]
+    """Write a table's own rows anew, batch by batch: `turned` makes the texts of a column, by its place, into what is to be stored.
+
+    `done` rows are done before; gives back how many are then.
+    """
+    names = [quote_ident(c) for c in columns]
+    # Each batch finds its rows by their place; for few rows the planner would rather read the whole table each time.
+    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
+        await connection.execute("SELECT set_config($1, 'off', true)", setting)
     relation = relation_sql(part)
     assigned = ", ".join(f"{n} = new.c{i}" for i, n in enumerate(names))
     arrays = ", ".join(f"${i + 2}::text[]" for i in range(len(names)))
@@ -413,11 +410,7 @@ async def _seal_part(
     anything = " OR ".join(f"{n} IS NOT NULL" for n in names)
     query = f"SELECT ctid::text AS id, {', '.join(names)} FROM ONLY {relation} WHERE {anything}"
     async for rows in rows_of(connection, query, BATCH):
-        sealed = [
-            _seal_values([r[i + 1] for r in rows], c.column, readers[i], ring, random)
-            for i, c in enumerate(work.columns)
-        ]
-        await update.fetch([r[0] for r in rows], *sealed)
+        await update.fetch([r[0] for r in rows], *(turned(i, [r[i + 1] for r in rows]) for i in range(len(names))))
         if update.get_statusmsg() != f"UPDATE {len(rows)}":
             raise ApplyError(f"{part}: not every row of a batch was written; nothing was changed")
         done += len(rows)
