@@ -14,6 +14,7 @@ import structlog
 from proxy.errors import (
     AuthenticationRefused,
     HostUnreachable,
+    NoPostgresClient,
     PgveilError,
     ProtocolError,
     ServerLost,
@@ -173,6 +174,9 @@ class Connection:
             self._around.services.metrics.connection_refused(Turned.TLS)
             self._log.info("client.tls_failed", reason=failure_word(error.__cause__))
             self._client.abort()
+        except NoPostgresClient as error:
+            self._count_refusal(Turned.PROTOCOL, error)
+            self._client.close()
         except PgveilError as error:
             self._turn_away(Turned.PROTOCOL, error)
         return None
@@ -367,9 +371,12 @@ class Connection:
     # -- ends ------------------------------------------------------------------------------------------------------------------------
 
     def _turn_away(self, why: Turned, error: PgveilError) -> None:
+        self._count_refusal(why, error)
+        self._tell(error)
+
+    def _count_refusal(self, why: Turned, error: PgveilError) -> None:
         self._around.services.metrics.connection_refused(why)
         self._log.info("connection.refused", reason=why.value, sqlstate=error.sqlstate)
-        self._tell(error)
 
     def _tell(self, error: PgveilError) -> None:
         if self._relay is None and not self._client.is_closed:

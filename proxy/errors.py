@@ -79,6 +79,10 @@ class ProtocolError(PgveilError):
     sqlstate = "08P01"
 
 
+class NoPostgresClient(ProtocolError):  # noqa: N818
+    """What came first can't be from a PostgreSQL client. The server hangs up on it without a word, and so does pgveil."""
+
+
 class UnsupportedProtocol(ProtocolError):  # noqa: N818 - named as PostgreSQL says it
     """A version of the protocol that we don't speak; PostgreSQL's own SQLSTATE for it."""
 

@@ -19,7 +19,7 @@ from struct import unpack_from
 from typing import Final
 
 from proxy import limits
-from proxy.errors import AuthenticationRefused, LimitError, NotSupported, ProtocolError
+from proxy.errors import AuthenticationRefused, LimitError, NoPostgresClient, NotSupported, ProtocolError
 from proxy.wire import messages as m
 from proxy.wire.framing import Direction, Event, Framer, Message
 
@@ -129,8 +129,8 @@ class Greeting:
         if len(self._buffer) < 4:
             return None
         length = unpack_from("!i", self._buffer)[0]
-        if not _SMALLEST_PACKET <= length <= limits.STARTUP_PACKET:
-            raise ProtocolError("invalid length of startup packet")
+        if not _SMALLEST_PACKET <= length <= limits.STARTUP_PACKET + 4:  # the length itself is not counted
+            raise NoPostgresClient("invalid length of startup packet")
         if len(self._buffer) < length:
             return None
         packet, self._buffer = self._buffer[:length], self._buffer[length:]

@@ -147,6 +147,18 @@ def unreadable(setting: str) -> Refusal:
     )
 
 
+def _reads_the_same(text: bytes) -> bool:
+    """Whether neither standard_conforming_strings nor client_encoding changes what a text says."""
+    return text.isascii() and b"\\" not in text
+
+
+def _indifferent(statement: PreparedStatement) -> bool:
+    """Whether a statement passes whatever the settings are: it did when nothing was known of them."""
+    decision = statement.decision
+    unknown = statement.settings.search_path is None and _reads_the_same(statement.text)
+    return unknown and isinstance(decision, Pass) and not (decision.by_name or decision.unshown)
+
+
 def too_many(what: str, most: int) -> Refusal:
     """A book is full."""
     return Refusal(
@@ -230,6 +242,9 @@ class Judging:
         """The decision on a text. A statement with plans is decided under known settings only: its values depend on them."""
         state = self._state
         self.interrupted = None
+        indifferent = self._indifferent(text, extended=extended)
+        if indifferent is not None:
+            return self._room_for(indifferent)
         if not (yield from self.quiet()):
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
@@ -257,6 +272,18 @@ class Judging:
             if refusal is not None:
                 return Refuse(refusal, decision.shape)
         return self._room_for(decision)
+
+    def _indifferent(self, text: bytes, *, extended: bool) -> Pass | None:
+        """The decision on a text that passes whatever the settings are, while these are in doubt.
+
+        Nothing is asked of the server for it: a question before them keeps DISCARD ALL, VACUUM and their like from running in a batch.
+        """
+        state = self._state
+        if not state.tracker.doubt or state.catalog_stale or state.ddl_in_flight or not _reads_the_same(text):
+            return None
+        decision = self._ask(text, None, extended=extended)
+        passes = isinstance(decision, Pass) and not (decision.by_name or decision.unshown) and decision.copies is None
+        return decision if isinstance(decision, Pass) and passes else None
 
     def _under_settings(self, decision: Admit | Compute | Write) -> Refusal | None:
         """Why a text on protected data can't run under the session's settings."""
@@ -432,16 +459,15 @@ class Judging:
         state = self._state
         return (
             statement.there
-            and not state.tracker.doubt
             and not state.catalog_stale
             and statement.generation == state.judge.generation
-            and (
-                statement.settings is state.tracker.settings
-                or statement.settings == state.tracker.settings
-                or statement.made is NameUse.DECLARES
-            )
+            and (_indifferent(statement) or (not state.tracker.doubt and self._same_settings(statement)))
             and (statement.names is None or (statement.names == state.names_version and not state.names_pending()))
         )
+
+    def _same_settings(self, statement: PreparedStatement) -> bool:
+        settings = self._state.tracker.settings
+        return statement.settings is settings or statement.settings == settings or statement.made is NameUse.DECLARES
 
     def quiet(self) -> Generator[Callable[[], bool], None, bool]:
         """Wait until settings and catalog are up to date; whether they are."""

@@ -360,9 +360,6 @@ async def test_a_crashed_server_is_reported_by_us(worker_for: MakeWorker) -> Non
 @pytest.mark.parametrize(
     ("sent", "sqlstate"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "08P01"),
-        (b"\x7f\xff\xff\xff", "08P01"),
-        (b"\0\0\x27\x11", "08P01"),
         (b"\0\0\0\x08\0\2\0\0", "0A000"),
         (m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"), (b"replication", b"true"))).build(), "0A000"),
         (m.Startup(m.PROTOCOL_3_0, ((b"user", b"postgres"),)).build() + m.build_query(b"SELECT 1"), "08P01"),
@@ -378,6 +375,33 @@ async def test_bad_beginnings_get_a_clear_error(
     assert (fields.sqlstate, fields.fatal) == (sqlstate, True)
     assert await reader.read() == b""
     writer.close()
+    await settled(worker)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x7f\xff\xff\xff",
+        b"\0\0\x27\x15",
+        b"\0\0\0\x07abc",
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_no_client_of_postgresql_begins_with_ends_as_there(
+    pg: Postgres, worker_for: MakeWorker, sent: bytes
+) -> None:
+    """In silence: a client that hangs up at once would see an error event instead of an end."""
+    worker = await worker_for(pg)
+    heard = []
+    for port in (pg.port, worker.port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        heard.append(await reader.read())
+        writer.close()
+    assert heard[0] == heard[1]
     await settled(worker)
 
 

@@ -497,7 +497,8 @@ def test_settings_that_change_within_a_pipeline(shop: Shop) -> None:
     )
     assert raw.until_ready() == "12C12DCZ"
     raw.close()
-    assert [s.standard_conforming_strings for s in seen] == [False]
+    # The first time it is asked whether the text passes whatever the settings are.
+    assert [s.standard_conforming_strings for s in seen if s.search_path is not None] == [False]
 
 
 def test_settings_that_a_rollback_takes_back(shop: Shop) -> None:

@@ -67,7 +67,11 @@ create view parameters as select * from pg_settings;
 create function on_write() returns trigger language plpgsql as $$ begin perform set_config('DateStyle', 'SQL, DMY', false); return new; end $$;
 create trigger t1 before insert on triggered for each row execute function on_write();
 create function rebinds(name text) returns void language plpgsql as
-  $$ declare c refcursor := name; begin close c; open c for select born from other order by id; end $$;
+  $$ declare c refcursor := name; begin close c; open c for execute 'select born from ot' || 'her order by id'; end $$;
+create function swaps() returns void language plpgsql security definer as
+  $$ begin execute 'alter table public.t rename to t_was; alter table public.ot' || 'her rename to t'; end $$;
+create procedure procedure_rebinds(name text) language plpgsql as
+  $$ declare c refcursor := name; begin close c; open c for execute 'select born from ot' || 'her order by id'; end $$;
 grant usage on schema elsewhere to {CLEAR}, {MASKED};
 grant select, insert, update, delete on all tables in schema public, elsewhere to {CLEAR}, {MASKED};
 """

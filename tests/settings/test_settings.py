@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from audit.event import Refused, StatementStarted
 from proxy.wire import messages as m
 from rules.configuration import FORMS, HARMLESS, MEANING
 
@@ -271,6 +272,21 @@ def test_settings_that_do_not_matter_cost_nothing(twins: Twins) -> None:
     ):
         assert not errors(client.query(text)), text
         assert state.tracker.known, text
+    client.close()
+
+
+def test_the_record_has_the_application_that_is_in_force(twins: Twins) -> None:
+    client = twins.through(application_name="first")
+    recorder = twins.benches["set_clear"].recorder
+    seen = []
+    for text in ("set application_name to 'pooled'", "set application_name to ''", "reset application_name"):
+        client.query(text)
+        client.query("select born from t limit 1")
+        seen.append([e for e in recorder.events if isinstance(e, StatementStarted)][-1].application)
+    client.query("set application_name to 'refused'")
+    client.query("select set_config('DateStyle', 'German', false), born from t")
+    seen.append([e for e in recorder.events if isinstance(e, Refused)][-1].application)
+    assert seen == ["pooled", "", "first", "refused"]
     client.close()
 
 
