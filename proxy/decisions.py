@@ -54,6 +54,7 @@ from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, Sources, calls, is_own
+from rules.schema_changes import refused_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -917,6 +918,9 @@ class Gate:
         dump = refused_dump(
             lexed, whole, protection.catalog, asker.principal.policy, lambda r: self._ruled(self._columns_of(r))
         )
+        if part.kind is StatementKind.DDL and dump is None:
+            database = protection.under(settings.temporary)
+            dump = refused_change(lexed, whole, database, protection.rules, settings.search_path)
         return (), dump or self._utility(part, words, asker, whole[0])
 
     def _with_hidden(

@@ -20,7 +20,7 @@ SELECT DISTINCT 'view or rule' AS what, (SELECT n.nspname || '.' || c.relname FR
   FROM pg_depend d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = $2
    AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                    WHERE c.oid = w.ev_class AND n.nspname ~ '^pgveil_[0-9a-f]{12}$')
+                    WHERE c.oid = w.ev_class AND n.nspname ~ '^pgveil(_[0-9a-f]{12})?$')
 UNION ALL
 SELECT 'policy', p.polname::text
   FROM pg_depend d JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lifecycle.apply.ground import plan_ground, plan_keys
+from lifecycle.apply.guards import plan_guards
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
@@ -14,6 +15,7 @@ from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
 from lifecycle.apply.reseal import plan_lost, plan_resealing
 from lifecycle.apply.seal import plan_sealing
+from lifecycle.apply.triggers import plan_triggers
 from lifecycle.database import fix_settings
 from rules.model import ColumnName, Protection
 from rules.protect import ProtectionMap
@@ -65,8 +67,10 @@ async def plan_inside(
     draft.changes += [*gone, *first]
     plan_lost(draft, state, rules)
     again = await plan_resealing(connection, draft, state, rules, ring, values=values)
+    await plan_triggers(connection, draft, state, rules)
+    guards = await plan_guards(connection, draft, state, rules)
     await plan_sealing(connection, draft, state, rules, again, values=values)
-    draft.changes += views.changes + late.changes
+    draft.changes += guards + views.changes + late.changes
     await _derived(connection, draft, state, rules)
     _keep(draft, state)
     await plan_record(connection, draft, state, rules, ring.marks())

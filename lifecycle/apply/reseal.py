@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rules.record import SealedAs
 
 _LOST_FIX = (
-    "seal it in the rules as it was, and apply; or drop the column. To have its values plain: COPY them out through pgveil, by a login that sees them"
+    "seal it in the rules as it was, and apply; or drop the column, with CASCADE. To have its values plain: COPY them out through pgveil, by a login that sees them"
     " clear, into a column of its own, then drop this one"
 )
 

@@ -179,9 +179,6 @@ async def _plan_table(
             Obstacle(str(part.name), f"rule {r['name']} rewrites updates of it", "drop the rule")
             for r in await connection.fetch(UPDATE_RULES, part.oid)
         ]
-    if triggers:
-        names = ", ".join(sorted({t.name for t in triggers}))
-        draft.warnings.append(f"{relation.name} has triggers ({names}): from now on they see sealed values")
     anything = " OR ".join(f"{quote_ident(c.name.column)} IS NOT NULL" for c in columns)
     rows = await connection.fetchval(f"SELECT count(*) FROM {relation_sql(relation.name)} WHERE {anything}")
     what = ", ".join(

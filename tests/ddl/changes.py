@@ -34,7 +34,7 @@ def swap(one: str, other: str) -> tuple[str, ...]:
 _NO_VIEWS = (
     (
         "DO $$ DECLARE v text; BEGIN FOR v IN SELECT format('%I.%I', schemaname, viewname) FROM pg_views "
-        "WHERE schemaname LIKE 'pgveil\\_%' LOOP EXECUTE 'DROP VIEW ' || v; END LOOP; END $$"
+        "WHERE schemaname LIKE 'pgveil\\_%' OR viewname LIKE 'guard\\_%' LOOP EXECUTE 'DROP VIEW ' || v; END LOOP; END $$"
     ),
 )
 _TOLD = "CREATE OR REPLACE FUNCTION public.told(wanted int) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER AS "

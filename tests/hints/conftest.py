@@ -116,6 +116,8 @@ INSERT INTO many SELECT i, 'x' || i FROM generate_series(1, 30) i;
 CREATE TABLE called (phone text);
 CREATE RULE remember AS ON INSERT TO calls DO ALSO INSERT INTO called SELECT phone FROM customers WHERE id = new.id;
 ALTER TABLE customers OWNER TO hn_owner;
+ALTER TABLE cards OWNER TO hn_teller;
+ALTER TABLE tokens OWNER TO hn_teller;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent, hn_seeker, hn_hurried;
 GRANT CREATE ON SCHEMA public TO hn_teller, hn_agent;
 """

@@ -72,6 +72,26 @@ class Place:
             return str(error.sqlstate)
         return ""
 
+    async def sqlstate_inside(self, sql: str) -> str:
+        """The SQLSTATE of a statement of the superuser's within its transaction, which goes on; empty where it succeeds."""
+        try:
+            async with self.admin.transaction():
+                await self.admin.execute(sql)
+        except asyncpg.PostgresError as error:
+            return str(error.sqlstate)
+        return ""
+
+    async def sqlstate_of_text(self, login: str, sql: str) -> str:
+        """The SQLSTATE that a text of several statements ends with, '' where it succeeds; nothing of it stays."""
+        connection = await asyncpg.connect(self.server.dsn(self.name, login))
+        try:
+            await connection.execute(f"BEGIN; {sql}; ROLLBACK")
+        except asyncpg.PostgresError as error:
+            return str(error.sqlstate)
+        finally:
+            await connection.close()
+        return ""
+
     def view(self, rules: Rules | str, login: str, *memberships: str) -> str:
         """The schema of a login's masking views."""
         return rules_of(rules).principal(login, memberships).policy.schema
