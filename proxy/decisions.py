@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from keys.types import TypeSpecError, parse_type
 from proxy import copy_decisions, unfenced
 from proxy.blanked import check_garbled, server_check
-from proxy.computable import may_be_read, may_be_written
+from proxy.computable import unreadable, unwritable
 from proxy.dumps import refused_dump
 from proxy.keeping import Keeping
 from proxy.named import (
@@ -499,9 +499,11 @@ class Gate:
             raise
         except _RefusedError as refused:
             made = self._otherwise(refused.refusal, lexed, parts, asker, settings) if computing else None
-            if made is not None:
+            if made is not None and not isinstance(made, Refusal):
                 return made
-            refusal = self._hinted(refused.refusal, lexed, parts, asker, settings) if computing else refused.refusal
+            refusal: Refusal | NeedSettings = made or refused.refusal
+            if computing and isinstance(refusal, Refusal):
+                refusal = self._hinted(refusal, lexed, parts, asker, settings)
             if isinstance(refusal, NeedSettings):
                 return refusal
             refuse = self._refuse(refusal, lexed, settings)
@@ -512,7 +514,8 @@ class Gate:
         admitted = self._admit(lexed, parts, tuple(plans), settings)
         if isinstance(admitted, Refuse) and computing and admitted.refusal.reason is Reason.UNSUPPORTED:
             # A constant in a form that only PostgreSQL reads, as a date in words.
-            return self._computed(admitted.refusal, lexed, parts, asker, settings) or admitted
+            made = self._computed(admitted.refusal, lexed, parts, asker, settings)
+            return admitted if made is None or isinstance(made, Refusal) else made
         return admitted
 
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
@@ -570,8 +573,8 @@ class Gate:
 
     def _otherwise(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
-    ) -> Compute | Write | NeedSettings | None:
-        """How a statement that would be refused as it is can be done in steps; None where it can't."""
+    ) -> Compute | Write | NeedSettings | Refusal | None:
+        """How a statement that would be refused as it is can be done in steps; None where it can't, a Refusal where it is for another column."""
         if refusal.reason is Reason.ORACLE:
             return self._keeping(refusal, lexed, parts, asker, settings)
         return self._computed(refusal, lexed, parts, asker, settings)
@@ -621,8 +624,10 @@ class Gate:
         settings: Settings,
         *,
         folding: bool = True,
-    ) -> Compute | Write | NeedSettings | None:
+    ) -> Compute | Write | NeedSettings | Refusal | None:
         """What the database can't do, done after opening; None where there is no calculator, or it can't be done at all.
+
+        A Refusal where it could be done and another column is in the way than the one that the database can't work on.
 
         `folding`: a search by a computed value may be done as such.
         """
@@ -649,13 +654,18 @@ class Gate:
         if facts.doubtful or any(obstacle.unread for obstacle in facts.obstacles):
             return None
         rules, policy = protection.rules, asker.principal.policy
-        folded = taking.fold(span, database) if folding and may_be_read(facts, rules, policy) else None
+        against = unreadable(facts, rules, policy)
+        folded = taking.fold(span, database) if folding and against is None else None
         if folded is not None:
             return folded
-        if lexed.tokens[span[0]].value in {"insert", "update", "delete", "merge"}:
-            writable = may_be_written(facts, rules, policy)
-            return taking.write(span, database, protection.column_words, self._logical) if writable else None
-        return taking.compute(span, database) if may_be_read(facts, rules, policy) else None
+        writes = lexed.tokens[span[0]].value in {"insert", "update", "delete", "merge"}
+        against = unwritable(facts, rules, policy) if writes else against
+        if against is not None:
+            # Why the database can't says more than why pgveil may not, where both are about the same column.
+            return None if _about_same(refusal, against) else against
+        if writes:
+            return taking.write(span, database, protection.column_words, self._logical)
+        return taking.compute(span, database)
 
     def _hinted(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
@@ -673,11 +683,11 @@ class Gate:
         made = self._computed(refusal, alone, inner, asker, settings)
         if isinstance(made, NeedSettings):
             return made
-        return refusal if made is None else replace(refusal, hint=_BY_ITSELF)
+        return refusal if made is None or isinstance(made, Refusal) else replace(refusal, hint=_BY_ITSELF)
 
     def _computed_copy(
         self, refusal: Refusal, lexed: Lexed, part: Classified, asker: _Asker, settings: Settings
-    ) -> Compute | NeedSettings | None:
+    ) -> Compute | NeedSettings | Refusal | None:
         """COPY (query) TO STDOUT: the query computed, its rows as COPY data."""
         version = self._world.protection.catalog.server_version
         form = copy_decisions.computed_format(lexed, part, settings.client_encoding, version)
@@ -694,7 +704,7 @@ class Gate:
         made = self._computed(refusal, inner, parts, asker, settings, folding=False)
         if isinstance(made, Compute):
             return replace(made, copy=form, action=Action.COPY, shape=self._shape(lexed))
-        return made if isinstance(made, NeedSettings) else None
+        return made if isinstance(made, NeedSettings | Refusal) else None
 
     def _logical(self, name: ColumnName) -> str | None:
         """The type that clients see of a sealed column."""
@@ -1381,6 +1391,10 @@ def _also_reads(
         inner = _also_reads(made.later, columns, asker, protection)
         return replace(made, later=inner if isinstance(inner, Plan) else None)
     return replace(made, later=made) if later else made
+
+
+def _about_same(one: Refusal, other: Refusal) -> bool:
+    return one.column == other.column or one.column is None
 
 
 def _raw(function: str, token: int) -> Refusal:

@@ -275,16 +275,7 @@ class _Decision:
                 and column.mode is SealMode.DETERMINISTIC
             ):
                 return
-            raise RefusedError(
-                Refusal(
-                    Reason.LOOKUP,
-                    DENIED,
-                    f'column "{use.column}" can\'t be searched, compared, grouped or worked on by a login that sees it masked',
-                    hint="Select the column as it is, or search by another column.",
-                    column=use.column,
-                    token=use.token,
-                )
-            )
+            raise RefusedError(masked_refusal(use.column, use.token))
         if use.use is Use.ORDER:
             self._refuse(
                 Reason.ORDERING,
@@ -393,16 +384,7 @@ class _Decision:
     def _stores(self) -> None:
         for leak in self.facts.leaks:
             if self._sealed(leak.column) or self._limited(leak.column):
-                raise RefusedError(
-                    Refusal(
-                        Reason.SEALED_INTO_PLAIN,
-                        UNSUPPORTED,
-                        f'the value of column "{leak.column}" would be stored where the rules do not protect it',
-                        hint="Store it in a column that the rules seal under the same domain, or leave it out.",
-                        column=leak.column,
-                        token=leak.token,
-                    )
-                )
+                raise RefusedError(unprotected_refusal(leak.column, leak.token))
         for copy in self.facts.copies:
             self._copy(copy)
         for stored in self.facts.stored:
@@ -630,6 +612,30 @@ def unseen(name: ColumnName, seen: Verdict, what: str, token: int | None) -> Ref
         f'column "{name}" can\'t be {what} by a login that sees it {seen}: the server would compare the value with what is there',
         hint="Leave the column out, or write it with a login that sees it clear.",
         column=name,
+        token=token,
+    )
+
+
+def masked_refusal(column: ColumnName, token: int | None) -> Refusal:
+    """A sealed column is searched or worked on by somebody who sees it masked."""
+    return Refusal(
+        Reason.LOOKUP,
+        DENIED,
+        f'column "{column}" can\'t be searched, compared, grouped or worked on by a login that sees it masked',
+        hint="Select the column as it is, or search by another column.",
+        column=column,
+        token=token,
+    )
+
+
+def unprotected_refusal(column: ColumnName, token: int | None) -> Refusal:
+    """A value would come to lie where nothing protects it."""
+    return Refusal(
+        Reason.SEALED_INTO_PLAIN,
+        UNSUPPORTED,
+        f'the value of column "{column}" would be stored where the rules do not protect it',
+        hint="Store it in a column that the rules seal under the same domain, or leave it out.",
+        column=column,
         token=token,
     )
 

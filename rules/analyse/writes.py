@@ -110,7 +110,8 @@ class Writes:
                 "an INSERT whose query has columns that are not known", "Name the columns of the query instead of *."
             )
         for position, output in enumerate(outputs):
-            self._store(target, names[position] if position < len(names) else None, output.flow, source)
+            node = _shown_by(source, position, len(outputs))
+            self._store(target, names[position] if position < len(names) else None, output.flow, node)
 
     def _conflict(self, conflict: exp.Expr | None, target: Entry, scope: Scope) -> None:
         if conflict is None:
@@ -206,8 +207,8 @@ class Writes:
             source = source.this
         if isinstance(source, exp.Query):
             outputs = self.queries.outputs(source, scope)
-            for name, output in zip(names, outputs, strict=False):
-                self._store(target, name, output.flow, right)
+            for position, (name, output) in enumerate(zip(names, outputs, strict=False)):
+                self._store(target, name, output.flow, _shown_by(source, position, len(outputs)))
             if len(outputs) != len(names) or not outputs.known:
                 self.unknown_form("a row assignment whose columns are not known", _EACH_COLUMN, self.protected(target))
             return
@@ -334,6 +335,12 @@ def _is_default(node: exp.Expr) -> bool:
     return (isinstance(node, exp.Var) and node.name.lower() in _DEFAULTS) or (
         isinstance(node, exp.Column) and not node.table and node.name.lower() in _DEFAULTS and not node.this.quoted
     )
+
+
+def _shown_by(query: exp.Expr, position: int, count: int) -> exp.Expr:
+    """The expression of a query that gives its column `position` of `count`; the query where none does by itself."""
+    items = query.expressions if isinstance(query, exp.Select) else []
+    return items[position] if len(items) == count else query
 
 
 def _has_tail(node: exp.Expr) -> bool:

@@ -166,6 +166,15 @@ CASES = (
         (Step("do $$ begin null; end $$", login=TELLER),),
     ),
     Case(
+        "a function that shows what lies below privileges",
+        "Call it with a login that sees every protected column clear, or connect to the server directly.",
+        "unfenced",
+        AGENT,
+        "select count(*) > 0 from pg_get_wal_resource_managers()",
+        (Step("select count(*) > 0 from pg_get_wal_resource_managers()", [(True,)], login=TELLER),),
+        sqlstate="42501",
+    ),
+    Case(
         "an owner's COPY to a file, of nothing protected",
         "Use FROM STDIN or TO STDOUT (\\copy in psql).",
         "unfenced",
