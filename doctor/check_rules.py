@@ -58,6 +58,14 @@ def _pending(facts: Facts) -> Iterator[Found]:
             f"{_KINDS[kind]}: {listed(objects)}",
             _apply(facts),
         )
+    if plan.later:
+        objects = dict.fromkeys(f"{c.object} ({c.what})" for c in plan.later)
+        yield Found(
+            Severity.WARNING,
+            "later",
+            f"what other rules need is still there, as {', '.join(plan.serving)} serves them: {listed(objects)}",
+            "reload that pgveil, then " + _apply(facts),
+        )
 
 
 def _apply(facts: Facts) -> str:

@@ -117,7 +117,8 @@ class Databases:
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `forgotten(database)` when nothing is kept
     of it any more; `answered(whether)` after every attempt to ask the database of pgveil's own URL (or any, where none is `expect`ed).
     `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the catalog is read there.
-    `pinned(database)`: the judges by which something on its way is decided, older ones among them: these follow the catalog too.
+    `serving(database)`: the judges of its sessions, older ones among them; `pinned(database)`: those and the judges of what is open, all of which
+    follow the catalog.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Databases:
         make: Callable[..., Gate | ObservingGate] = Gate,
         hosts: Hosts | None = None,
         now: Callable[[], float] = time.monotonic,
+        serving: Callable[[str], Iterable[Judge]] = lambda _: (),
         pinned: Callable[[str], Iterable[Judge]] = lambda _: (),
     ) -> None:
         self._hosts = hosts
@@ -144,6 +146,7 @@ class Databases:
         self._answered = answered
         self._forgotten = forgotten
         self._make = make
+        self._serving = serving
         self._pinned = pinned
         self._coming: str | None = None  # rules that are about to be in force
         self._databases: dict[str, _Database] = {}  # the one that was asked for last is the last
@@ -341,7 +344,7 @@ class Databases:
 
     async def _say_what_is_served(self, database: _Database, connection: asyncpg.Connection[Any]) -> None:
         """By shared advisory locks (`rules.serving`): `pgveil apply` leaves standing what those who say so need."""
-        judges = [j for j in (database.gate, *self._pinned(database.name)) if isinstance(j, Gate)]
+        judges = [j for j in (database.gate, *self._serving(database.name)) if isinstance(j, Gate)]
         wanted = {self._rules.version, *(j.protection.rules.version for j in judges)}
         if self._coming is not None:
             wanted.add(self._coming)

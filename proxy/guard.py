@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog
     from rules.model import Principal
 
+HAND_OVER_SECONDS = 60.0  # how long a statement may keep its session under the rules of before
 POLL_SECONDS = 1.0  # how long DDL past this worker may go unnoticed; the second witness covers the gap
 
 
@@ -118,6 +119,7 @@ class Guard:
             forgotten=self._database_forgotten,
             make=self._gates(),
             hosts=self.hosts,
+            serving=lambda name: [c.session.judge for c in self._clients.values() if c.context.database == name],
             pinned=self._judges,
         )
         self._databases.expect(_database_of(self._login.dsn))
@@ -291,6 +293,14 @@ class Guard:
             if gate is not None and client.session.judge is not gate:
                 at_once = client.session.judge is not before.get(client.context.database)
                 client.session.judged_by(gate, at_once=at_once)
+        asyncio.get_running_loop().call_later(HAND_OVER_SECONDS, self._hand_over_the_rest)
+
+    def _hand_over_the_rest(self) -> None:
+        """What is still on its way goes on, and is answered by the newer rules' lights: nobody keeps the older ones standing for ever."""
+        for client in list(self._clients.values()):
+            gate = self._databases.current(client.context.database)
+            if gate is not None and client.session.judge is not gate:
+                client.session.judged_by(gate, at_once=True)
 
     def _judges(self, database: str) -> frozenset[Judge]:
         return frozenset(

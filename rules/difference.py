@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rules.record import Record, SealedAs
 
 SEALED_DOMAIN: Final = "pgveil.sealed"
-REMEDY: Final = "Run: pgveil apply --reload"
+# On a pgveil whose rules are the older ones, apply would undo what was applied.
+REMEDY: Final = "Run: pgveil apply --reload. Where newer rules are applied than this pgveil serves: pgveil reload."
 
 _SEALED: Final = frozenset({SEALED_DOMAIN, f"{SEALED_DOMAIN}[]"})
 _HOLDS_ROWS: Final = frozenset("rpf")

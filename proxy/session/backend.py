@@ -33,9 +33,9 @@ from rules.encodings import EncodingError, decode_sql
 from rules.plan import Reason
 
 if TYPE_CHECKING:
-    from proxy.session.gate import OffsetMap
+    from proxy.session.gate import Judge, OffsetMap
     from proxy.session.premise import Premise
-    from proxy.session.statements import Portal, Run
+    from proxy.session.statements import Run
     from proxy.session.witness import Finding, Shown
     from proxy.wire.messages import ErrorFields
     from rules.plan import Plan
@@ -356,15 +356,15 @@ class Backend:
                 )
         return messages.build_parameter_description(tuple(types))
 
-    def _finding(self, plan: Plan | None, raw: bytes, portal: Portal | None = None) -> Finding:
-        """What the witness says of a description."""
+    def _finding(self, plan: Plan | None, raw: bytes, decided: Judge | None) -> Finding:
+        """What the witness says of a description. `decided`: by whose lights, where newer rules are in force since."""
         state = self._state
         trouble = self._strangers.trouble(raw) if self._late else None
         if trouble is not None:
             return trouble
         judge, principal = state.judge, state.principal
-        if portal is not None and portal.judge is not None:
-            judge, principal = portal.judge, portal.judge.principal(state.identity.login)
+        if decided is not None:
+            judge, principal = decided, decided.principal(state.identity.login)
         return state.cache.find(judge, principal, plan, raw, state.codec.logical_type)
 
     def _described(self, head: Expectation, raw: bytes | None) -> bytes | None:
@@ -379,7 +379,8 @@ class Backend:
         shown: Shown | None = None
         if raw is not None:
             plan = None if statement is None else statement.plan
-            finding = self._finding(plan, raw, head.portal)
+            decided = head.portal.judge if head.portal is not None else None if statement is None else statement.judge
+            finding = self._finding(plan, raw, decided)
             if isinstance(finding, Trouble):
                 if head.undo is not None:
                     head.undo()
@@ -449,7 +450,7 @@ class Backend:
         state = self._state
         run = head.run
         plan = None if run is None else run.plan
-        finding = self._finding(plan, raw)
+        finding = self._finding(plan, raw, head.judge)
         if isinstance(finding, Trouble):
             state.outdate()
             self._failures.fail(head, finding, WITNESS)

@@ -87,6 +87,7 @@ class Extended:
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
         statement.names = state.names_version if decision.by_name else None
+        statement.judge = judging.decided_by(decision)
         if isinstance(decision, Pass) and decision.noted is not None:
             decision.noted(0)
         undo = state.statements.put(message.name, statement)
@@ -188,6 +189,7 @@ class Extended:
             if statement is not None:
                 statement.plain_portal = portal
         portal.bound()
+        portal.judge = None if statement is None else statement.judge
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(name, portal)))
 
     def _bind_planned(self, raw: bytes, statement: PreparedStatement) -> None:
@@ -215,6 +217,7 @@ class Extended:
             self._judging.refuse(Kind.BIND, beyond, shape=_shape(statement))
             return
         portal = Portal(bind.portal, statement, bind.result_formats, asked_for=asked, names=statement.names)
+        portal.judge = statement.judge
         state.send(raw, Expectation(Kind.BIND, portal=portal, undo=state.portals.put(bind.portal, portal)))
 
     def _sealed(

@@ -240,6 +240,7 @@ class Frontend:
             yield from self._computer.query(decision, arrived)
             return
         entry = Expectation(Kind.QUERY, others=_may_hurt_others(decision) or state.unknown_executes > 0)
+        entry.judge = judging.decided_by(decision)
         if decision.unshown:
             entry.premise = Premise(text, decision, state.tracker.settings, False, judged)
         if not (yield from self._witnessed(text, decision, entry)):

@@ -28,7 +28,7 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from proxy.session.gate import Decision, Known
+    from proxy.session.gate import Decision, Judge, Known
     from proxy.session.state import State
     from proxy.session.statements import Portal
 
@@ -182,13 +182,15 @@ def too_much_text(most: int) -> Refusal:
 class Judging:
     """Decides on texts for one session."""
 
-    __slots__ = ("_state", "interrupted", "renewed")
+    __slots__ = ("_state", "fetching", "interrupted", "renewed")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self.renewed: Renew  # set by who can
         # The server's error that ended a question of ours where the client's statement would have met it, and its SQLSTATE.
         self.interrupted: tuple[bytes, str] | None = None
+        # Who decided on the cursor that the last text fetches from, where that was another judge.
+        self.fetching: Judge | None = None
 
     def decide(
         self, text: bytes, *, extended: bool
@@ -249,7 +251,7 @@ class Judging:
             return Refuse(SETTINGS_UNKNOWN)
         state.tracker.judged_by(state.judge.generation)
         decision = self._ask(text, None, extended=extended)
-        names = None
+        names = self.fetching = None
         if isinstance(decision, NeedNames):
             found = yield from self._names(decision, extended=extended)
             if isinstance(found, Refuse):
@@ -336,8 +338,14 @@ class Judging:
                     refusal = yield from self.still(portal, portal.statement)
                     if refusal is not None:
                         return Refuse(refusal)
+                self.fetching = self.fetching or portal.judge
                 cursors[name] = known(portal.statement)
         return Names(prepared, cursors)
+
+    def decided_by(self, decision: Pass | Admit) -> Judge | None:
+        """By whose lights the answer to a text is to be looked at, where it does nothing but fetch from a cursor of older rules."""
+        alone = (len(decision.plans) if isinstance(decision, Admit) else decision.statements) == 1
+        return self.fetching if alone else None
 
     def names_settled(self) -> Steps:
         """Wait until no statement under way can change the session's names."""

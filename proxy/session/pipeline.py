@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from proxy.session.collect import Collector
     from proxy.session.copy_streams import CopyIn, CopyOut
-    from proxy.session.gate import ServerCheck
+    from proxy.session.gate import Judge, ServerCheck
     from proxy.session.names import Renaming
     from proxy.session.premise import Premise
     from proxy.session.settings import Probe
@@ -129,6 +129,7 @@ class Expectation:
     `others`: statements before it in the same batch (or with it in the same Query) may change data. `mend`: with its ReadyForQuery the server's
     transaction must be made to fail. `dropped_name`: the prepared statement that its text deallocates.
     `renaming`: what its text does to the session's names. `note`: a question of ours.
+    `judge`: who decided on the cursor that it fetches from, where that is not the session's judge any longer.
     `premise`: what an answer rests on besides, where nothing of it may pass before the catalog has been looked at.
     `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
     `probes`: statements of the text before which it asks for the settings; while the first of them is the next, the answers are nobody's.
@@ -158,6 +159,7 @@ class Expectation:
     collector: Collector | None = None
     instead: bytes | None = None
     premise: Premise | None = None
+    judge: Judge | None = None
     witness: Witness | None = None
     copy_out: CopyOut | None = None
     copy_in: CopyIn | None = None

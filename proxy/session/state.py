@@ -207,6 +207,8 @@ class State:
             return
         for portal in self.portals:
             portal.judge = portal.judge or self.judge
+        for statement in self.statements:
+            statement.judge = None
         self.judge, self.successor = self.successor, None
 
     def outdate(self) -> None:

@@ -36,6 +36,7 @@ class PreparedStatement:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
     `told`, `parameters`: the RowDescription (b"": no rows) and the parameter types that the client may know it by, None where it has been told none.
     `absent`: the server lost it while it was made again. `origin`: the settings of its Parse, where `settings` are later ones.
+    `judge`: of a FETCH, who decided on its cursor, where that was under older rules.
     """
 
     name: bytes
@@ -57,6 +58,7 @@ class PreparedStatement:
     parameters: tuple[int, ...] | None = None
     absent: bool = False
     origin: Settings | None = None
+    judge: Judge | None = None
 
     @property
     def there(self) -> bool:

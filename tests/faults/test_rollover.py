@@ -124,10 +124,14 @@ class Load:
         with connection.pipeline():
             several = [run("select phone from people where id = %s", (n,)) for n in (3, 4, 3)]
         assert [c.fetchone() is not None for c in several] == [True] * 3
-        with connection.transaction(), connection.cursor(name="c") as cursor:
-            cursor.itersize = 5
-            cursor.execute("select id, phone from people order by id limit 12")
-            assert [r[0] for r in cursor] == list(range(1, 13))
+        for query in (
+            "select id, phone from people order by id limit 12",
+            "select id, item from orders order by id limit 12",
+        ):
+            with connection.transaction(), connection.cursor(name="c") as cursor:
+                cursor.itersize = 5
+                cursor.execute(query)
+                assert [r[0] for r in cursor] == list(range(1, 13))
 
     def _person(self, login: str, row: Any) -> None:
         if login == "ro_clear":
