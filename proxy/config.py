@@ -243,6 +243,20 @@ class Limits:
         0,
     )
     authentication_seconds: float = _setting(_seconds(1, 600), "From the first byte to the end of the login.", 60.0)
+    logins: int = _setting(
+        _whole(1, 100_000),
+        "Logins under way at the server: connections to it of clients that it has not let in yet. More wait, and get SQLSTATE 53300 if there is no "
+        "place in `authentication_seconds`. `workers` times as many should be well below the server's max_connections.",
+        32,
+    )
+    logins_per_address: int = _setting(
+        _whole(0, 100_000),
+        "Of these, for clients of one address. The newest of its own waits the shortest. 0: no limit.",
+        16,
+    )
+    pressed_seconds: float = _setting(
+        _seconds(0.1, 600), "How long a login at the server may take while others wait for its place.", 2.0
+    )
     cancels_per_second: int = _setting(
         _whole(1, 10_000), "Cancel requests that are passed on. Twice as many in a burst; the rest is dropped.", 50
     )

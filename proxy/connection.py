@@ -21,6 +21,7 @@ from proxy.errors import (
     ServerUnreachable,
     ShuttingDown,
     TooManyConnections,
+    TooManyLogins,
 )
 from proxy.metrics import Turned
 from proxy.relay import Leg, LegClosed, Relay
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from proxy.cancels import Bucket
     from proxy.config import Address, Config
+    from proxy.logins import Logins
     from proxy.services import Services
     from proxy.session.link import SessionLike
     from proxy.tls import ClientSide
@@ -46,6 +48,8 @@ _NOT_NOW = "57P03"
 # While a worker drains, how long a client that has just come may take for its first packet, and then for its first statement: it was
 # let in by a listener that serves on, and should not have to try again.
 FIRST_QUESTION_SECONDS = 3.0
+# Who has waited for a place to log in is told so before the login's own time is over.
+_TO_SAY_SO_SECONDS = 0.2
 
 
 def _going() -> ShuttingDown:
@@ -69,7 +73,7 @@ class _TlsFailed(Exception):  # noqa: N818
 class Surroundings:
     """What all connections of a worker share, as the configuration in force has it.
 
-    `admit` counts a connection in that is about to log in, `enter` one that has, as whom; each says why there is no place. `release` gives both back.
+    `logins` has the places to log in at the server. `admit` counts a connection in that is about to log in, `enter` one that has, as whom; each says why there is no place. `release` gives both back.
     """
 
     config: Config
@@ -80,6 +84,7 @@ class Surroundings:
     admit: Callable[[], PgveilError | None]
     enter: Callable[[str], PgveilError | None]
     release: Callable[[str | None], None]
+    logins: Logins
     now: Callable[[], float]
 
 
@@ -94,6 +99,7 @@ class Connection:
         self._server: Leg | None = None
         self._number = number
         self._address = address
+        self._host = address.rpartition(":")[0] or address
         self._unix = unix
         self._encrypted = encrypted
         self._admitted = False
@@ -101,6 +107,7 @@ class Connection:
         self._answered = False  # the client has said something since its startup packet
         self._leaving = False
         self._established = 0.0
+        self._deadline = 0.0  # for the login
         self._relay: Relay | None = None
         self._in_session: SessionContext | None = None
         self._log = structlog.get_logger("connection").bind(connection=number, address=address)
@@ -157,7 +164,8 @@ class Connection:
     async def _establish(self) -> Relay | None:
         """Everything before the relay. None: there is nothing to relay, and the client knows why."""
         try:
-            async with asyncio.timeout(self._around.config.limits.authentication_seconds):
+            async with asyncio.timeout(self._around.config.limits.authentication_seconds) as whole:
+                self._deadline = (whole.when() or 0.0) - _TO_SAY_SO_SECONDS
                 greeted = await self._greet()
                 if isinstance(greeted, CancelRequest):
                     await self._cancel(greeted)
@@ -166,7 +174,7 @@ class Connection:
         except TimeoutError:
             self._turn_away(Turned.TIMEOUT, AuthenticationRefused("the login took too long"))
         except TooManyConnections as error:
-            self._turn_away(Turned.LIMIT, error)
+            self._turn_away(Turned.LOGINS if isinstance(error, TooManyLogins) else Turned.LIMIT, error)
         except (ServerUnreachable, ServerLost) as error:
             self._turn_away(Turned.SERVER, error)
         except _TlsFailed as error:
@@ -229,7 +237,8 @@ class Connection:
         context = self._context(login)
         try:
             self._take_place()
-            authentication = await self._authenticate(login)
+            async with self._around.logins.place(self._host, self._deadline):
+                authentication = await self._authenticate(login)
             if isinstance(authentication, ErrorFields):
                 self._around.services.login_failed(context, authentication.sqlstate)
                 return None

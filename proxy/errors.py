@@ -113,6 +113,10 @@ class TooManyConnections(PgveilError):  # noqa: N818
     sqlstate = "53300"
 
 
+class TooManyLogins(TooManyConnections):
+    """Too many others were logging in until it was too late."""
+
+
 class ServerUnreachable(PgveilError):  # noqa: N818
     """No connection to the PostgreSQL server could be made, or not in the way that sslmode asks."""
 

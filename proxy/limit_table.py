@@ -159,6 +159,13 @@ def _logging_in() -> Iterator[Limit]:
         f"28000, {_END}",
         early,
     )
+    logins = "tests/proxy/test_logins.py"
+    waits = f"who comes waits, 53300 when the login's time is over, {_END}"
+    by_address = f"{logins}::test_places_are_counted_in_all_and_by_address"
+    yield _set("Logins under way at the server", Limits, "logins", waits, by_address)
+    yield _set("Of these, of one address", Limits, "logins_per_address", waits, by_address)
+    pressed = f"{logins}::test_who_takes_his_time_is_ended_while_others_wait"
+    yield _set("Time for each while others wait for it", Limits, "pressed_seconds", f"28000, {_END}", pressed)
     yield _set(
         "Connections",
         Limits,

@@ -51,6 +51,7 @@ class Turned(StrEnum):
     """Why a connection was not taken."""
 
     LIMIT = "limit"  # as many as the configuration allows
+    LOGINS = "logins"  # too many others were logging in
     TLS = "tls"  # plain text where TLS is required, or a failed handshake
     PROTOCOL = "protocol"  # not PostgreSQL's protocol, or a version that pgveil does not speak
     SERVER = "server"  # the server behind could not be reached

@@ -29,6 +29,7 @@ RELOADABLE: Final = frozenset(
         *("server.sslmode", "server.root_certificate", "server.certificate", "server.key", "server.connect_seconds"),
         *("limits.connections", "limits.connections_per_login", "limits.authentication_seconds", "limits.write_buffer"),
         *("limits.close_seconds", "limits.drain_seconds"),
+        *("limits.logins", "limits.logins_per_address", "limits.pressed_seconds"),
     )
 )
 

@@ -17,6 +17,7 @@ from proxy.connection import FIRST_QUESTION_SECONDS, Connection, Surroundings
 from proxy.descriptors import turn_away
 from proxy.errors import ProtocolError, TooManyConnections
 from proxy.listening import Acceptor, bind
+from proxy.logins import Logins
 from proxy.metrics import Turned
 from proxy.relay import Leg
 from proxy.tls import ALPN, client_side, failure_word, refuse_expired, server_side
@@ -54,6 +55,7 @@ class Worker:
         self._now = now
         self._cancels = Bucket(config.limits.cancels_per_second, monotonic)
         self._log = structlog.get_logger("worker")
+        self._under_way = Logins(config.limits)
         self._around = self._surroundings(config)
         self._sockets: tuple[socket.socket, ...] = ()
         self._others: tuple[socket.socket, ...] = ()
@@ -79,6 +81,7 @@ class Worker:
             admit=self._admit,
             enter=self._enter,
             release=self._release,
+            logins=self._under_way,
             now=self._now,
         )
 
@@ -143,6 +146,7 @@ class Worker:
 
         def commit() -> None:
             self._config, self._around = config, around
+            self._under_way.limits = config.limits
 
         return commit
 
