@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -13,17 +14,40 @@ from rich.text import Text
 from rules.problems import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from lifecycle.apply.model import ApplyPlan
+    from lifecycle.apply.model import ApplyPlan, Change
 
 
-def _table(title: str, *columns: str) -> Table:
-    """A table in which nothing is cut off, however narrow the terminal is."""
+# Below this a table's cells are a word wide.
+_TABLE_COLUMNS = 100
+
+
+def _show(console: Console, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table in which nothing is cut off; on a narrow terminal a paragraph for each row."""
+    if console.width < _TABLE_COLUMNS:
+        console.print(Text(f"{title}:"))
+        for first, *others in rows:
+            console.print(Text(printable(first), style="bold"))
+            for cell in filter(None, others):
+                console.print(Padding(Text(printable(cell)), (0, 0, 0, 4)))
+        return
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
-    return table
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)
+
+
+def _amount(change: Change) -> str:
+    rows = "" if change.rows is None else f"{change.rows:,}"
+    return rows + ("" if change.bytes is None else f" ({_size(change.bytes)})")
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
 
 
 def _size(count: int) -> str:
@@ -38,27 +62,23 @@ def show_plan(plan: ApplyPlan) -> None:
     """The plan as a table; then warnings; then, where there are any, the obstacles."""
     console = Console()
     if plan.changes:
-        table = _table("Changes", "change", "object", "what", "rows")
-        for change in plan.changes:
-            rows = "" if change.rows is None else f"{change.rows:,}"
-            rows += "" if change.bytes is None else f" ({_size(change.bytes)})"
-            table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what, rows)))
-        console.print(table)
+        rows = [(str(c.kind), c.object, c.what, _amount(c)) for c in plan.changes]
+        _show(console, "Changes", ("change", "object", "what", "rows"), rows)
+        if plan.seconds >= 1:
+            console.print(
+                Text(f"Sealing takes about {_time(plan.seconds)}; the tables that are sealed can't be used meanwhile.")
+            )
     if plan.later:
-        table = _table("Later, when no pgveil serves other rules any longer", "change", "object", "what")
-        for change in plan.later:
-            table.add_row(*(Text(printable(cell)) for cell in (change.kind, change.object, change.what)))
-        console.print(table)
+        later = [(str(c.kind), c.object, c.what) for c in plan.later]
+        _show(console, "Later, when no pgveil serves other rules any longer", ("change", "object", "what"), later)
         console.print(
             Text(f"Other rules are served by {', '.join(map(printable, plan.serving))}: reload, and apply again.")
         )
     for warning in plan.warnings:
         console.print(Text(f"warning: {printable(warning)}"))
     if plan.obstacles:
-        table = _table("Obstacles: nothing can be changed", "object", "problem", "what helps")
-        for obstacle in plan.obstacles:
-            table.add_row(*(Text(printable(cell)) for cell in (obstacle.object, obstacle.problem, obstacle.fix)))
-        console.print(table)
+        obstacles = [(o.object, o.problem, o.fix) for o in plan.obstacles]
+        _show(console, "Obstacles: nothing can be changed", ("object", "problem", "what helps"), obstacles)
     if plan.empty and not plan.later:
         console.print(Text("Nothing to do: the database is as the rules say."))
 

@@ -10,6 +10,7 @@ from keys.lookup import LOOKUP_DOMAIN
 from keys.mask_sql import install_sql, lookup_key_sql, pseudonym_key_sql
 from lifecycle.apply.ground import DOMAIN_DIGEST as DOMAIN_WANTED
 from lifecycle.apply.inspect import DOMAIN_DIGEST, FUNCTIONS_DIGEST, digest_comment, relation_sql
+from lifecycle.apply.locks import LockTakenError, lock
 from lifecycle.apply.model import (
     OWNER,
     PSEUDONYM_DOMAIN,
@@ -80,15 +81,23 @@ async def execute(
             await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{round(lock_seconds * 1000)}ms")
             # Events of deferred constraints that wait for the commit would stop every later ALTER TABLE (55006).
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            step = "waiting for another pgveil apply in this database"
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY)
             step = "locking the tables"
-            await _lock(connection, plan, rules)
+            await lock(connection, plan, rules, lock_seconds)
             step = "looking at the database again"
             await _unchanged(connection, plan, rules, ring)
             for change in plan.changes:
                 step = f"{change.kind}, {change.object}: {change.what}"
                 await _perform(connection, change, ring, random, progress)
             step = _COMMIT
+    except LockTakenError as error:
+        raise await error.explained(connection) from None
+    except asyncpg.LockNotAvailableError:
+        raise ApplyError(
+            f"nothing was changed: a lock was not to be had within {lock_seconds:g} s, at: {step}. "
+            "Wait longer with --lock-timeout SECONDS (0: for ever)"
+        ) from None
     except asyncpg.PostgresError as error:
         raise ApplyError(f"nothing was changed: {describe_error(error)}, at: {step}") from None
     except UnicodeError:
@@ -99,23 +108,6 @@ async def execute(
                 "the connection failed during commit: run apply again to see whether it took place"
             ) from None
         raise ApplyError(f"nothing was changed: the connection failed ({type(error).__name__}), at: {step}") from None
-
-
-async def _lock(connection: Connection, plan: ApplyPlan, rules: Rules) -> None:
-    """Lock what is going to be sealed, in one order, before anything is written: two that lock in two orders would wait for each other."""
-    tables = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable | ResealTable))
-    if tables:
-        await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, tables))} IN ACCESS EXCLUSIVE MODE")
-    # Read meanwhile, and not written: their rows change and what they mean does not.
-    turning = sorted(c.work.table for c in plan.changes if isinstance(c.work, TurnTable))
-    if turning:
-        await connection.execute(
-            f"LOCK TABLE {', '.join(f'ONLY {relation_sql(t)}' for t in turning)} IN EXCLUSIVE MODE"
-        )
-    # The other tables' definitions must stay until we are done; reading and writing them goes on.
-    others = sorted(rules.protected_tables() - frozenset(tables))
-    if others:
-        await connection.execute(f"LOCK TABLE {', '.join(map(relation_sql, others))} IN ACCESS SHARE MODE")
 
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:

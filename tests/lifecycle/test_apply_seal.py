@@ -413,7 +413,26 @@ async def test_a_locked_table_ends_in_an_error_after_the_lock_timeout(place: Pla
     other = await asyncpg.connect(place.server.dsn(place.name))
     async with other.transaction():
         await other.execute("INSERT INTO t VALUES (1, 'x')")
-        with pytest.raises(ApplyError, match="55P03"):
+        with pytest.raises(ApplyError) as refused:
+            await execute(
+                place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None, lock_seconds=0.1
+            )
+        told = str(refused.value)
+        assert "table public.t could not be locked (ACCESS EXCLUSIVE) within 0.1 s" in told
+        assert f"process {other.get_server_pid()}, login postgres, idle in transaction since " in told
+        assert "Wait longer with --lock-timeout SECONDS (0: for ever)" in told
+        assert "INSERT" not in told, "a statement may hold values"
+    await other.close()
+
+
+async def test_another_apply_is_waited_for_and_told_of(place: Place) -> None:
+    await place.admin.execute("CREATE TABLE t (id int, pan text)")
+    rules = load_rules_text(ONE, "rules.yaml")
+    plan = await place.plan(rules)
+    other = await asyncpg.connect(place.server.dsn(place.name))
+    async with other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock($1)", 0x7067_7665_696C)
+        with pytest.raises(ApplyError, match=r"waiting for another pgveil apply in this database\. Wait longer with"):
             await execute(
                 place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None, lock_seconds=0.1
             )

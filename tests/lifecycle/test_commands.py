@@ -9,7 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from lifecycle.apply.model import ApplyPlan, Change, Kind, Obstacle, SealColumn, SealTable
 from lifecycle.commands import register
+from lifecycle.show import show_plan
+from rules.model import Column, ColumnName, Level, Protection, TableName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,3 +214,22 @@ def test_plain_types(app: typer.Typer, tmp_path: Path) -> None:
     ]
     rules.write_text("version: 2")
     assert CliRunner().invoke(app, ["plain-types", str(rules)]).exit_code == 2
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_plan_on_a_narrow_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A paragraph for each change, in whole words, with its rows, bytes and time."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = TableName("public", "cards")
+    column = Column(ColumnName("public", "cards", "pan"), Level.CORE, Protection.SEALED)
+    seal = SealTable(table, (SealColumn(column, 25),) * 4, (table,))
+    change = Change(Kind.SEAL, str(table), "seal pan (deterministic), and others of this table", seal, rows=1_000_000)
+    show_plan(ApplyPlan((change,), (Obstacle("public.t", "a problem", "what helps against it"),)))
+    told = capsys.readouterr().out
+    words = " ".join(told.split())
+    assert "seal public.cards seal pan (deterministic), and others of this table 1,000,000" in words
+    assert "Sealing takes about 4 minutes; the tables that are sealed can't be used meanwhile." in words
+    assert "public.t a problem what helps against it" in words
+    assert max(map(len, told.splitlines())) <= columns
