@@ -113,6 +113,10 @@ def _attributes(facts: Facts) -> Iterator[Found]:
         if role.replication:
             text = f"login {login} is to see masks and has REPLICATION: it may copy the whole cluster, or stream its changes"
             yield Found(Severity.BAD, login, text, f"ALTER ROLE {quoted} NOREPLICATION;")
+        for right in database.state.catalog.beneath(login):
+            if right != "REPLICATION":
+                text = f"login {login} is to see masks and may execute {right}, which shows what no privilege on tables covers"
+                yield Found(Severity.BAD, login, text, f"REVOKE EXECUTE ON FUNCTION {right} FROM {quoted}, PUBLIC;")
         if role.create_role:
             severity = Severity.WARNING if database.version >= _CREATEROLE_TAMED else Severity.BAD
             text = (

@@ -371,6 +371,7 @@ class Gate:
         relations = [catalog.by_name[c.name.relation] for c in masked if c.name.relation in catalog.by_name]
         unfenced = bool(masked) and (
             login in catalog.superusers
+            or bool(catalog.beneath(login))
             or not PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
             or any(catalog.owns(login, r) for r in relations)
         )

@@ -176,6 +176,7 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
         principal.roles,
         principal.policy.id,
         login not in catalog.superusers
+        and not catalog.beneath(login)
         and PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
         and not any(catalog.owns(login, table) for table in tables),
         catalog.database,

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from rules.catalog_queries import CATALOG_QUERIES, FINGERPRINT_QUERY
+from rules.dangerous import PRIVILEGED_ROLES
+from rules.harmless import asks_as_caller, is_harmless
 from rules.model import TableName
 from rules.record import read_record
 
@@ -142,6 +144,7 @@ class Catalog:
     `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
     `enums` has format_type's names, which are those that a rules file writes behind `enum`.
     `applied`: the document of `rules.record`, if there is one.
+    `below`: roles ("public" for everybody) with a right to what lies below tables, and which: "REPLICATION", or names of functions.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
     """
 
@@ -152,6 +155,7 @@ class Catalog:
     functions: tuple[Function, ...] = ()
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
     superusers: frozenset[str] = frozenset()
+    below: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     schemas: frozenset[str] = frozenset()
     operators: tuple[Function, ...] = ()
     enums: Mapping[str, EnumType] = field(default_factory=dict)
@@ -170,6 +174,11 @@ class Catalog:
     def memberships(self, login: str) -> frozenset[str]:
         """Every role that `login` is a member of; empty for a login the snapshot does not know."""
         return self.members.get(login, frozenset())
+
+    def beneath(self, login: str) -> tuple[str, ...]:
+        """By which rights `login` reaches what lies below tables, where privileges on these keep nothing from it."""
+        roles = ("public", login, *sorted(self.memberships(login)))
+        return tuple(dict.fromkeys(what for role in roles for what in self.below.get(role, ())))
 
     def owns(self, login: str, relation: Relation) -> bool:
         """Whether privileges cannot fence `login` out of `relation`: owner, member of the owner, or superuser."""
@@ -204,6 +213,7 @@ def build_catalog(rows: Mapping[str, Sequence[Row]], texts: Mapping[TextKey, str
         functions=_functions(rows["functions"], "function", _Texts(texts or {})),
         members=MappingProxyType(members),
         superusers=superusers | {login for login, roles in members.items() if not superusers.isdisjoint(roles)},
+        below=MappingProxyType(_below(rows.get("below", ()))),
         schemas=frozenset(r["schema"] for r in rows["schemas"]),
         operators=_functions(rows.get("operators", ()), "operator", _Texts(texts or {})),
         enums=MappingProxyType(
@@ -305,6 +315,16 @@ def _function(row: Row, bodies: Sequence[str]) -> Function:
     )
 
 
+def _below(rows: Iterable[Row]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        # PostgreSQL's own roles are told by their names.
+        if row["role"] in PRIVILEGED_ROLES or is_harmless(row["what"]) or asks_as_caller(row["what"]):
+            continue
+        found.setdefault(row["role"], set()).add(row["what"])
+    return {role: tuple(sorted(what)) for role, what in sorted(found.items())}
+
+
 def _closure(edges: Iterable[Row]) -> dict[str, frozenset[str]]:
     """Each role that is a member of something, with everything that it reaches."""
     direct: dict[str, set[str]] = {}
@@ -333,6 +353,7 @@ def _digest(catalog: Catalog) -> str:
         catalog.operators,
         sorted((login, sorted(roles)) for login, roles in catalog.members.items()),
         sorted(catalog.superusers),
+        sorted(catalog.below.items()),
         sorted(catalog.schemas),
         sorted((name, enum.oid, enum.array_oid, enum.labels) for name, enum in catalog.enums.items()),
         catalog.applied,

@@ -208,6 +208,18 @@ SELECT d.description AS document
  WHERE n.nspname = 'pgveil' AND c.relname = 'applied' AND c.relkind = 'v'
 """
 
+# Rights to what lies below tables: the attribute REPLICATION, and EXECUTE that was given on compiled functions which look at something.
+_BELOW = """
+SELECT r.rolname::text AS role, 'REPLICATION' AS what FROM pg_catalog.pg_roles r WHERE r.rolreplication AND NOT r.rolsuper
+UNION
+SELECT CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, p.proname::text
+  FROM pg_catalog.pg_proc p
+ CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a
+ WHERE p.proacl IS NOT NULL AND p.provolatile <> 'i' AND a.privilege_type = 'EXECUTE' AND a.grantee <> p.proowner
+   AND p.prolang IN (SELECT l.oid FROM pg_catalog.pg_language l WHERE l.lanname IN ('c', 'internal'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s WHERE s.oid = a.grantee AND s.rolsuper)
+"""
+
 CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
     {
         "database": _DATABASE,
@@ -222,6 +234,7 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "enums": _ENUMS,
         "members": _MEMBERS,
         "superusers": _SUPERUSERS,
+        "below": _BELOW,
         "applied": _APPLIED,
     }
 )
@@ -274,7 +287,7 @@ SELECT pg_catalog.concat_ws('.',
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(t.oid, t.tgrelid), 0))
        FROM pg_catalog.pg_trigger t JOIN kept k ON k.oid = t.tgrelid WHERE NOT t.tgisinternal),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(p.oid, p.xmin), 0))
-       FROM pg_catalog.pg_proc p WHERE p.oid >= 16384),
+       FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 OR p.proacl IS NOT NULL),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(o.oid, o.xmin), 0))
        FROM pg_catalog.pg_operator o WHERE o.oid >= 16384),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(y.oid, y.xmin), 0))
@@ -284,7 +297,7 @@ SELECT pg_catalog.concat_ws('.',
        FROM pg_catalog.pg_namespace n WHERE NOT pg_catalog.starts_with(n.nspname::text, 'pg_t')),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(m.roleid, m.member), 0))
        FROM pg_catalog.pg_auth_members m),
-    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(r.oid, r.rolname, r.rolsuper), 0))
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(r.oid, r.rolname, r.rolsuper, r.rolreplication), 0))
        FROM pg_catalog.pg_roles r),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(s.objoid, s.xmin), 0))
        FROM pg_catalog.pg_description s JOIN pg_catalog.pg_class v ON v.oid = s.objoid

@@ -407,6 +407,11 @@ def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap,
             draft.warnings.append(
                 f"login {login} is a member of {role}, which can read or write past the tables' privileges"
             )
+        for right in catalog.beneath(login):
+            what = right if right == "REPLICATION" else f"the privilege EXECUTE on {right}"
+            draft.warnings.append(
+                f"login {login} has {what}: it shows what no privilege on tables covers, past pgveil what it sees masked"
+            )
         if state.logins[login].creates_roles:
             draft.warnings.append(f"login {login} has CREATEROLE and may make itself a member of roles that see more")
     for read in hidden_reads(protection):

@@ -226,3 +226,34 @@ def test_what_asks_as_the_caller_is_left_to_privileges(gate: Gate) -> None:
 @pytest.mark.parametrize("name", ["pg_read_file", "dblink", "get_raw_page", "lo_get", "ts_stat", "whatever"])
 def test_what_nobody_has_read_is_not_harmless(name: str) -> None:
     assert not is_harmless(name)
+
+
+BENEATH = {
+    "agent_streams": ("ALTER ROLE {role} REPLICATION", ("REPLICATION",)),
+    "agent_reads": ("GRANT EXECUTE ON FUNCTION pg_read_file(text) TO {role}", ("pg_read_file",)),
+    "agent_by_group": (
+        "GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO lower_group; GRANT lower_group TO {role}",
+        ("pg_ls_waldir",),
+    ),
+    "agent_asks": ("GRANT EXECUTE ON FUNCTION lo_get(oid) TO {role}", ()),
+    "agent_plain": ("GRANT EXECUTE ON FUNCTION pg_sleep(float8) TO {role}", ()),
+}
+
+
+def test_who_reaches_below_tables_is_not_fenced_by_privileges_on_them(pg: Postgres) -> None:
+    """Direct calls are refused to everybody with limits; who holds the right gets no text that pgveil can't see either."""
+    rules = load_rules_text(RULES.replace("[agent]", f"[{', '.join(BENEATH)}]"), "rules.yaml")
+    with psycopg.connect(pg.dsn(pg.create_database()), row_factory=psycopg.rows.dict_row) as connection:
+        connection.execute(SETUP.encode())
+        connection.execute("CREATE ROLE lower_group")
+        for role, (sql, _) in BENEATH.items():
+            connection.execute(f"CREATE ROLE {role} LOGIN; {sql.format(role=role)}".encode())
+        rows = {name: connection.execute(sql.encode()).fetchall() for name, sql in CATALOG_QUERIES.items()}
+        connection.rollback()
+    catalog = build_catalog(rows)
+    gate = Gate(rules, catalog, VisibleSealer())
+    for role, (_, rights) in BENEATH.items():
+        assert catalog.beneath(role) == rights, role
+        assert gate.principal(role).exposed == bool(rights), role
+        decision = gate.decide(b"DO $$ BEGIN NULL; END $$", gate.principal(role), SETTINGS, extended=False)
+        assert isinstance(decision, Refuse if rights else Pass), role
