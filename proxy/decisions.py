@@ -53,8 +53,9 @@ from rules.lexer import Kind, LexError, LexLimitError, lex
 from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
-from rules.protect import ProtectionMap, Sources, calls, is_own
+from rules.protect import ProtectionMap, calls, is_own
 from rules.schema_changes import refused_change
+from rules.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

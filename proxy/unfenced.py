@@ -17,6 +17,7 @@ from rules.decide import UNSUPPORTED
 from rules.lexer import Kind, LexError, lex, literal_value
 from rules.plan import Reason, Refusal
 from rules.protect import OWN_SCHEMA
+from rules.sources import copies, stands_as_relation
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog
     from rules.classify import Classified
     from rules.lexer import Lexed, Token
-    from rules.protect import Sources
+    from rules.sources import Said, Sources
 
 _COPIES: Final = frozenset({StatementKind.COPY_TABLE, StatementKind.COPY_QUERY})
 # What such a login may not do without a closer look.
@@ -39,8 +40,6 @@ _BETWEEN: Final = frozenset({"or", "replace", "trusted", "procedural"})
 # They name functions, which may stand in quotes.
 _MADE_OF_FUNCTIONS: Final = frozenset({"operator", "aggregate", "type"})
 _DEFINING: Final = frozenset({"function", "procedure", "routine"}) | _MADE_OF_FUNCTIONS
-_BEFORE_RELATIONS: Final = frozenset({"from", "join", "only", "table", "using", "into", "update", ",", "."})
-_BEFORE_STATEMENTS: Final = frozenset({";", "begin", "then", "else", "loop", ">>"})
 
 # A COPY of a file or a program, and the words of CROSSING_WORDS, in a text that is not taken apart.
 _LEADS_OUT: Final = re.compile(
@@ -83,20 +82,20 @@ def showing(catalog: Catalog, sources: Sources, *, protects: bool = True) -> fro
     refused = is_dangerous if protects else is_crossing
     texts = [(f.name, f.source) for f in (*catalog.functions, *catalog.operators)]
     texts += [(r.name, r.definition) for r in catalog.relations.values() if r.definition is not None]
-    bodies: list[tuple[str, Lexed]] = []
+    bodies: list[tuple[str, Said]] = []
     found: set[str] = set()
     for name, text in texts:
         if name.schema == OWN_SCHEMA or name.schema.startswith("pgveil_"):
             continue
         try:
-            body = sources.lexed(text.rstrip().rstrip(";"))
+            body = sources.said(text)
         except LexError:
             found.add(name.name)
             continue
-        if refused(body.words) or _copies(body.tokens):
+        if refused(body.words) or body.copies:
             found.add(name.name)
         bodies.append((name.name, body))
-    while more := {name for name, body in bodies if name not in found and _uses(body.tokens, found)}:
+    while more := {name for name, body in bodies if name not in found and _names(body, found)}:
         found |= more
     return frozenset(found)
 
@@ -160,29 +159,22 @@ def _refusal(hint: str, token: int, reach: Reach) -> Refusal:
     return Refusal(Reason.UNFENCED, UNSUPPORTED, told, hint=hint, token=token)
 
 
+def _names(body: Said, names: set[str]) -> bool:
+    """As `_uses`, of a text of the catalog."""
+    return not body.called.isdisjoint(names) or not body.placed.isdisjoint(names)
+
+
 def _uses(tokens: Sequence[Token], names: Container[str]) -> bool:
     """Whether one of `names` is called, or stands where a relation stands. Elsewhere it is a column's name."""
     for at, token in enumerate(tokens):
         if token.value not in names:
             continue
-        back = at - 1
-        while back > 0 and tokens[back].value == "(":
-            back -= 1
-        before = tokens[back].value if at else ""
         behind = tokens[at + 1].value if at + 1 < len(tokens) else ""
         if token.kind is Kind.OP:
             return True
-        if token.kind in (Kind.WORD, Kind.QUOTED) and (behind == "(" or before in _BEFORE_RELATIONS):
+        if token.kind in (Kind.WORD, Kind.QUOTED) and (behind == "(" or stands_as_relation(tokens, at)):
             return True
     return False
-
-
-def _copies(tokens: Sequence[Token]) -> bool:
-    """Whether a statement of a function's body is COPY, which there can't be from or to the client."""
-    return any(
-        t.kind is Kind.WORD and t.value == "copy" and (i == 0 or tokens[i - 1].value in _BEFORE_STATEMENTS)
-        for i, t in enumerate(tokens)
-    )
 
 
 def _is_of_catalog(schema: str | None, name: str) -> bool:
@@ -300,4 +292,4 @@ def _reads(body: Lexed, reach: Reach) -> bool:
         and (tokens[i + 1].kind is Kind.STRING or tokens[i + 1].value == "language")
         for i, t in enumerate(tokens)
     )
-    return runs or _copies(tokens) or _uses(tokens, reach.showing) or _writes_catalog(tokens)
+    return runs or copies(tokens) or _uses(tokens, reach.showing) or _writes_catalog(tokens)

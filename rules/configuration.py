@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rules.catalog import Catalog, Function, Relation
     from rules.lexer import Lexed
-    from rules.protect import Sources
+    from rules.sources import Said, Sources
 
 
 class Change(IntEnum):
@@ -151,6 +151,11 @@ class Names:
             return Change.NONE
         return max((self._by_token(lexed, at, last) for at in range(first, last + 1)), default=Change.NONE)
 
+    def used_by(self, said: Said) -> bool:
+        """Whether a text of the catalog uses one of them, or changes something by itself."""
+        words = said.words
+        return said.changes or not words.isdisjoint(self.words) or not said.called.isdisjoint(self.signs)
+
     def _by_token(self, lexed: Lexed, at: int, last: int) -> Change:
         token = lexed.tokens[at]
         if token.kind is Kind.OP:
@@ -206,7 +211,7 @@ def _changes(routine: Function, sources: Sources, names: Names, reading: frozens
     if routine.language not in _READ:
         return guess or "set_config" in routine.source
     try:
-        body = sources.lexed(routine.source)
+        body = sources.said(routine.source)
     except LexError:
         return guess
     words = body.words
@@ -215,7 +220,17 @@ def _changes(routine: Function, sources: Sources, names: Names, reading: frozens
         return True
     if routine.name.name in reading and not words.isdisjoint({"create", "drop", "alter"}):
         return True
-    return bool(names.by(body, 0, len(body.tokens) - 1)) or any(_sets(body))
+    return names.used_by(body) or body.sets
+
+
+def changes(body: Lexed) -> bool:
+    """Whether a text changes a setting with set_config() or pg_settings."""
+    return bool(Names().by(body, 0, len(body.tokens) - 1))
+
+
+def sets(body: Lexed) -> bool:
+    """Whether there is what may be a SET or RESET in a function's body."""
+    return any(_sets(body))
 
 
 def _sets(body: Lexed) -> Iterator[Change]:
@@ -242,11 +257,11 @@ def _reaches(relation: Relation, sources: Sources, names: Names) -> bool:
 
 def _text_reaches(text: str, sources: Sources, names: Names) -> bool:
     try:
-        lexed = sources.lexed(text)
+        said = sources.said(text)
     except LexError:
         return True
     # A view of pg_settings can be updated like pg_settings itself.
-    return "pg_settings" in lexed.words or bool(names.by(lexed, 0, len(lexed.tokens) - 1))
+    return "pg_settings" in said.words or names.used_by(said)
 
 
 def _names_own_schema(words: Iterable[str]) -> bool:

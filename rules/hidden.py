@@ -110,13 +110,13 @@ def _masked(protection: ProtectionMap, names: frozenset[ColumnName]) -> frozense
 def _read_by(protection: ProtectionMap, text: str, own: str) -> frozenset[ColumnName]:
     """What a text names, or has called. Texts that it may put together at run time are not guessed at: `pgveil apply` names those."""
     try:
-        return protection.named_by(protection.sources.lexed(text), but=own)
+        return protection.named_by(protection.sources.said(text), but=own)
     except LexError:
         return protection.everything
 
 
 def _called_by(protection: ProtectionMap, text: str) -> frozenset[ColumnName]:
     try:
-        return protection.called_by(protection.sources.lexed(text))
+        return protection.called_by(protection.sources.said(text))
     except LexError:
         return protection.everything

@@ -5,14 +5,10 @@ Built once for a catalog and a rules file; it answers the analysis's questions a
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-
-from cachetools import LRUCache
 
 from rules.analyse import AmbiguousNameError, ParseError, lineage_of_query
 from rules.analyse.facts import Output
@@ -21,8 +17,9 @@ from rules.budget import TooComplexError
 from rules.dangerous import is_dangerous
 from rules.difference import SEALED_DOMAIN, column_differences, sealed_in, view_problem
 from rules.harmless import is_harmless
-from rules.lexer import Kind, LexError, lex
+from rules.lexer import Kind, LexError
 from rules.model import ColumnName, Protection, TableName, view_name
+from rules.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog, Function, Relation
     from rules.lexer import Lexed
     from rules.model import PolicyClass, Rules
+    from rules.sources import Said
 
 # pgveil's own schema and those of the masking views: nobody's statement may name what is in them.
 OWN_SCHEMA = "pgveil"
@@ -38,27 +36,9 @@ OWN_SCHEMA = "pgveil"
 _TEMPORARY = "pg_temp_"
 _SEARCH_PATH = ("pg_catalog",)
 _DYNAMIC_LANGUAGES = frozenset({"plpgsql", "sql", "internal", "c"})
-_SOURCE_CHARACTERS = 512 * 1024  # tokens of a text take some seventy times its length
-_WORDS = re.compile(r"[^\W\d][\w$]*")
 # The number under which RowDescription names a whole row of a relation.
 _WHOLE_ROW = 0
 _NO_COLUMNS: Mapping[str, ColumnName] = MappingProxyType({})
-
-
-class Sources:
-    """Texts of the catalog as tokens: bodies of functions, definitions of views. They outlive a catalog, since most DDL leaves them as they are."""
-
-    def __init__(self, characters: int = _SOURCE_CHARACTERS) -> None:
-        self._known: LRUCache[str, Lexed] = LRUCache(characters, getsizeof=lambda lexed: len(lexed.text) + 1)
-
-    def lexed(self, text: str) -> Lexed:
-        """Raises LexError."""
-        known = self._known.get(text)
-        if known is None:
-            known = lex(text)
-            if len(text) < self._known.maxsize:
-                self._known[text] = known
-        return known
 
 
 class ProtectionMap:
@@ -200,7 +180,7 @@ class ProtectionMap:
             lexed = self.sources.lexed(relation.definition.rstrip().rstrip(";"))
         except LexError:
             return self._opaque(relation, names)
-        called = self._called(lexed, dotted=False)
+        called = self._reached_by(self.sources.said(lexed.text).called)
         if lexed.words.isdisjoint(names):
             return self._computed(relation, called) if called else None
         try:
@@ -212,11 +192,11 @@ class ProtectionMap:
         called |= before.inside if before is not None else frozenset()
         return self._with_calls(lineage, called)
 
-    def _called(self, lexed: Lexed, *, dotted: bool) -> frozenset[ColumnName]:
-        """What the functions and operators that a text calls can read. `dotted`: `t.f` can be a call, which the server never writes."""
+    def _reached_by(self, called: Iterable[str]) -> frozenset[ColumnName]:
+        """What the functions and operators of these names can read."""
         columns: set[ColumnName] = set()
-        for name in calls(lexed, 0, len(lexed.tokens) - 1, self.functions, dotted=dotted):
-            columns |= self.functions[lexed.tokens[name].value]
+        for name in self.functions.keys() & called:
+            columns |= self.functions[name]
         return frozenset(columns)
 
     def _computed(self, relation: Relation, columns: frozenset[ColumnName]) -> ViewLineage:
@@ -280,31 +260,31 @@ class ProtectionMap:
         if function.language not in _DYNAMIC_LANGUAGES:
             return everything
         try:
-            lexed = self.sources.lexed(function.source)
+            said = self.sources.said(function.source)
         except LexError:
             return everything
-        any_text = _runs_text(function.language, lexed)
-        return self.named_by(lexed) | everything if any_text else self.named_by(lexed)
+        any_text = _runs_text(function.language, said)
+        return self.named_by(said) | everything if any_text else self.named_by(said)
 
     def _spelled(self, function: Function) -> frozenset[ColumnName]:
         """What is at stake in a function that could run any text, by the words of its source alone, wherever they stand."""
-        words = set(_WORDS.findall(function.source.lower()))
+        words = self.sources.spelled(function.source)
         named = not words.isdisjoint(self.relation_words) or not words.isdisjoint(self.functions)
         return self.everything if named else frozenset()
 
-    def named_by(self, lexed: Lexed, *, but: str = "") -> frozenset[ColumnName]:
+    def named_by(self, said: Said, *, but: str = "") -> frozenset[ColumnName]:
         """What a text names, but for relations called `but`, and what the functions that it calls can read."""
-        columns = set(self._called(lexed, dotted=True))
-        for name in (lexed.words & self.relation_words) - {but}:
+        columns = set(self.called_by(said))
+        for name in (said.words & self.relation_words) - {but}:
             for relation in self._by_bare_name.get(name, ()):
                 columns |= set(self.columns_of(relation).values())
                 lineage = self._lineages.get(relation.oid)
                 columns |= lineage.inside if lineage is not None else set()
         return frozenset(columns)
 
-    def called_by(self, lexed: Lexed) -> frozenset[ColumnName]:
+    def called_by(self, said: Said) -> frozenset[ColumnName]:
         """What the functions and operators that a text calls can read."""
-        return self._called(lexed, dotted=True)
+        return self._reached_by(said.called | said.dotted)
 
     def _by_source(self) -> Mapping[tuple[int, int], ColumnName]:
         sources: dict[tuple[int, int], ColumnName] = {}
@@ -356,20 +336,12 @@ def calls(lexed: Lexed, first: int, last: int, functions: Container[str], *, dot
     return found
 
 
-def _runs_text(language: str, body: Lexed) -> bool:
+def _runs_text(language: str, body: Said) -> bool:
     """Whether a function's body runs a text that is put together, or stands in quotes inside it, or shows what no name tells.
 
     EXECUTE, DO, and PostgreSQL's own functions that run texts or show what is stored as it lies.
     """
-    tokens = body.tokens
-    return (
-        (language == "plpgsql" and "execute" in body.words)
-        or is_dangerous(body.words)
-        or any(
-            t.kind is Kind.WORD and t.value == "do" and (following.kind is Kind.STRING or following.value == "language")
-            for t, following in pairwise(tokens)
-        )
-    )
+    return (language == "plpgsql" and "execute" in body.words) or is_dangerous(body.words) or body.does
 
 
 class _Shadowed:

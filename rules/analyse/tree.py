@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logging.getLogger("sqlglot").disabled = True
 
 _NUMBER_BASE = 10**9
-# sqlglot moves array subscripts by one; numbers that lie far apart stay recognisable.
+# Numbers that lie far apart stay recognisable, whatever sqlglot adds to one.
 _NUMBER_STEP = 16
 MAX_TREE_DEPTH = 400
 # Operators whose long chains nest to the left, and are walked without recursion.
@@ -94,6 +94,13 @@ class _Parser(PostgresParser):
             elif token.token_type in _CLOSING and opened:
                 found[opened.pop()] = index + 1
         return found
+
+
+def _dialect() -> Postgres:
+    """PostgreSQL's, but subscripts stay as they are written: to move them, sqlglot looks at the types of all that stands before, for each again."""
+    dialect = Postgres()
+    dialect.INDEX_OFFSET = 0
+    return dialect
 
 
 def ident(name: str) -> str:
@@ -170,7 +177,7 @@ def parse(lexed: Lexed, first: int, last: int) -> Tree:
         at += len(text) + 1
     text = " ".join(pieces)
     try:
-        dialect = Postgres()
+        dialect = _dialect()
         trees = _Parser(dialect, lexed.budget).parse(dialect.tokenize(text), text)
     except RecursionError as error:
         raise TooComplexError(TOO_DEEP) from error

@@ -63,7 +63,7 @@ class Leaves:
         if any(self._shows_row(clauses, block) for clauses, block in self.text.blocks):
             return None
         for clauses, block in sorted(
-            self.text.blocks, key=lambda pair: (_depth(self.text, pair[0].first), pair[0].first)
+            self.text.blocks, key=lambda pair: (self.text.depth(pair[0].first), pair[0].first)
         ):
             if clauses.first in self.covered:
                 continue
@@ -108,7 +108,7 @@ class Leaves:
     def _shows_row(self, clauses: Clauses, block: Block) -> bool:
         """Whether a whole row is a result column: its type is the table's own, which a leaf's row is not of."""
         text = self.text
-        if _depth(text, clauses.first) > 0 or clauses.items is None:
+        if text.depth(clauses.first) > 0 or clauses.items is None:
             return False
         # The rows of subqueries are records anyway, and a function's name stands for its one value.
         rows = {e.name for e in block.scope.entries if e.table is not None} - {
@@ -204,7 +204,7 @@ class Leaves:
 
     def _locking(self, clauses: Clauses, names: set[str]) -> str:
         """The words that lock the rows which are to be written, where these names are of the outermost FROM."""
-        if self.lock is None or self.lock not in names or _depth(self.text, clauses.first) > 0:
+        if self.lock is None or self.lock not in names or self.text.depth(clauses.first) > 0:
             return ""
         return f" FOR UPDATE OF {quote_ident(self.lock)}"
 
@@ -228,7 +228,7 @@ class Leaves:
         text = self.text
         if (
             self.with_clause is not None
-            and _depth(text, clauses.first) == 0
+            and text.depth(clauses.first) == 0
             and text.names_cte((clauses.first, clauses.last))
         ):
             return text.source(self.with_clause) + " "
@@ -522,16 +522,8 @@ def _with_clause(text: Text) -> Span | None:
     """The WITH clause of the statement, up to what it belongs to."""
     if text.value(text.first) != "with":
         return None
-    top = [c.first for c, _ in text.blocks if _depth(text, c.first) == 0]
+    top = [c.first for c, _ in text.blocks if text.depth(c.first) == 0]
     return (text.first, top[0] - 1) if top else None
-
-
-def _depth(text: Text, at: int) -> int:
-    depth = 0
-    for index in range(text.first, at):
-        if text.token(index).kind is Kind.PUNCT:
-            depth += (text.value(index) in "([") - (text.value(index) in ")]")
-    return depth
 
 
 def _sorts_otherwise(column: CatalogColumn) -> bool:

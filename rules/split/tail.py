@@ -21,7 +21,7 @@ def sorted_tail(text: Text) -> Built | None:
     """One leaf, the query without its tail; None where the order can't be told from the query's columns."""
     outputs = text.survey.outputs
     block = text.blocks[-1][0] if text.blocks else None
-    top = [c for c, _ in text.blocks if _depth(text, c) == 0]
+    top = [c for c, _ in text.blocks if text.depth(c.first) == 0]
     if outputs is None or not outputs or block is None or not top:
         return None
     names = [o.name for o in outputs]
@@ -33,14 +33,6 @@ def sorted_tail(text: Text) -> Built | None:
         return None
     built = _Tail(text, last, [n for n in names if n is not None], united=united)
     return built.build()
-
-
-def _depth(text: Text, block: Clauses) -> int:
-    depth = 0
-    for index in range(text.first, block.first):
-        if text.token(index).kind is Kind.PUNCT:
-            depth += (text.value(index) in "([") - (text.value(index) in ")]")
-    return depth
 
 
 def _distinct_on(text: Text, block: Clauses) -> bool:

@@ -30,6 +30,17 @@ class Text:
     survey: Survey
     blocks: list[tuple[Clauses, Block]] = field(default_factory=list)
     relation_tokens: set[int] = field(default_factory=set)
+    _depths: list[int] = field(default_factory=list, init=False, repr=False)
+
+    def depth(self, index: int) -> int:
+        """In how many parentheses and brackets a token of the statement stands."""
+        if not self._depths:
+            depth = 0
+            for token in self.lexed.tokens[self.first : self.last + 1]:
+                self._depths.append(depth)
+                if token.kind is Kind.PUNCT:
+                    depth += (token.value in "([") - (token.value in ")]")
+        return self._depths[index - self.first]
 
     def token(self, index: int) -> Token:
         """A token."""
