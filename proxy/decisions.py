@@ -54,7 +54,7 @@ from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
 from rules.protect import ProtectionMap, calls, is_own
-from rules.schema_changes import refused_change
+from rules.schema_changes import refused_change, unneeded_changes
 from rules.sources import Sources
 
 if TYPE_CHECKING:
@@ -930,10 +930,28 @@ class Gate:
         dump = refused_dump(
             lexed, whole, protection.catalog, asker.principal.policy, lambda r: self._ruled(self._columns_of(r))
         )
-        if part.kind is StatementKind.DDL and dump is None:
-            database = protection.under(settings.temporary)
-            dump = refused_change(lexed, whole, database, protection.rules, settings.search_path)
-        return (), dump or self._utility(part, words, asker, whole[0])
+        if part.kind is not StatementKind.DDL or dump is not None:
+            return (), dump or self._utility(part, words, asker, whole[0])
+        return self._schema_change(lexed, part, whole, words, asker, settings)
+
+    def _schema_change(
+        self,
+        lexed: Lexed,
+        part: Classified,
+        whole: tuple[int, int],
+        words: frozenset[str],
+        asker: _Asker,
+        settings: Settings,
+    ) -> tuple[tuple[int, ...], Plan | Refusal]:
+        """What is done to a table with sealed columns; the types in it hold numbers."""
+        protection = self._world.protection
+        bank = (protection.under(settings.temporary), protection.rules, settings.search_path)
+        unneeded = unneeded_changes(lexed, whole, *bank, _canonical_type)
+        refusal = refused_change(lexed, whole, *bank, unneeded)
+        plan = refusal or self._utility(part, words, asker, whole[0])
+        if isinstance(plan, Plan) and unneeded:
+            plan = replace(plan, edits=(*plan.edits, *unneeded))
+        return tuple(i for i in lexed.literals if whole[0] <= i <= whole[1]), plan
 
     def _with_hidden(
         self,

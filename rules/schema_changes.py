@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Final
 from rules.analyse.record import AmbiguousNameError
 from rules.decide import UNSUPPORTED
 from rules.model import Protection, SealMode
-from rules.plan import Reason, Refusal
+from rules.plan import Edit, Reason, Refusal
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rules.analyse import Protected
     from rules.lexer import Lexed
     from rules.model import Column, Rules
     from rules.tokens import Token
 
+_NOTHING: Final = "SET WITHOUT OIDS"
 _NAMES: Final = (Kind.WORD, Kind.QUOTED)
 # What may stand between CREATE and what is created, and before a relation's name.
 _ADJECTIVES: Final = frozenset({"or", "replace", "unique", "constraint", "concurrently"})
@@ -51,16 +52,46 @@ class _Table:
         return None
 
 
+def unneeded_changes(
+    lexed: Lexed,
+    whole: tuple[int, int],
+    database: Protected,
+    rules: Rules,
+    search_path: tuple[str, ...] | None,
+    canonical_type: Callable[[str], str],
+) -> tuple[Edit, ...]:
+    """Actions of ALTER TABLE that give a sealed column the type that clients see already: migration tools that compare names of types send them.
+
+    They are sent as SET WITHOUT OIDS, which does nothing (PostgreSQL documentation, ALTER TABLE).
+    """
+    first, last = whole
+    tokens = lexed.tokens[first : last + 1]
+    if [t.value for t in tokens[:2]] != ["alter", "table"]:
+        return ()
+    table, at = _table(tokens, 2, database, rules, search_path)
+    if table is None:
+        return ()
+    unneeded = _Unneeded(table, lexed.text, canonical_type)
+    pieces = _pieces(table, at + (table.value(at) == "*"), len(tokens) - 1)
+    return tuple(Edit(first + a, first + b, _NOTHING) for a, b in pieces if unneeded.is_so(a, b))
+
+
 def refused_change(
-    lexed: Lexed, whole: tuple[int, int], database: Protected, rules: Rules, search_path: tuple[str, ...] | None
+    lexed: Lexed,
+    whole: tuple[int, int],
+    database: Protected,
+    rules: Rules,
+    search_path: tuple[str, ...] | None,
+    unneeded: tuple[Edit, ...] = (),
 ) -> Refusal | None:
-    """Why a statement must not be sent; None for all others. `whole`: its tokens."""
+    """Why a statement must not be sent; None for all others. `whole`: its tokens. `unneeded`: actions that are not."""
     first, last = whole
     tokens = lexed.tokens[first : last + 1]
     words = [t.value if t.kind is Kind.WORD else "" for t in tokens]
     if words[:2] == ["alter", "table"]:
         table, at = _table(tokens, 2, database, rules, search_path)
-        found = None if table is None else next(_of_actions(table, at), None)
+        kept = {e.first - first for e in unneeded}
+        found = None if table is None else next(_of_actions(table, at, kept), None)
     elif words[0] == "create" and (kind := next((w for w in words[1:5] if w not in _ADJECTIVES), "")) in _CREATED:
         # The last FROM: EXTRACT has one of its own.
         order = range(len(words) - 1, 0, -1) if kind == "statistics" else range(len(words))
@@ -109,8 +140,50 @@ def _table(
 # -- ALTER TABLE
 
 
-def _of_actions(table: _Table, at: int) -> Iterator[_Found]:
+@dataclass(frozen=True, slots=True)
+class _Unneeded:
+    """Whether an action says nothing new: `ALTER pan TYPE varchar(19) USING pan::varchar(19)`, where that is the type in the rules."""
+
+    table: _Table
+    text: str
+    canonical_type: Callable[[str], str]
+
+    def is_so(self, first: int, last: int) -> bool:
+        """Whether the tokens from `first` to `last` are such an action."""
+        value = self.table.value
+        at = first + 1 + (value(first + 1) == "column")
+        column = self.table.column(at)
+        if value(first) != "alter" or column is None:
+            return False
+        at += 1 + 2 * (value(at + 1) == "set" and value(at + 2) == "data")
+        using = next((i for i in range(at, last + 1) if value(i) == "using"), last + 1)
+        if value(at) != "type" or not self._is_type(at + 1, using - 1, column):
+            return False
+        return using > last or self._is_cast(using + 1, last, column)
+
+    def _is_type(self, first: int, last: int, column: Column) -> bool:
+        if last < first or column.type is None:
+            return False
+        spec = self.text[self.table.tokens[first].start : self.table.tokens[last].end]
+        try:
+            return self.canonical_type(spec) == self.canonical_type(column.type)
+        except ValueError:
+            return False
+
+    def _is_cast(self, first: int, last: int, column: Column) -> bool:
+        """`pan`, `pan::type`, `CAST(pan AS type)`."""
+        value = self.table.value
+        if value(first) == "cast" and value(first + 1) == "(" and value(last) == ")" and value(first + 3) == "as":
+            return self.table.column(first + 2) is column and self._is_type(first + 4, last - 1, column)
+        if self.table.column(first) is not column:
+            return False
+        return first == last or (value(first + 1) == "::" and self._is_type(first + 2, last, column))
+
+
+def _of_actions(table: _Table, at: int, kept: set[int]) -> Iterator[_Found]:
     for first, last in _pieces(table, at + (table.value(at) == "*"), len(table.tokens) - 1):
+        if first in kept:
+            continue
         word = table.value(first)
         if word == "alter":
             yield from _altered(table, first + 1 + (table.value(first + 1) == "column"))

@@ -54,6 +54,14 @@ _SEALED: Final = re.compile(SEALED_IN_TEXT.encode())
 _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}")
+# What the domain's check says (lifecycle.apply.ground), and what the client is told instead.
+_SEALED_CHECK: Final = (b"sealed", b"sealed_format")
+_CHECK_VIOLATION: Final = "23514"
+_NOT_AS_SEALED: Final = (
+    ("M", b"a value for a sealed column is not as pgveil has sealed it"),
+    ("D", b"A trigger, a rule, a default or a function of the database's has changed it, or has made it."),
+    ("H", b"Let it leave sealed columns as they are; `pgveil apply --plan` names triggers that assign to them."),
+)
 _TEXT: Final = re.compile(rb"\btext\b")
 _SCRUBBED: Final = frozenset(b"MDHWqnscdt")
 _QUOTING: Final = frozenset(b"DWpq")
@@ -128,6 +136,11 @@ def server_report(raw: bytes, offsets: OffsetMap | None) -> tuple[bytes, ErrorFi
     `offsets`: of the text that the report is about, where it was edited.
     """
     fields = parse_error(raw[5:])
+    if (fields.get("d"), fields.get("n")) == _SEALED_CHECK and fields.sqlstate == _CHECK_VIOLATION:
+        # To the server it is a constraint of a type that no client knows.
+        for code, text in _NOT_AS_SEALED:
+            fields = fields.replace(code, text)
+        raw = build_error(fields, Back.ERROR)
     moved = fields
     if offsets is not None and (offsets.edits or offsets.nowhere):
         moved = _move(fields, offsets)

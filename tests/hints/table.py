@@ -77,8 +77,11 @@ CASES = (
         "Leave the column out of the change: clients see the type that the rules give it.",
         "unsupported",
         TELLER,
-        "alter table cards alter column kind type varchar(40), alter column pan type varchar(19) using pan::varchar(19)",
-        (Step("alter table tokens alter column id type int"), Step("select pan from cards where id = 1", [(PAN,)])),
+        "alter table cards alter column kind type varchar(40), alter column pan type varchar(16) using pan::varchar(16)",
+        (
+            Step("alter table tokens alter column id type int, alter token type varchar(19) using token::varchar(19)"),
+            Step("select pan from cards where id = 1", [(PAN,)]),
+        ),
     ),
     Case(
         "a default",
