@@ -136,6 +136,7 @@ _DEFAULT_FILE: Final = Path("pgveil.yaml")
 def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     """Run the proxy: workers on one port, until SIGTERM or SIGINT."""
     from proxy.control import Control  # noqa: PLC0415
+    from proxy.holding import hold_audit  # noqa: PLC0415
     from proxy.listening import passed_by_systemd  # noqa: PLC0415
     from proxy.monitoring import Monitoring  # noqa: PLC0415
     from proxy.notify import manager_of  # noqa: PLC0415
@@ -148,6 +149,7 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     if settings.tls.certificate is not None:
         # As at a reload. A worker that starts again later goes on with what was good then.
         refuse_expired(settings.tls.certificate, expiry(settings.tls.certificate), time.time())
+    held = hold_audit(settings.audit)
     workers = settings.workers or os.cpu_count() or 1
     page = None
     if settings.metrics.port is not None:
@@ -182,6 +184,7 @@ def run(config: ConfigFile = _DEFAULT_FILE) -> None:
     finally:
         if page is not None:
             page.close()
+        os.close(held)
     if code:
         raise typer.Exit(code)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -146,7 +147,9 @@ def test_the_sample_configuration_loads_and_fits_the_container(compose: Any, doc
         assert str(directory.parent) in volume
     scrape = yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"][0]
     assert scrape["static_configs"][0]["targets"] == [f"pgveil:{config.metrics.port}"]
-    assert float(service["stop_grace_period"].rstrip("s")) > config.limits.drain_seconds + config.limits.close_seconds
+    assert float(service["stop_grace_period"].rstrip("s")) >= (
+        config.limits.lame_duck_seconds + config.limits.drain_seconds + config.limits.close_seconds
+    )
 
 
 def test_the_sample_rules_are_the_banks_and_load() -> None:
@@ -265,3 +268,47 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
     done = subprocess.run([promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_computed_fits_into_the_memory(compose: Any) -> None:
+    config = load_config(DOCKER / "pgveil.yaml")
+    calculator = config.calculator
+    mib = 1 << 20
+    most = (
+        config.workers * (calculator.connections * calculator.memory + calculator.held)
+        + (config.workers + 2) * 200 * mib
+    )
+    limit = compose["services"]["pgveil"]["mem_limit"]
+    assert limit.endswith("g")
+    assert most <= int(limit[:-1]) << 30
+
+
+@pytest.mark.parametrize("password", ["plain", "p@ss:w/rd?#[%41]&x=1 ", "密码'\"$(x)"])
+def test_secrets_of_any_passwords(password: str, tmp_path: Path) -> None:
+    quoted = f"'{password}'" if "'" not in password else password
+    (tmp_path / ".env").write_text(f"# made by hand\nPGVEIL_CATALOG_PASSWORD={quoted}\nAPP_PASSWORD=a\n")
+    command = [sys.executable, str(DOCKER / "make_secrets.py"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    dsn = (tmp_path / "secrets" / "catalog_dsn").read_text()
+    parsed = urlsplit(dsn)
+    assert (unquote(parsed.password or ""), parsed.hostname, parsed.path) == (password, "postgres", "/bank")
+    assert re.fullmatch(r"[0-9a-f]{48}", (tmp_path / "secrets" / "postgres_password").read_text())
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert (tmp_path / "secrets" / "catalog_dsn").read_text() == dsn
+
+
+def test_secrets_need_a_password(tmp_path: Path) -> None:
+    shutil.copy(DOCKER / ".env.example", tmp_path / ".env")
+    done = subprocess.run(
+        [sys.executable, DOCKER / "make_secrets.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "set PGVEIL_CATALOG_PASSWORD in .env\n")
+
+
+def test_the_first_start_applies_and_backs_up() -> None:
+    page = (DOCKER / "README.md").read_text()
+    start = page[page.index("## First start") : page.index("## What is where")]
+    order = ["keys init", "up -d", "apply --reload", "keys backup", "psql"]
+    assert [start.index(word) for word in order] == sorted(start.index(word) for word in order)
