@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 UNKNOWN_OIDS = frozenset({0, 705})
@@ -46,6 +46,11 @@ class OutputSettings:
     interval_style: str = "postgres"
     client_encoding: str = "UTF8"
     others: tuple[tuple[str, str], ...] = ()
+
+    def reads_as(self, other: OutputSettings) -> bool:
+        """Whether constants mean the same under both."""
+        shown = replace(other, bytea_output=self.bytea_output, extra_float_digits=self.extra_float_digits)
+        return self == shown
 
 
 CANONICAL_SETTINGS = OutputSettings()

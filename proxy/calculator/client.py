@@ -39,6 +39,7 @@ _ROWS: Final = frozenset((Back.DATA_ROW,))
 _NO_DATABASE: Final = "3D000"
 _BEGIN: Final = b"pgveil_begin"
 _ROLLBACK: Final = b"pgveil_rollback"
+_SETTING: Final = b"setting"
 _TEXT_OID: Final = 25
 _DESCRIBES: Final = frozenset((Back.ROW_DESCRIPTION, Back.NO_DATA))
 _ENDS: Final = frozenset((Back.COMMAND_COMPLETE, Back.EMPTY_QUERY))
@@ -178,7 +179,8 @@ class Connection:
         return await self._ask(question, execute=False)
 
     async def _ask(self, question: Question, *, execute: bool) -> Answer | CalculatorError | Trouble:
-        trouble = await self._set(question)
+        read = question.read or question.settings
+        trouble = await self._set(read, conforming=question.standard_conforming_strings)
         if trouble is not None:
             return trouble
         key, statement, parts = self._prepare(question)
@@ -188,7 +190,7 @@ class Connection:
         if statement.parameters is None or not execute:
             parts.append(messages.build_describe(b"S", statement.name))
         if execute:
-            parts += _execution(question, statement.name)
+            parts += _execution(question, statement.name, read)
         parts += (_run_named(_ROLLBACK), messages.SYNC)
         self._writer.writelines(parts)
         await self._writer.drain()
@@ -201,7 +203,7 @@ class Connection:
             await self._roll_back()
         if said.error is not None:
             return judge_error(said.error, self._bounds.seconds)
-        tag = said.tags[1] if execute and len(said.tags) > 2 else b""  # between BEGIN's and ROLLBACK's
+        tag = said.tags[-2] if execute and len(said.tags) > 2 else b""  # before ROLLBACK's
         return Answer(statement.parameters or (), said.description, tuple(said.rows), tag)
 
     def _prepare(self, question: Question) -> tuple[_Key, _Statement, list[bytes]]:
@@ -221,9 +223,9 @@ class Connection:
         statement = self._statements[key] = _Statement(b"s%d" % self._count)
         return key, statement, parts
 
-    async def _set(self, question: Question) -> Trouble | None:
-        """Bring the settings to the question's."""
-        wanted = (question.settings, question.standard_conforming_strings)
+    async def _set(self, settings: OutputSettings, *, conforming: bool) -> Trouble | None:
+        """Bring the settings to those under which the question is read."""
+        wanted = (settings, conforming)
         if wanted == self.settings:
             return None
         self.settings = None
@@ -232,8 +234,8 @@ class Connection:
             closed = [messages.build_close(b"S", statement.name) for statement in self._statements.values()]
             self._writer.writelines(closed)
             self._statements.clear()
-        for name, value in _settings(*wanted):
-            text = f"SET {name} = '{value.replace(chr(39), chr(39) * 2)}'"
+        for name, value in (*_settings(settings), ("standard_conforming_strings", "on" if conforming else "off")):
+            text = f"SET {name} = {_quoted(value)}"
             self._writer.write(messages.build_parse(b"", text.encode()) + messages.build_bind(b"", b"") + _EXECUTE)
         self._writer.write(messages.SYNC)
         said = await self._collect()
@@ -312,8 +314,11 @@ def _run_named(name: bytes) -> bytes:
     return messages.build_bind(b"", name) + _EXECUTE
 
 
-def _execution(question: Question, name: bytes) -> tuple[bytes, ...]:
-    """Bind, Describe and Execute: the client's parameters as they came, the leaves' columns behind them as binary arrays."""
+def _execution(question: Question, name: bytes, read: OutputSettings) -> tuple[bytes, ...]:
+    """Bind, Describe and Execute: the client's parameters as they came, the leaves' columns behind them as binary arrays.
+
+    Where the settings were others when the text was read, or its parameters, they are changed in between, as they were there.
+    """
     formats = question.formats
     if question.arrays:
         own = len(question.values)
@@ -321,10 +326,32 @@ def _execution(question: Question, name: bytes) -> tuple[bytes, ...]:
         formats = (*spread, *(1 for _ in question.arrays))
     values = (*question.values, *map(text_array, question.arrays))
     bind = messages.build_bind(b"", name, formats, values, question.result_formats)
-    return bind, messages.build_describe(b"P", b""), _EXECUTE
+    bound = question.bound or question.settings
+    changes = _changed(read, bound), _changed(bound, question.settings)
+    return *changes[0], bind, *changes[1], messages.build_describe(b"P", b""), _EXECUTE
 
 
-def _settings(settings: OutputSettings, conforming: bool) -> tuple[tuple[str, str], ...]:
+def _changed(before: OutputSettings, after: OutputSettings) -> list[bytes]:
+    """From one to the other, until the end of the transaction, beside the unnamed statement and portal."""
+    if before == after:
+        return []
+    held = dict(_settings(before))
+    return [
+        messages.build_parse(_SETTING, f"SET LOCAL {name} = {_quoted(value)}".encode())
+        + messages.build_bind(_SETTING, _SETTING)
+        + messages.build_execute(_SETTING)
+        + messages.build_close(b"P", _SETTING)
+        + messages.build_close(b"S", _SETTING)
+        for name, value in _settings(after)
+        if held.get(name) != value
+    ]
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _settings(settings: OutputSettings) -> tuple[tuple[str, str], ...]:
     return (
         ("client_encoding", settings.client_encoding),
         ("DateStyle", settings.date_style),
@@ -332,6 +359,5 @@ def _settings(settings: OutputSettings, conforming: bool) -> tuple[tuple[str, st
         ("TimeZone", settings.timezone),
         ("bytea_output", settings.bytea_output),
         ("extra_float_digits", str(settings.extra_float_digits)),
-        ("standard_conforming_strings", "on" if conforming else "off"),
         *settings.others,
     )

@@ -139,6 +139,8 @@ class Calculations:
             formats=asked.formats,
             result_formats=asked.result_formats,
             arrays=arrays,
+            read=asked.read,
+            bound=asked.bound,
         )
         return (yield from self.answer(lambda c, wake: c.run(question, wake), prepared.local))
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from proxy.session.asking import Calculations, Failed, refused, troubled
 from proxy.session.copied import copy_out, result_formats
 from proxy.session.fetching import FETCH_NAME, Fetcher, server_types
+from proxy.session.judging import READ_OTHERWISE
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.prepared import Asked, Computed, Prepared, audited, fetch_of
 from proxy.session.replies import CHECK_NAME, REFUSED_NAME, REFUSED_TEXT
@@ -192,6 +193,7 @@ class Computer:
             state.judge.generation,
             computed=computed,
             writing=writing,
+            forms=state.tracker.output,
         )
         types = server_types(fetch, prepared.types, prepared.fetched)
         undo = state.statements.put(message.name, statement)
@@ -211,6 +213,9 @@ class Computer:
         assert asked is not None
         computed = statement.computed
         assert computed is not None
+        if asked.outdated(state.tracker.output):
+            self._fail(refused(READ_OTHERWISE), computed.compute, None)
+            return
         run, ticket = self._judging.start(audited(computed.compute), arrived, counts=True, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), computed.compute, None)
@@ -231,7 +236,7 @@ class Computer:
                 self._end(run, "ok", len(outcome.rows))
                 self._copied(computed.compute.copy, outcome)
                 return
-            full = asked.keep(outcome.rows, limit, state.budget)
+            full = asked.keep(outcome.rows, limit, state.budget, state.tracker.output)
             if full is not None:
                 self._fail(troubled(full), computed.compute, run)
                 return

@@ -107,7 +107,8 @@ class Question:
 
     `types`: the parameters' OIDs as declared (0: to be inferred), the leaves' arrays (text[], 1009) included. `values` and `formats`: the
     client's own parameters as in Bind. `arrays`: a leaf's columns one after the other, each value in its text form or None: bound behind
-    `values`. `result_formats` as in Bind.
+    `values`. `result_formats` as in Bind. `read`, `bound`: settings under which the text and its constants, and the parameters, are read, where
+    they are not `settings`.
     """
 
     text: bytes = field(repr=False)
@@ -118,6 +119,8 @@ class Question:
     result_formats: tuple[int, ...] = ()
     arrays: Sequence[Sequence[bytes | None]] = field(default=(), repr=False)
     standard_conforming_strings: bool = True
+    read: OutputSettings | None = None
+    bound: OutputSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

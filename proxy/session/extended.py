@@ -200,7 +200,8 @@ class Extended:
         assert plan is not None
         asked = None
         if statement.computed is not None:
-            asked = Asked(bind.values, bind.formats, bind.result_formats)
+            forms = statement.forms, state.tracker.output
+            asked = Asked(bind.values, bind.formats, bind.result_formats, read=forms[0], bound=forms[1])
             bind = statement.computed.fetch_bind(bind)
             raw = messages.build_bind(*bind)
         values: Sequence[bytes | None] = bind.values
@@ -408,7 +409,8 @@ class Extended:
             if refusal is not None:
                 return refusal
         plan = statement.plan
-        return (yield from self._judging.forms_known()) if plan is not None and plan.opens else None
+        shows = portal.asked_for is not None or (plan is not None and plan.opens)
+        return (yield from self._judging.forms_known()) if shows else None
 
     def _ensure_description(self, portal: Portal) -> None:
         """Ask for the description that no client's Describe has brought since the Bind: what the names mean now, to the server."""

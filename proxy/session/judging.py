@@ -49,6 +49,12 @@ SETTINGS_UNKNOWN: Final = Refusal(
     "pgveil could not learn the session's search_path and settings, on which the meaning of this statement depends",
     hint="Qualify table names with their schema, or end the transaction and send the statement again.",
 )
+READ_OTHERWISE: Final = Refusal(
+    Reason.SETTINGS,
+    "0AP01",
+    "settings on which this statement's values depend are others than when it was prepared or bound, or gave its first rows",
+    hint="Prepare the statement again, or fetch its rows before the settings change.",
+)
 _SETTINGS_END: Final = Refusal(
     Reason.SETTINGS,
     "0AP01",

@@ -21,6 +21,7 @@ from rules.plan import Action, Plan
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from keys.types import OutputSettings
     from proxy.session.collect import Budget
     from proxy.session.computing import Answer, Compute, Write
     from proxy.session.gate import Admit
@@ -107,7 +108,9 @@ class Asked:
     """What the client bound, and what is left of the answer. `rows`: None until the portal has run; then those not sent yet.
 
     `tag`: of the write that returned them. `applied`: the server's portal of a write, which has the rows. `held`: bytes of the rows, where they
-    have to wait for a later Execute; `budget` has them back when they are sent, or the portal is gone.
+    have to wait for a later Execute; `budget` has them back when they are sent, or the portal is gone. `read`, `bound`: how the statement's
+    constants and the values are read, by the settings when they came; None: those of now.
+    `shown`: the settings under which the rows that are left were made.
     """
 
     values: tuple[bytes | None, ...] = field(repr=False)
@@ -118,13 +121,25 @@ class Asked:
     applied: Portal | None = None
     budget: Budget | None = None
     held: int = 0
+    read: OutputSettings | None = None
+    bound: OutputSettings | None = None
+    shown: OutputSettings | None = None
+
+    def shown_in(self, result_formats: tuple[int, ...]) -> Asked:
+        """The same for another result."""
+        return Asked(self.values, self.formats, result_formats, read=self.read, bound=self.bound)
+
+    def outdated(self, now: OutputSettings) -> bool:
+        """Whether the rows that are left look otherwise than they would now."""
+        return bool(self.rows) and self.shown != now
 
     def for_calculator(self, computed: frozenset[int]) -> tuple[bytes | None, ...]:
         """The values that the local text refers to, null for the others."""
         return tuple(v if number in computed else None for number, v in enumerate(self.values, 1))
 
-    def keep(self, rows: Sequence[bytes], limit: int, budget: Budget) -> Trouble | None:
+    def keep(self, rows: Sequence[bytes], limit: int, budget: Budget, shown: OutputSettings) -> Trouble | None:
         """The answer's rows, of which an Execute takes `limit` (0: all); the trouble where there is no room for the rest."""
+        self.shown = shown
         if 0 < limit < len(rows):
             size = sum(map(len, rows))
             if not budget.take(size):

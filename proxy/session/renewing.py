@@ -123,6 +123,7 @@ class Renewing:
             told=_told(old),
             parameters=old.parameters,
             origin=old.origin or old.settings,
+            forms=old.forms,
         )
 
     def _computed(self, old: PreparedStatement, decision: Compute | Write) -> Made:

@@ -16,6 +16,7 @@ from proxy.session.gate import Admit, Pass
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
+    from keys.types import OutputSettings
     from proxy.session.gate import Judge, OffsetMap, Settings
     from proxy.session.prepared import Asked, Computed, PreparedWrite
     from proxy.session.witness import Shown
@@ -32,6 +33,7 @@ class PreparedStatement:
     `settings` and `generation`: what the decision was made under. `shown`: the description that the second witness agreed with, None
     until then (and for a statement without rows: `verified` alone tells).
     `computed`: the decision is what fetches the rows, and the calculator makes the client's result of them.
+    `forms`: of a computed statement, how its constants are read.
     `names`: where the decision rests on the session's names, their version then. `made`: by PREPARE, or the query of a cursor by DECLARE (`hold`:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
     `told`, `parameters`: the RowDescription (b"": no rows) and the parameter types that the client may know it by, None where it has been told none.
@@ -52,6 +54,7 @@ class PreparedStatement:
     computed: Computed | None = None
     writing: PreparedWrite | None = None
     names: int | None = None
+    forms: OutputSettings | None = None
     made: NameUse | None = None
     hold: bool = False
     told: bytes | None = None

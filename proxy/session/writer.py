@@ -25,6 +25,7 @@ from proxy.session.computing import Compute, Question, Write
 from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
+from proxy.session.judging import READ_OTHERWISE
 from proxy.session.keeping import asked_for, changed
 from proxy.session.localtext import LeafTypes, parameters_in, with_types
 from proxy.session.metering import metered, over_limit
@@ -95,6 +96,9 @@ class Writer(Computer):
         if writing is None:
             yield from super().execute(portal, limit, arrived)
             return
+        if self._reads_otherwise(writing, asked):
+            self._fail(refused(READ_OTHERWISE), writing.write.source, None)
+            return
         run, ticket = self._judging.start(_told(writing.write), arrived, counts=limit > 0, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), writing.write.source, None)
@@ -107,6 +111,16 @@ class Writer(Computer):
             yield from self._fetcher.collected(collector)
             if collector.complete and not self._state.ignores():
                 yield from self._apply(writing, collector, asked, run, ticket, limit)
+
+    def _reads_otherwise(self, writing: PreparedWrite, asked: Asked) -> bool:
+        """Whether the server would read the write's constants, or the client's parameters for it, otherwise than when they came."""
+        now = self._state.tracker.output
+        if asked.outdated(now):
+            return True
+        begun = asked.applied is not None or asked.rows is not None
+        constants = b"'" in writing.text and asked.read is not None and not asked.read.reads_as(now)
+        values = any(asked.values) and asked.bound is not None and not asked.bound.reads_as(now)
+        return not begun and (constants or values)
 
     def described(
         self, decision: Compute | Write, declared: tuple[int, ...]
@@ -277,7 +291,7 @@ class Writer(Computer):
         write = writing.write
         if not write.targets:
             return []
-        text = Asked(asked.values, asked.formats, ())
+        text = asked.shown_in(())
         outcome = yield from self._calculations.run(writing.source, write.source, collector, text)
         if isinstance(outcome, Failed):
             return outcome
@@ -358,7 +372,7 @@ class Writer(Computer):
                             value,
                             formats[number - 1],
                             declared_type(number, writing.types),
-                            state.tracker.output,
+                            asked.bound or state.tracker.output,
                             array=param.array,
                             exact=param.exact,
                             cast=param.cast,
@@ -434,7 +448,7 @@ class Writer(Computer):
         yield from self._fetcher.collected(collector)
         if not collector.complete or state.ignores():
             return
-        shown = Asked(asked.values, asked.formats, asked.result_formats)
+        shown = asked.shown_in(asked.result_formats)
         outcome = yield from self._calculations.run(writing.returning, write.returning, collector, shown)
         if isinstance(outcome, Failed):
             self._fail(outcome, write.source, run)
@@ -442,7 +456,7 @@ class Writer(Computer):
         if limit is None:
             state.to_client.append(outcome.description)
         asked.tag = collector.tag
-        full = asked.keep(outcome.rows, limit or 0, state.budget)
+        full = asked.keep(outcome.rows, limit or 0, state.budget, state.tracker.output)
         if full is not None:
             self._fail(troubled(full), write.source, run)
             return

@@ -97,6 +97,21 @@ async def test_settings_are_those_of_the_session(any_desk: Desk) -> None:
     assert await any_desk.value(r"SELECT 'a\\b'") == rb"a\\b"
 
 
+async def test_each_step_has_the_settings_of_its_moment(any_desk: Desk) -> None:
+    """Constants are read when a statement is prepared, parameters when they are bound; values are shown when it runs."""
+    german, american = OutputSettings("German, DMY"), OutputSettings("SQL, MDY")
+    zoned = OutputSettings("ISO, YMD", "Asia/Tokyo", others=(("xmloption", "document"),))
+    sql = "SELECT '02.01.2030'::date, $1::date, '2030-01-02 00:00 UTC'::timestamptz"
+    given = {"values": (b"02/01/2030",), "read": german, "bound": american, "settings": zoned}
+    for _ in range(2):
+        rows = await any_desk.rows(sql, **given)
+        assert rows == [(b"2030-01-02", b"2030-02-01", b"2030-01-02 09:00:00+09")]
+    assert await any_desk.value("SELECT '02/01/2030'::date", settings=american) == b"02/01/2030"
+    found = await any_desk.outcome(sql, **given)
+    assert isinstance(found, Answer)
+    assert found.tag == b"SELECT 1"
+
+
 async def test_a_setting_that_the_engine_does_not_know(desk: Desk) -> None:
     outcome = await desk.outcome("SELECT 1", settings=OutputSettings(timezone="Moon/Crater"))
     assert isinstance(outcome, Trouble)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psycopg
 from psycopg import pq
@@ -16,6 +16,7 @@ from rules.plan import Action
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from keys.types import OutputSettings
     from rules.plan import Plan
 
     from .conftest import Bench
@@ -118,8 +119,7 @@ class OnServer:
         asked.finish(outcome)
         return asked
 
-    def _set(self, question: Question) -> None:
-        output = question.settings
+    def _set(self, output: OutputSettings) -> None:
         with self._connection.cursor() as cursor:
             for name, value in (
                 ("DateStyle", output.date_style),
@@ -133,7 +133,7 @@ class OnServer:
 
     def _describe(self, question: Question) -> Outcome:
         connection = self._connection.pgconn
-        self._set(question)
+        self._set(question.settings)
         made = connection.prepare(b"q", question.text, question.types)
         if made.status != pq.ExecStatus.COMMAND_OK:
             return _error(made)
@@ -143,16 +143,21 @@ class OnServer:
         return Answer(parameters, _description(found))
 
     def _run(self, question: Question) -> Outcome:
-        self._set(question)
+        self._set(question.read or question.settings)
         values = [*question.values, *(_array(a) for a in question.arrays)]
         formats = list(question.formats) or [0]
         formats = formats * len(question.values) if len(formats) == 1 else formats
         formats += [0] * len(question.arrays)
         binary = 1 if question.result_formats and question.result_formats[0] else 0
-        types = question.types or None
-        found = self._connection.pgconn.exec_params(
-            question.text, values, types, [pq.Format(f) for f in formats], pq.Format(binary)
+        connection = self._connection.pgconn
+        made = connection.prepare(b"q", question.text, question.types or None)
+        if made.status != pq.ExecStatus.COMMAND_OK:
+            return _error(made)
+        self._set(question.settings)
+        found = connection.exec_prepared(
+            b"q", cast("list[bytes]", values), [pq.Format(f) for f in formats], pq.Format(binary)
         )
+        connection.exec_(b"DEALLOCATE q")
         if found.status != pq.ExecStatus.TUPLES_OK:
             return _error(found)
         rows = tuple(

@@ -233,6 +233,55 @@ def test_what_a_role_and_a_database_are_given_holds_from_the_next_session_on(twi
                 admin.execute(f"alter database {name} reset all".encode())
 
 
+WRITE = "insert into t (id, born) values (90, '02.01.2030')"
+
+
+def test_constants_are_read_when_a_statement_is_prepared(clear: Both) -> None:
+    clear.query("begin; set datestyle to 'German, DMY'")
+    parsed = m.build_parse(b"w", WRITE.encode()) + m.build_parse(
+        b"r", b"select born + 1 from t where born < '31.12.1989'"
+    )
+    clear.say(parsed, m.SYNC)
+    clear.query("set datestyle to 'SQL, MDY'")
+    bound = m.build_bind(b"", b"w") + m.build_execute(b"")
+    clear.say(bound, run("set datestyle to 'ISO, YMD'"), m.build_bind(b"", b"r"), m.build_execute(b""), m.SYNC)
+    assert rows(clear.query("select born from t where id = 90")) == [(b"2030-01-02",)]
+    clear.query("rollback")
+
+
+def test_what_the_server_would_read_otherwise_is_refused(twins: Twins) -> None:
+    client = twins.through()
+    client.query("begin; set datestyle to 'German, DMY'")
+    parsed = m.build_parse(b"w", b"insert into t (id, born, day) values (90, '02.01.2030', '02.01.2030')")
+    assert not errors(client.say(parsed, m.SYNC).until_ready())
+    client.query("savepoint s; set datestyle to 'SQL, MDY'")
+    bound = m.build_bind(b"", b"w") + m.build_execute(b"")
+    assert errors(client.say(bound, m.SYNC).until_ready()) == ["0AP01"]
+    client.query("rollback to s")
+    assert not errors(client.say(bound, m.SYNC).until_ready())
+    assert rows(client.query("select born, day from t where id = 90")) == [(b"02.01.2030", b"02.01.2030")]
+    client.query("rollback")
+    client.query("begin")
+    client.say(run("select born + 1 from t order by id", portal=b"p", limit=1), m.SYNC).until_ready()
+    client.query("savepoint s; set datestyle to 'SQL, MDY'")
+    assert errors(client.say(m.build_execute(b"p"), m.SYNC).until_ready()) == ["0AP01"]
+    client.close()
+
+
+def test_parameters_are_read_when_they_come_and_values_shown_when_they_go(clear: Both) -> None:
+    clear.query("begin")
+    text = "select id, born + $1::int, $2::date from t where born < $2::date + 20000 order by id"
+    clear.say(m.build_parse(b"s", text.encode()), m.SYNC)
+    clear.query("set datestyle to 'SQL, MDY'")
+    clear.say(
+        m.build_bind(b"p", b"s", (), (b"1", b"1999-03-04"), ()),
+        run("set datestyle to 'German, DMY'"),
+        m.build_execute(b"p"),
+        m.SYNC,
+    )
+    clear.query("rollback")
+
+
 def test_search_path_travels_too(both: Both) -> None:
     read = "select id, born, name from t order by id limit 1"
     both.say(

@@ -78,8 +78,9 @@ def _said(kind: str, parts: list[str]) -> tuple[bytes, int]:
 def _refused(kind: str, parts: list[str], heard: list[tuple[Any, ...]]) -> bool:
     """Whether pgveil said of one text of several statements that it can't do this. What follows has another state then."""
     told = [message[1] for message in heard if message[0] == "E"]
-    # What is computed has to come by itself; a login with limits is told so in other words.
-    return kind == "text" and len(parts) > 1 and (told == ["0AP01"] or (told == ["42501"] and COMPUTED in parts))
+    # What is computed has to come by itself; a login with limits is told so in other words. In a failed transaction nothing can be asked.
+    one_of_several = told in (["0AP01"], ["25P02"]) or (told == ["42501"] and COMPUTED in parts)
+    return kind == "text" and len(parts) > 1 and one_of_several
 
 
 def _play(both: Both, script: list[tuple[str, list[str]]]) -> None:
