@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -102,7 +102,7 @@ async def test_each_step_has_the_settings_of_its_moment(any_desk: Desk) -> None:
     german, american = OutputSettings("German, DMY"), OutputSettings("SQL, MDY")
     zoned = OutputSettings("ISO, YMD", "Asia/Tokyo", others=(("xmloption", "document"),))
     sql = "SELECT '02.01.2030'::date, $1::date, '2030-01-02 00:00 UTC'::timestamptz"
-    given = {"values": (b"02/01/2030",), "read": german, "bound": american, "settings": zoned}
+    given: dict[str, Any] = {"values": (b"02/01/2030",), "read": german, "bound": american, "settings": zoned}
     for _ in range(2):
         rows = await any_desk.rows(sql, **given)
         assert rows == [(b"2030-01-02", b"2030-02-01", b"2030-01-02 09:00:00+09")]
