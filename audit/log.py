@@ -382,7 +382,7 @@ class AuditLog:
                             return
         except Exception as error:
             # A mistake of ours must not leave a log that takes records and writes none.
-            self._fail(f"the writer has stopped ({type(error).__name__})")
+            self._fail(f"the writer has stopped ({type(error).__name__})", error)
             raise
 
     async def _write(self, batch: list[_Queued], segment: int | None) -> None:
@@ -406,7 +406,7 @@ class AuditLog:
 
     async def _go_on(self, batch: list[_Queued], error: OSError) -> bool:
         """After a failed write, try until a new segment has taken everything in doubt. False: the log is closing, and it could not."""
-        self._fail(_tell(error))
+        self._fail(_tell(error), error)
         first = batch[0].seq
         given_up = 0
         attempt = 0
@@ -423,7 +423,7 @@ class AuditLog:
                 batch.extend(self._take())
                 await self._write(batch, newest + 1)
             except OSError as again:
-                self._fail(_tell(again))
+                self._fail(_tell(again), again)
             else:
                 return True
         return False
@@ -433,10 +433,11 @@ class AuditLog:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), seconds)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, cause: BaseException) -> None:
         self.statistics.failures += 1
         fresh = self._failure is None
         self._failure = AuditUnavailable(f"the audit log cannot be written: {reason}")
+        self._failure.__cause__ = cause
         if fresh:
             self._refused_in_failure = 0
             self._fail_waiters(self._failure)

@@ -16,6 +16,8 @@ def make_services(config: Config, number: int) -> Services:
     from keys.hygiene import harden_process  # noqa: PLC0415
     from proxy.guard import Guard  # noqa: PLC0415
     from proxy.metrics import Metrics  # noqa: PLC0415
+    from proxy.preload import preload  # noqa: PLC0415
 
     harden_process()
+    preload()
     return Guard(config, number, Metrics(CollectorRegistry()))

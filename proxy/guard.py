@@ -41,12 +41,14 @@ from proxy.metrics import Turned
 from proxy.observe.gate import ObservingGate
 from proxy.observe.keeper import Keeper
 from proxy.own_login import OwnLogin
+from proxy.repeated import Repeated
 from proxy.services import Prepared
 from proxy.session.collect import Budget
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.trail import Identity
 from proxy.session.witness import DescriptionCache
+from proxy.troubles import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,6 +92,9 @@ class Guard:
         self._calculator = CalculatorService(config.calculator, metrics, monotonic=time.monotonic)
         self._keeper = Keeper(config.observe, self._writer, lambda: datetime.now(UTC))
         self._log = structlog.get_logger("guard")
+        self._audit_troubles = Repeated(
+            self._log, "audit.unavailable", "audit.available", time.monotonic, level="error"
+        )
         self._audit: AuditLog
         self._databases: Databases
         self._login: OwnLogin
@@ -360,6 +365,7 @@ class Guard:
 
     def _durable(self, seq: int) -> None:
         self.metrics.audit_healthy(healthy=True)
+        self._audit_troubles.ended("audit")
         for recorder in [r for r in self._waiting if r.last <= seq]:
             self._waiting.discard(recorder)
             recorder.wake(seq)
@@ -368,7 +374,7 @@ class Guard:
 
     def _audit_lost(self, error: AuditUnavailable) -> None:
         self.metrics.audit_healthy(healthy=False)
-        self._log.error("audit.unavailable", exc_info=error)
+        self._audit_troubles.failed("audit", reason_of(error))
         for client in list(self._clients.values()):
             client.recorder.fail()
         self._waiting.clear()

@@ -24,8 +24,9 @@ class _Going:
 class Repeated:
     """Tells `log` of failures of several things as `failure`, and of their ends as `end`. `now`: a clock in seconds that only goes forward."""
 
-    def __init__(self, log: Any, failure: str, end: str, now: Callable[[], float]) -> None:
+    def __init__(self, log: Any, failure: str, end: str, now: Callable[[], float], *, level: str = "warning") -> None:
         self._log = log
+        self._level = level
         self._failure = failure
         self._end = end
         self._now = now
@@ -40,12 +41,12 @@ class Repeated:
         going = self._going.get(what)
         if going is None:
             self._going[what] = _Going(now, reason, now)
-            self._log.warning(self._failure, reason=reason, **more)
+            getattr(self._log, self._level)(self._failure, reason=reason, **more)
             return
         going.times += 1
         if reason != going.reason or now - going.told >= SUMMARY_SECONDS:
             going.reason, going.told = reason, now
-            self._log.warning(
+            getattr(self._log, self._level)(
                 self._failure, reason=reason, times=going.times, seconds=round(now - going.since, 1), **more
             )
 

@@ -114,6 +114,7 @@ _CODEC_READS: Final[dict[str, dict[int, int]]] = {
 }
 
 ENCODING_NAMES: Final = frozenset(_CODECS)
+CODECS: Final = frozenset(_CODECS.values())
 
 
 class EncodingError(ValueError):

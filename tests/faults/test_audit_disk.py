@@ -68,7 +68,7 @@ def _refused(connection: psycopg.Connection[tuple[object, ...]], sql: str) -> bo
     return True
 
 
-def _through_a_failure(ground: Ground, fails: Iterator[None], *, workers: int = 1) -> None:
+def _through_a_failure(ground: Ground, fails: Iterator[None], reason: str, *, workers: int = 1) -> None:
     """Before, during and after it. `fails` begins and ends the failure."""
     with psycopg.connect(ground.dsn(), autocommit=True) as app:
         app.execute("delete from ledger")
@@ -90,6 +90,9 @@ def _through_a_failure(ground: Ground, fails: Iterator[None], *, workers: int = 
     until(ground.ready, "pgveil is ready again")
     assert len(ground.workers()) == workers
     assert [r for r in ground.records() if r["kind"] == "log_restored"]
+    # Once, with the system's own word; and its end.
+    assert [e["reason"] for e in ground.events("audit.unavailable")] == [reason]
+    assert [e["reason"] for e in ground.events("audit.available")] == [reason]
     ground.verify_audit()
 
 
@@ -106,7 +109,7 @@ def test_a_full_disk(ground: Ground, tmp_path: Path) -> None:
     with small_disk(other.home / "audit"):
         other.start()
         try:
-            _through_a_failure(other, fails())
+            _through_a_failure(other, fails(), "ENOSPC")
         finally:
             other.stop()
 
@@ -123,7 +126,7 @@ def test_fsync_fails(ground: Ground, tmp_path: Path) -> None:
 
     other.start(factory=FACTORY)
     try:
-        _through_a_failure(other, fails())
+        _through_a_failure(other, fails(), "EIO")
     finally:
         other.stop()
 
