@@ -194,15 +194,13 @@ class KeyRing:
         return frozenset(self._state.keys)
 
     def marks(self) -> Mapping[str, frozenset[str]]:
-        """The keys of each domain that has a live one, by their marks: id and check value, which tells a key from another of its id."""
-        gone: dict[str, set[str]] = {}
+        """The keys that each domain has had, by their marks: id and check value, which tells a key from another of its id, or `ID:destroyed`."""
+        found: dict[str, set[str]] = {}
         for entry in self._state.body.keys:
-            if not entry.live:
-                gone.setdefault(entry.domain, set()).add(f"{entry.id}:destroyed")
-        return {
-            domain: frozenset({*(f"{i}:{_check_value(k)}" for i, k in keys.items()), *gone.get(domain, ())})
-            for domain, keys in self._state.keys.items()
-        }
+            key = self._state.keys.get(entry.domain, {}).get(entry.id)
+            mark = "destroyed" if key is None else _check_value(key)
+            found.setdefault(entry.domain, set()).add(f"{entry.id}:{mark}")
+        return {domain: frozenset(marks) for domain, marks in found.items()}
 
     def entries(self) -> tuple[KeyEntry, ...]:
         """Every key that the ring ever had, by id, destroyed ones included."""

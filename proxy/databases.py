@@ -16,6 +16,7 @@ import structlog
 
 from proxy.calculator.locale import read_locale
 from proxy.decisions import Gate
+from proxy.differing import Differing
 from proxy.errors import ConfigError, PgveilError, ServerUnreachable
 from proxy.observe.gate import ObservingGate
 from proxy.own_login import OwnLogin
@@ -116,6 +117,7 @@ class Databases:
 
     `changed(database, catalog)` is called in the event loop after a gate's catalog was replaced; `forgotten(database)` when nothing is kept
     of it any more; `answered(whether)` after every attempt to ask the database of pgveil's own URL (or any, where none is `expect`ed).
+    `not_served(count)` after every look at that database: how much of the rules can't be served there, since it is not applied so.
     `make` makes the gates, from rules, catalog, codec and observer. `hosts`: who knows where clients are led; the catalog is read there.
     `serving(database)`: the judges of its sessions, older ones among them; `pinned(database)`: those and the judges of what is open, all of which
     follow the catalog.
@@ -130,6 +132,7 @@ class Databases:
         observer: CacheObserver,
         changed: Callable[[str, Catalog], None],
         answered: Callable[[bool], None],
+        not_served: Callable[[int], None] = lambda _: None,
         forgotten: Callable[[str], None] = lambda _: None,
         make: Callable[..., Gate | ObservingGate] = Gate,
         hosts: Hosts | None = None,
@@ -152,6 +155,7 @@ class Databases:
         self._databases: dict[str, _Database] = {}  # the one that was asked for last is the last
         self._home: str | None = None
         self._log = structlog.get_logger("catalog")
+        self._differing = Differing(self._log, not_served)
         self._troubles = Repeated(self._log, "catalog.unreachable", "catalog.reachable", now)
 
     async def gate(self, name: str) -> Gate | ObservingGate:
@@ -217,6 +221,7 @@ class Databases:
         database = self._databases.pop(name)
         self._codec.leave_database(database.codec)
         self._troubles.forget(name)
+        self._differing.forget(name)
         self._forgotten(name)
         if database.connection is not None:
             database.connection.terminate()
@@ -320,6 +325,7 @@ class Databases:
                 if following is None or catalog is not database.catalog:  # read again, or for the first time, since
                     following = _following(database.gate, rules, database.catalog)
                 database.gate = following()
+                self._differing.look(name, database.gate, home=name == self._home)
 
         return commit
 
@@ -403,6 +409,7 @@ class Databases:
         await self._say_what_is_served(database, connection)
         if database.gate is not None and await connection.fetchval(FINGERPRINT_QUERY) == database.fingerprint:
             await self._look_for_all(connection, database)
+            self._differing.look(database.name, database.gate, home=database.name == self._home)
             return
         fingerprint, catalog = await read_catalog(connection, database.reader)
         encoding = connection.get_settings().server_encoding
@@ -433,6 +440,7 @@ class Databases:
             )
             self._changed(database.name, catalog)
         await self._look_for_all(connection, database)
+        self._differing.look(database.name, database.gate, home=database.name == self._home)
 
     def _older(self, database: _Database) -> set[Gate]:
         return {j for j in self._pinned(database.name) if isinstance(j, Gate) and j is not database.gate}

@@ -247,6 +247,10 @@ class Gate:
         """See Judge."""
         return generation >= self._defined_at
 
+    def not_served(self) -> tuple[str, ...]:
+        """What of the rules can't be served in this database, in words."""
+        return self._world.protection.not_served
+
     @property
     def protection(self) -> ProtectionMap:
         """The rules over the catalog, as they are in force."""

@@ -121,6 +121,7 @@ class Guard:
             observer=CacheMeter(self.metrics),
             changed=self._catalog_changed,
             answered=self._server_answered,
+            not_served=self.metrics.not_applied,
             forgotten=self._database_forgotten,
             make=self._gates(),
             hosts=self.hosts,
@@ -258,7 +259,7 @@ class Guard:
         # New rules on an old catalog would miss the masking views that were made for them just before.
         await self._databases.look_again()
         previous = self._force.rules
-        rules, replace_rules_and_keys = self._force.prepare(config.rules)
+        rules, replace_rules_and_keys = self._force.prepare(config.rules, every_key=self._config.mode == "enforce")
         try:
             await self._databases.announce(rules.version)
             judge_anew = self._databases.prepare(rules)

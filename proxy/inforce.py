@@ -53,15 +53,17 @@ class InForce:
             lookup_key=_key_of(self._ring, LOOKUP_DOMAIN),
         )
 
-    def prepare(self, rules: Path) -> tuple[Rules, Callable[[], None]]:
+    def prepare(self, rules: Path, *, every_key: bool = False) -> tuple[Rules, Callable[[], None]]:
         """Rules and keys as the files have them now, and what puts them in force. Raises ConfigError; nothing has changed then.
 
-        One of the two follows: that call, or `forget`. Until then the keys are not read again for any other reason.
+        `every_key`: refuse rules that seal a column for which there has never been a key. One of the two follows: that call, or `forget`. Until then the keys are not read again for any other reason.
         """
         fresh = _read_rules(rules)
         with _key_troubles(self._keys):
             ring = self._ring.successor(_master_key(self._keys))
         _one_key_each(fresh, ring)
+        if every_key:
+            _a_key_each(fresh, ring)
         # Asked now: the record of a key's first use can fail, and what is prepared must not.
         pseudonym_key, lookup_key = _key_of(ring, PSEUDONYM_DOMAIN), _key_of(ring, LOOKUP_DOMAIN)
         self._prepared += 1
@@ -96,7 +98,9 @@ class InForce:
         marks = self._ring.marks()
         sealed = {c.domain or str(c.name) for c in self.rules.protected_columns() if c.mode is not None}
         recorded = () if record is None else record.columns
-        if sealed <= marks.keys() and not any(lost_keys(c.keys, marks.get(c.domain, frozenset())) for c in recorded):
+        if sealed <= self._ring.domains() and not any(
+            lost_keys(c.keys, marks.get(c.domain, frozenset())) for c in recorded
+        ):
             return
         try:
             with _key_troubles(self._keys):
@@ -145,6 +149,18 @@ def _one_key_each(rules: Rules, ring: KeyRing) -> None:
             raise ConfigError(
                 f"the key domain of {column.name} has several live keys, and comparisons under more than one are not supported yet: "
                 "seal the column under its newest key, and destroy the older ones"
+            )
+
+
+def _a_key_each(rules: Rules, ring: KeyRing) -> None:
+    """Refuse rules that nobody has applied yet: what is in force can be served, and they can't. Raises ConfigError."""
+    known = {entry.domain for entry in ring.entries()}
+    for column in rules.protected_columns():
+        domain = column.domain or str(column.name)
+        if column.mode is not None and domain not in known:
+            raise ConfigError(
+                f"the key ring has no key for {column.name} (key domain {domain}): these rules are not applied yet\n"
+                "Apply them, which makes the key, and reload: pgveil apply --reload"
             )
 
 

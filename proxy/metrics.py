@@ -124,6 +124,9 @@ class MetricSink:
     def catalog_loaded(self, *, loaded: bool) -> None:
         """Whether the worker knows the database's catalog."""
 
+    def not_applied(self, count: int) -> None:
+        """How many sealed columns and masking views of the database of pgveil's own URL are not as the rules say, and not served."""
+
     def rules_loaded(self, version: str) -> None:
         """The rules that hold from now on, by their version (hex digits)."""
 
@@ -189,6 +192,7 @@ class Metrics(MetricSink):
         "_hosts",
         "_logins_abandoned",
         "_logins_failed",
+        "_not_applied",
         "_objects",
         "_observed",
         "_opened",
@@ -314,6 +318,12 @@ class Metrics(MetricSink):
             registry=registry,
             multiprocess_mode="livemin",
         ).set
+        self._not_applied = Gauge(
+            "pgveil_not_applied",
+            "Sealed columns and masking views of the database of catalog.dsn that differ from the rules, and are not served.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        ).set
         self._reached = Gauge(
             "pgveil_server_reached_timestamp_seconds",
             "When a live worker last had an answer from the server, as Unix time.",
@@ -433,6 +443,10 @@ class Metrics(MetricSink):
     def catalog_loaded(self, *, loaded: bool) -> None:
         """See MetricSink."""
         self._catalog(1 if loaded else 0)
+
+    def not_applied(self, count: int) -> None:
+        """See MetricSink."""
+        self._not_applied(count)
 
     def rules_loaded(self, version: str) -> None:
         """See MetricSink."""

@@ -59,6 +59,7 @@ class Monitoring:
         checks = {
             "workers": lambda: bool(self._running),
             "catalog": lambda: self._files.gauge("pgveil_catalog_loaded") == 1,
+            "applied": lambda: self._files.gauge("pgveil_not_applied") == 0,
             "audit": lambda: self._files.gauge("pgveil_audit_healthy") == 1,
             "server": self._reached,
         }

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from rules.catalog_texts import UNREADABLE
-from rules.model import ColumnName, Protection, TableName
+from rules.model import ColumnName, Protection, TableName, Verdict, view_name
 from rules.record import sealed_as
 
 if TYPE_CHECKING:
@@ -105,10 +105,33 @@ def view_problem(catalog: Catalog, view: TableName, table: TableName) -> str | N
     made = None if catalog.record is None else next((v for v in catalog.record.views if v.table == view), None)
     if made is None:
         return f"the database has no record of this login's masking view of \"{table}\": this pgveil's apply has not made it"
-    # One that can't be read now stands behind somebody's lock; the next reading tells.
-    if relation.definition != UNREADABLE and made.text != text_digest(relation.definition or ""):
+    if not is_text_of(relation.definition, made.text):
         return f'this login\'s masking view of "{table}" is not the one that pgveil apply has made'
     return None
+
+
+def wanted_views(rules: Rules, catalog: Catalog) -> set[TableName]:
+    """The masking views that the rules want for those of whom they and the catalog know: some of these logins may not be there."""
+    named = {login for role in rules.roles.values() for login in role.logins}
+    # Whoever holds the same roles sees the same: one of them is enough.
+    alike = {
+        tuple(r.name for r in rules.roles_of(n, catalog.memberships(n))): n for n in (*named, *catalog.members, "")
+    }
+    found = (rules.principal(n, catalog.memberships(n)).policy for n in alike.values())
+    policies = {policy.schema: policy for policy in found}
+    return {
+        TableName(policy.schema, view_name(column.name.relation))
+        for policy in policies.values()
+        for column in rules.protected_columns()
+        if column.protection is Protection.MASKED
+        and policy.verdict(column.name) is not Verdict.CLEAR
+        and column.name.relation in catalog.by_name
+    }
+
+
+def is_text_of(definition: str | None, digest: str) -> bool:
+    """Whether a view's definition is the recorded one. One that can't be read now stands behind somebody's lock; the next reading tells."""
+    return definition == UNREADABLE or text_digest(definition or "") == digest
 
 
 def text_digest(text: str) -> str:

@@ -15,7 +15,14 @@ from rules.analyse.facts import Output
 from rules.analyse.record import ViewLineage
 from rules.budget import TooComplexError
 from rules.dangerous import is_dangerous
-from rules.difference import SEALED_DOMAIN, column_differences, sealed_in, view_problem
+from rules.difference import (
+    SEALED_DOMAIN,
+    column_differences,
+    is_text_of,
+    sealed_in,
+    view_problem,
+    wanted_views,
+)
 from rules.harmless import is_harmless
 from rules.lexer import Kind, LexError
 from rules.model import ColumnName, Protection, TableName, view_name
@@ -94,6 +101,27 @@ class ProtectionMap:
         """Columns of which the database's record says something else than the rules, and what."""
         marks = None if self._marks is None else self._marks()
         return MappingProxyType(column_differences(self.rules, self.catalog, self._columns, marks))
+
+    @cached_property
+    def not_served(self) -> tuple[str, ...]:
+        """What of the rules can't be served in this database, in words. Not what somebody has copied: that is his own business."""
+        record = self.catalog.record
+        recorded = None if record is None else {c.name for c in record.columns}
+        found = [
+            problem
+            for name, problem in sorted(self.differing.items())
+            if name.relation in self.catalog.by_name
+            and (recorded is None or name in recorded or self.rules.column(name) is not None)
+        ]
+        made = () if record is None else record.views
+        for view in made:
+            relation = self.catalog.by_name.get(view.table)
+            if relation is None or not is_text_of(relation.definition, view.text):
+                found.append(f'masking view "{view.table}" is not the one that pgveil apply has made')
+        wanted = {n.schema for n in wanted_views(self.rules, self.catalog)}
+        if wanted and wanted.isdisjoint(v.schema for v in made):
+            found.append("there are no masking views as the rules in force want them")
+        return tuple(found)
 
     def view_problem(self, policy: PolicyClass, table: TableName) -> str | None:
         """Why a class's masking view of a table can't be used; None where it is what the rules and the record say."""

@@ -111,6 +111,10 @@ class ObservingGate:
         """See Judge."""
         return generation == self._generation
 
+    def not_served(self) -> tuple[str, ...]:
+        """See Gate; while observing everything is."""
+        return () if self._observes else self._gate.not_served()
+
     def principal(self, login: str) -> Principal:
         """See Judge."""
         found = self._gate.principal(login)

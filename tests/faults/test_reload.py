@@ -18,6 +18,7 @@ from keys.ring import KeyRing
 from keys.sealed import key_id_of
 from proxy.control import ask
 from proxy.reports import Outcome, Reported
+from rules.difference import REMEDY
 from tests.faults.clients import Crowd
 from tests.faults.faulty import FACTORY
 from tests.faults.ground import until
@@ -91,6 +92,43 @@ def test_new_rules_hold_for_running_connections_from_their_next_statement_on(gro
             assert "*" not in within.execute("fetch 1 from c").fetchone()[0]  # type: ignore[index]
         assert {seen(teller, prepare=True) for teller in tellers} == {clear}, "as it was prepared"
     assert ground.metric("pgveil_reload_failed") == 0
+
+
+def test_rules_that_nobody_has_applied_are_not_taken_up(ground: Ground) -> None:
+    """F10.4: what is in force goes on being served."""
+    fresh = "tables:\n  public.fresh:\n    columns:\n      c: {level: core, mode: deterministic, type: text}\n"
+    with psycopg.connect(ground.dsn("teller"), autocommit=True) as teller, rules(ground, "tables:\n", fresh):
+        before = seen(teller)
+        reported = reload(ground)
+        assert reported.outcome is Outcome.REFUSED
+        assert "no key for public.fresh.c" in (reported.why or "")
+        assert "pgveil apply --reload" in (reported.why or "")
+        assert seen(teller) == before
+        assert ground.ready()
+
+
+def test_what_differs_from_the_record_is_not_served_and_makes_it_not_ready(ground: Ground) -> None:
+    sql = "select obj_description('pgveil.applied'::regclass, 'pg_class')"
+    document = ground.pg.psql(sql, ground.database).strip()
+    other = document.replace('"type":"varchar(19)"', '"type":"varchar(18)"')
+    assert other != document
+    with ExitStack() as stack:
+        teller = stack.enter_context(psycopg.connect(ground.dsn("teller"), autocommit=True))
+        before = seen(teller)
+        stack.callback(ground.pg.psql, f"comment on view pgveil.applied is '{document}'", ground.database)
+        ground.pg.psql(f"comment on view pgveil.applied is '{other}'", ground.database)
+        until(lambda: not ground.readiness()["applied"], "the record differs")
+        assert ground.metric("pgveil_not_applied") >= 1
+        assert ground.readiness()["catalog"]
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="varchar") as caught:
+            seen(teller)
+        assert caught.value.diag.message_hint == REMEDY
+        assert teller.execute("select count(*) from cards").fetchone()
+        assert any("public.cards.pan" in event["why"] for event in ground.events("applied.differs"))
+        ground.pg.psql(f"comment on view pgveil.applied is '{document}'", ground.database)
+        until(ground.ready, "as it was")
+        assert seen(teller) == before
+        assert ground.metric("pgveil_not_applied") == 0
 
 
 @contextmanager

@@ -76,7 +76,7 @@ CALCULATOR = "calculator: {enabled: on, rows: 20}\n"
 LATE = """\
   public.late:
     columns:
-      secret: {level: core, mode: deterministic, type: text, mask: "null"}
+      secret: {level: core, mode: deterministic, type: varchar(19), domain: pan, mask: "null"}
       name: {level: important, mask: name}
 """
 OTHER_RULES = RULES.replace("mode: randomized", "mode: deterministic").replace(

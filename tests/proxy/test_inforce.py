@@ -11,6 +11,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from proxy.errors import ConfigError
 from proxy.inforce import InForce
+from rules.record import Record, SealedAs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,30 @@ def test_good_rules_with_bad_keys_and_good_keys_with_bad_rules(home: Home) -> No
     with pytest.raises(ConfigError, match=r"rules\.yaml"):
         home.force.prepare(home.rules)
     assert home.force._ring.domains() == {"d"}
+
+
+def test_rules_whose_column_has_never_had_a_key_are_refused_where_all_are_wanted(home: Home) -> None:
+    """F10.4: each statement on it would have been refused afterwards. One whose key was destroyed is another matter."""
+    home.rules.write_text((RULES % "clear").replace("domain: d", "domain: later"))
+    with pytest.raises(ConfigError, match=r"no key for .* \(key domain later\)(.|\n)*pgveil apply --reload"):
+        home.force.prepare(home.rules, every_key=True)
+    home.ring.create("later", os.urandom)
+    home.force.prepare(home.rules, every_key=True)
+    home.ring.destroy(home.ring.newest("later").key_id)
+    home.force.prepare(home.rules, every_key=True)
+
+
+def test_a_key_that_only_the_record_knows_is_taken_up(home: Home) -> None:
+    """Another process has made it, and values are sealed under it."""
+    second = home.ring.create("d", os.urandom)
+    home.ring.destroy(home.key)
+    (mark,) = (m for m in home.ring.marks()["d"] if m.startswith(f"{second.key_id}:"))
+    record = Record(columns=(SealedAs("public", "t", "c", "deterministic", "text", "d", (mark,)),))
+    home.force.refresh()
+    assert home.key != second.key_id
+    home.force.refresh(record)
+    assert home.key == second.key_id
+    assert mark in home.force.marks()["d"]
 
 
 def test_another_master_key(home: Home) -> None:

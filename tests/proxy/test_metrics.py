@@ -69,6 +69,7 @@ def test_each_report_reaches_its_metric(metrics: Metrics, registry: CollectorReg
     metrics.audit_synced(12, 0.002)
     metrics.audit_healthy(healthy=True)
     metrics.catalog_loaded(loaded=True)
+    metrics.not_applied(3)
     metrics.rules_loaded("0123456789abcdef")
     metrics.server_reached(1_700_000_000.0)
     metrics.connection_opened()
@@ -92,6 +93,7 @@ def test_each_report_reaches_its_metric(metrics: Metrics, registry: CollectorReg
         ("pgveil_audit_fsync_seconds_sum", None): 0.002,
         ("pgveil_audit_healthy", None): 1,
         ("pgveil_catalog_loaded", None): 1,
+        ("pgveil_not_applied", None): 3,
         ("pgveil_rules_version_lowest", None): 0x0123456789AB,
         ("pgveil_rules_version_highest", None): 0x0123456789AB,
         ("pgveil_server_reached_timestamp_seconds", None): 1_700_000_000.0,

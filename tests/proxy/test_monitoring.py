@@ -30,6 +30,7 @@ from proxy.metrics import Metrics
 m = Metrics(CollectorRegistry())
 m.opened(5)
 m.catalog_loaded(loaded=True)
+m.not_applied(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
 m.audit_healthy(healthy=sys.argv[1] == "healthy")
 m.server_reached(float(sys.argv[2]))
 print("counted", flush=True)
@@ -100,7 +101,7 @@ def leash() -> Iterator[Leash]:
 
 
 def test_not_ready_before_a_worker_is_and_ready_with_it(leash: Leash) -> None:
-    assert leash.failing() == {"workers", "catalog", "audit", "server"}
+    assert leash.failing() == {"workers", "catalog", "applied", "audit", "server"}
     leash.say("start healthy 990")
     assert leash.failing() == set()
     _, page = leash.ask("/metrics")
@@ -121,12 +122,23 @@ def test_one_sick_worker_makes_it_not_ready_until_it_ends(leash: Leash) -> None:
     assert "pgveil_opened_values_total 10.0" in page
 
 
+def test_what_is_not_applied_makes_it_not_ready(leash: Leash) -> None:
+    leash.say("start healthy 990 2")
+    assert leash.failing() == {"applied"}
+    _, page = leash.ask("/metrics")
+    assert "pgveil_not_applied 2.0" in page
+    leash.say("start healthy 990 0")
+    assert leash.failing() == {"applied"}, "the worst worker counts"
+    leash.say("kill expected")
+    assert leash.failing() == set()
+
+
 def test_an_ending_that_was_asked_for_is_no_restart(leash: Leash) -> None:
     leash.say("start healthy 990")
     leash.say("kill expected")
     _, page = leash.ask("/metrics")
     assert "pgveil_worker_restarts_total 0.0" in page
-    assert leash.failing() == {"workers", "catalog", "audit", "server"}
+    assert leash.failing() == {"workers", "catalog", "applied", "audit", "server"}
 
 
 @pytest.mark.parametrize("heard", [960, 1040])

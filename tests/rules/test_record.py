@@ -220,6 +220,31 @@ def test_keys_that_are_not_those_of_the_record(marks: dict[str, frozenset[str]],
         assert "key 1 of domain pan, which the key ring does not have" in told
 
 
+def test_what_cannot_be_served_is_told() -> None:
+    """For /readyz, the metric and the log. What somebody has copied is his own business, and what is not in this database is none."""
+    assert judge().not_served() == ()
+    assert judge(NOTHING, catalog=replace(bank_catalog(), applied=None)).not_served()
+    other = judge(RULES.replace(PAN, PAN.replace("varchar(19)", "varchar(20)")))
+    assert any("public.cards.pan" in problem for problem in other.not_served())
+    assert len(judge(catalog=replace(bank_catalog(), applied=None)).not_served()) == 6
+    bank = bank_catalog()
+    lost = judge(LOST).not_served()
+    assert {p.split('"')[1] for p in lost} == {
+        f"public.{c}" for c in ("cards.credit", "cards.cvv", "cards.pan", "payments.pan")
+    }
+    cards = bank.by_name[TableName("public", "cards")]
+    copy = replace(cards, oid=500, name=TableName("public", "copied"))
+    assert judge(catalog=replace(bank, relations={**bank.relations, 500: copy})).not_served() == ()
+    without = {
+        oid: r for oid, r in bank.relations.items() if r.name.name not in {"cards", "payments", "customers", "visits"}
+    }
+    empty = judge(catalog=replace(bank, relations=without, applied=None)).not_served()
+    assert empty == ()
+    view = next(r for name, r in bank.by_name.items() if name.schema.startswith("pgveil_"))
+    changed = replace(bank, relations={**bank.relations, view.oid: replace(view, definition="SELECT 2")})
+    assert ["is not the one" in p for p in judge(catalog=changed).not_served()] == [True]
+
+
 def test_the_record_reads_as_it_was_written() -> None:
     record = bank_catalog().record
     assert record is not None
