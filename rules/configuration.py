@@ -7,8 +7,9 @@ may give a session's names (portals, prepared statements, temporary relations) a
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rules.lexer import Kind, LexError, literal_value
 
@@ -101,6 +102,7 @@ _RUN_TEXT: Final = frozenset(
 # Words of a function's body behind which a portal or a prepared statement may become another one.
 _REBINDING: Final = frozenset(("close", "open", "deallocate", "prepare", "discard"))
 _ALWAYS: Final = frozenset(("set_config", "pg_settings"))
+_WORD: Final = re.compile(r"[^\W\d][\w$]*")
 _READ: Final = frozenset(("sql", "plpgsql"))
 _COMPILED: Final = frozenset(("c", "internal"))
 # Functions of extensions that run texts or change settings though they are compiled.
@@ -175,8 +177,9 @@ class Changing:
 
     def __init__(self, catalog: Catalog, sources: Sources, reading: frozenset[str]) -> None:
         """`reading`: functions of protected relations, of which those that make or drop relations may hide one."""
-        self._told = _closure(catalog, sources, reading, guess=False)
-        self._names = _closure(catalog, sources, reading, guess=True)
+        hidden = [_hidden(relation) for relation in catalog.relations.values()]
+        self._told = _closure(catalog, hidden, sources, reading, guess=False)
+        self._names = _closure(catalog, hidden, sources, reading, guess=True)
 
     def by(self, lexed: Lexed, first: int, last: int) -> Change:
         """What the statement of tokens `first..last` may change, but for what SET and its kin do."""
@@ -187,7 +190,26 @@ class Changing:
         return self._told.by(lexed, first, last)
 
 
-def _closure(catalog: Catalog, sources: Sources, reading: frozenset[str], *, guess: bool) -> Names:
+class _Hidden(NamedTuple):
+    """What runs when a relation is used. `words`: every word of the texts, so that few of them have to be cut into tokens."""
+
+    relation: str
+    functions: frozenset[str]
+    texts: tuple[str, ...]
+    words: frozenset[str]
+
+
+def _hidden(relation: Relation) -> _Hidden:
+    texts = [*relation.rules, *(c.default for c in relation.columns if c.default is not None)]
+    if relation.definition is not None:
+        texts.append(relation.definition)
+    words = frozenset(_WORD.findall("\n".join(texts))) if texts else frozenset[str]()
+    return _Hidden(relation.name.name, frozenset(f.name for f in relation.trigger_functions), tuple(texts), words)
+
+
+def _closure(
+    catalog: Catalog, hidden: list[_Hidden], sources: Sources, reading: frozenset[str], *, guess: bool
+) -> Names:
     found = Names(_RUN_TEXT if guess else ())
     before = -1
     while len(found) != before:
@@ -197,9 +219,11 @@ def _closure(catalog: Catalog, sources: Sources, reading: frozenset[str], *, gue
                 name = routine.name.name
                 if name not in names and _changes(routine, sources, found, reading, guess=guess):
                     names.add(name)
-        for relation in catalog.relations.values():
-            if relation.name.name not in found.words and _reaches(relation, sources, found):
-                found.words.add(relation.name.name)
+        # What is quoted for its form can't be told by words.
+        plain = not found.signs and all(map(_WORD.fullmatch, found.words))
+        for each in hidden:
+            if each.relation not in found.words and _reaches(each, sources, found, plain=plain):
+                found.words.add(each.relation)
     return found
 
 
@@ -245,14 +269,14 @@ def _sets(body: Lexed) -> Iterator[Change]:
             yield of_set(body, at, last)
 
 
-def _reaches(relation: Relation, sources: Sources, names: Names) -> bool:
-    """Whether using a relation runs something that may change settings."""
-    if any(function.name in names.words for function in relation.trigger_functions):
+def _reaches(hidden: _Hidden, sources: Sources, names: Names, *, plain: bool) -> bool:
+    """Whether using a relation runs something that may change settings. `plain`: the server writes all names without quotes, or as one word in them."""
+    if not hidden.functions.isdisjoint(names.words):
         return True
-    texts = [*relation.rules, *(c.default for c in relation.columns if c.default is not None)]
-    if relation.definition is not None:
-        texts.append(relation.definition)
-    return any(_text_reaches(text, sources, names) for text in texts)
+    words = hidden.words
+    if plain and words.isdisjoint(names.words) and words.isdisjoint(_ALWAYS) and not _names_own_schema(words):
+        return False
+    return any(_text_reaches(text, sources, names) for text in hidden.texts)
 
 
 def _text_reaches(text: str, sources: Sources, names: Names) -> bool:
