@@ -309,8 +309,21 @@ def witness_text(plan: Plan, lexed: Lexed, text: str, offsets: OffsetMap) -> str
     return " " * start + text[start:end]
 
 
-def question(lexed: Lexed, part: Classified, client_encoding: str, server_version: int) -> CopyQuestion | None:
-    """What the server is asked before a COPY TO STDOUT that nothing protected is known to be in; None where there is nothing to ask."""
+_DENIED = (
+    "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) {table}::pg_catalog.regclass"
+    " AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') AND EXISTS (SELECT FROM pg_catalog.pg_attribute a"
+    " WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped{columns}"
+    " AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT'))"
+)
+
+
+def question(
+    lexed: Lexed, part: Classified, client_encoding: str, server_version: int, guarded: frozenset[str]
+) -> CopyQuestion | None:
+    """What the server is asked before a COPY TO STDOUT that nothing protected is known to be in; None where there is nothing to ask.
+
+    `guarded`: names of tables with row security.
+    """
     first, last = lexed.statements[0]
     parsed = parse_copy(lexed, first, last, server_version=server_version)
     if parsed is None or parsed.into or not parsed.streams:
@@ -320,9 +333,19 @@ def question(lexed: Lexed, part: Classified, client_encoding: str, server_versio
             start, end = lexed.tokens[part.first].start, lexed.tokens[part.last].end
             return CopyQuestion(encode_sql(" " * start + lexed.text[start:end], client_encoding), None, OffsetMap())
         names = None if parsed.columns is None else frozenset(parsed.columns)
-        return CopyQuestion(encode_sql(f"SELECT * FROM {_source(lexed, parsed)}", client_encoding), names)  # noqa: S608 - the client's own name
+        source = _source(lexed, parsed)
+        denied = b""
+        if parsed.name in guarded and "\\" not in source + "".join(names or ()):
+            listed = ", ".join(map(_constant, sorted(names or ())))
+            columns = f" AND a.attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{listed}])" if listed else ""
+            denied = encode_sql(_DENIED.format(table=_constant(source), columns=columns), client_encoding)
+        return CopyQuestion(encode_sql(f"SELECT * FROM {source}", client_encoding), names, denied=denied)  # noqa: S608 - the client's own name
     except EncodingError:
         return None
+
+
+def _constant(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _moved(position: int, offsets: OffsetMap) -> int:

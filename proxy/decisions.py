@@ -82,6 +82,7 @@ class _World:
     triggers: frozenset[str]
     names: frozenset[str]
     changing: Changing
+    guarded: frozenset[str]
     hidden: tuple[HiddenRead, ...]
     definitions: Definitions
     opaque: Opaque
@@ -208,6 +209,7 @@ class Gate:
             triggers,
             frozenset(_names(catalog)),
             Changing(catalog, self._sources, functions),
+            frozenset(r.name.name for r in catalog.relations.values() if r.row_security),
             hidden,
             Definitions(catalog, self._vocabulary),
             Opaque(catalog, self._vocabulary),
@@ -531,7 +533,8 @@ class Gate:
         copies = None
         if len(parts) == 1 and parts[0].kind in _COPIES:
             version = self._world.protection.catalog.server_version
-            copies = copy_decisions.question(lexed, parts[0], settings.client_encoding, version)
+            guarded = self._world.guarded
+            copies = copy_decisions.question(lexed, parts[0], settings.client_encoding, version, guarded)
         return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name, copies=copies, ends=ends, forms=forms)
 
     def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> _Afterwards:

@@ -13,7 +13,8 @@ from proxy.session.copy_witness import CopyWitness
 from proxy.session.gate import Admit, Pass
 from proxy.session.judging import PLAN_CHANGED
 from proxy.session.pipeline import Expectation, Kind, Route
-from proxy.session.replies import COPY_NAME
+from proxy.session.replies import COPY_NAME, REFUSED_NAME, REFUSED_TEXT
+from proxy.session.settings import Probe
 from proxy.session.store_witness import PassWitness, StoreWitness
 from proxy.session.witness import disagreement
 from proxy.wire import messages
@@ -35,6 +36,10 @@ _OF_COPY: Final = frozenset((Front.COPY_DATA, Front.COPY_DONE, Front.COPY_FAIL, 
 def ask(state: State, decision: Pass | Admit) -> Generator[Callable[[], bool], None, Witness]:
     """Have the server describe what a statement reads or fills; the witness when it is finished."""
     text, witness = _question(state, decision)
+    if isinstance(decision, Pass) and decision.copies is not None and decision.copies.denied:
+        yield from _look_at_privileges(state, decision.copies.denied, witness)
+        if witness.failed or state.ignores():
+            return witness
     close = messages.build_close(b"S", COPY_NAME)
     for kind, data in (
         (Kind.CLOSE, close),
@@ -46,6 +51,35 @@ def ask(state: State, decision: Pass | Admit) -> Generator[Callable[[], bool], N
     state.to_server.append(messages.FLUSH)
     yield lambda: witness.finished
     return witness
+
+
+def _look_at_privileges(state: State, text: bytes, witness: Witness) -> Steps:
+    """Have the server say whether a table may be read, before it is asked to describe it; where it may not, the client is told as COPY would."""
+    asked = (
+        (Kind.CLOSE, messages.build_close(b"S", COPY_NAME)),
+        (Kind.PARSE, messages.build_parse(COPY_NAME, text)),
+        (Kind.BIND, messages.build_bind(COPY_NAME, COPY_NAME)),
+        (Kind.EXECUTE, messages.build_execute(COPY_NAME)),
+        (Kind.CLOSE, messages.build_close(b"P", COPY_NAME)),
+    )
+    probe = Probe(len(asked))
+    for kind, data in asked:
+        state.send(data, Expectation(kind, Route.GUARD, note=probe, witness=witness, undo=probe.drop))
+    state.to_server.append(messages.FLUSH)
+    yield lambda: probe.finished
+    if probe.row is None or state.ignores():
+        return
+    pairs = (
+        (b"S", b"ERROR"),
+        (b"V", b"ERROR"),
+        (b"C", b"42501"),
+        (b"M", b"permission denied for table " + (probe.row[0] or b"")),
+    )
+    error = messages.build_error(messages.ErrorFields(tuple((code[0], value) for code, value in pairs)))
+    state.send(messages.build_parse(REFUSED_NAME, REFUSED_TEXT), Expectation(Kind.PARSE, Route.REPLACE, error=error))
+    state.to_server.append(messages.FLUSH)
+    yield state.ignores
+    witness.failed = True
 
 
 def _question(state: State, decision: Pass | Admit) -> tuple[bytes, Witness]:

@@ -96,12 +96,14 @@ class Names:
 class CopyQuestion:
     """The SELECT that the server is to describe before a COPY TO. `names`: those of its columns that are copied, None for all.
 
-    `offsets`: where positions in its errors are in the client's text; None where they are nowhere.
+    `offsets`: where positions in its errors are in the client's text; None where they are nowhere. `denied`: of a table with row security, a query
+    that gives its name where the login may not read it: COPY looks at privileges first, and a SELECT at row security.
     """
 
     text: bytes = field(repr=False)
     names: frozenset[str] | None = None
     offsets: OffsetMap | None = None
+    denied: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,17 @@ create function swaps() returns void language plpgsql security definer as
   $$ begin execute 'alter table public.t rename to t_was; alter table public.ot' || 'her rename to t'; end $$;
 create procedure procedure_rebinds(name text) language plpgsql as
   $$ declare c refcursor := name; begin close c; open c for execute 'select born from ot' || 'her order by id'; end $$;
+create table guarded (id int, day date);
+create table "Guarded too" (id int, "o'clock" text);
+create table partly (id int, day date);
+alter table guarded enable row level security;
+alter table "Guarded too" enable row level security;
+alter table partly enable row level security;
+create policy own on guarded using (id > 0);
 grant usage on schema elsewhere to {CLEAR}, {MASKED};
 grant select, insert, update, delete on all tables in schema public, elsewhere to {CLEAR}, {MASKED};
+revoke all on guarded, "Guarded too", partly from {CLEAR}, {MASKED};
+grant select (id) on partly to {CLEAR}, {MASKED};
 """
 ROWS = """
 insert into t values (1, '1984-05-06', '2024-03-04 05:06:07+00', '\\x00ff61', 0.1, 'Anna', '2001-02-03'),
