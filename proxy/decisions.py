@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from proxy.session.computing import Write
     from proxy.session.gate import Decision, Names, ServerCheck, Settings
     from proxy.vocabulary import Vocabulary
+    from rules.analyse import Facts
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
@@ -1008,6 +1009,7 @@ class Gate:
         plan = decide(facts, self._judgement(asker))
         if isinstance(plan, Refusal):
             return facts.significant, plan
+        plan = replace(plan, by_mask=() if plan.lookups else self._by_mask(facts, asker))
         if facts.stored:
             plan = replace(plan, storing=storing(facts, lexed, protection.rules))
         if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
@@ -1025,6 +1027,19 @@ class Gate:
             # EXPLAIN and CREATE AS: no row of theirs can be opened on the way out.
             return facts.significant, replace(plan, results=None)
         return facts.significant, plan
+
+    def _by_mask(self, facts: Facts, asker: _Asker) -> tuple[ColumnName, ...]:
+        """Columns that the login sees masked in the database and that a condition looks at."""
+        verdict = asker.principal.policy.verdict
+        return tuple(
+            sorted(
+                name
+                for name in facts.compared
+                if (column := self.column(name)) is not None
+                and column.protection is Protection.MASKED
+                and verdict(name) is Verdict.MASKED
+            )
+        )
 
     # -- what is not a query
 

@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
 PASSES: Final = "passes"
 ADMITTED: Final = "admitted"
+COMPUTED: Final = "computed"
 REFUSED: Final = "refused"
 
 _SEALED: Final = re.compile(SEALED_IN_TEXT)
+_SEALED_CONSTANT: Final = re.compile(rf"'(?:{SEALED_IN_TEXT})'")
 _HEADER: Final = 4  # characters of a sealed value that tell mode and key, and nothing of the value
 # Fields of an audit record that only a connection can fill in.
 _OF_A_CONNECTION: Final = frozenset({"connection", "client", "application", "statement_id"})
@@ -99,7 +101,8 @@ class Sealing:
 class Statement:
     """One statement of the text, which begins at 1-based character `position`.
 
-    `runs` is what the server gets, sealed constants shortened. `audit`: the record that is written before it runs.
+    `runs` is what the server gets, sealed constants shortened; `fetches` what pgveil asks for first, where it computes. `by_mask`: columns
+    of which the conditions meet masks. `audit`: the record that is written before it runs.
     """
 
     position: int
@@ -113,6 +116,8 @@ class Statement:
     splices: tuple[Splice, ...] = ()
     results: tuple[Result, ...] | None = None
     sealed: tuple[Sealing, ...] = ()
+    fetches: tuple[str, ...] = ()
+    by_mask: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
 
 
@@ -181,7 +186,7 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
         and not any(catalog.owns(login, table) for table in tables),
         catalog.database,
         rules.version,
-        REFUSED if refusal is not None else ADMITTED if ADMITTED in outcomes else PASSES,
+        REFUSED if refusal is not None else next((o for o in (COMPUTED, ADMITTED) if o in outcomes), PASSES),
         text,
         statements,
         refusal,
@@ -213,9 +218,9 @@ class _Telling:
             case Admit():
                 return self._admitted(decision), None
             case Compute():
-                return (self._computed(audited(decision)),), None
+                return (self._computed(audited(decision), decision, None),), None
             case Write():
-                return (self._computed(decision.apply),), None
+                return (self._computed(decision.apply, decision.source, decision.apply),), None
 
     # -- statements
 
@@ -245,12 +250,14 @@ class _Telling:
             found.append(self._planned(plan, (start, end), splices, decision.shape))
         return tuple(found)
 
-    def _computed(self, fetch: Admit) -> Statement:
-        """What is computed by pgveil: the server runs what fetches the rows, or what writes computed ones."""
+    def _computed(self, fetch: Admit, source: Compute, apply: Admit | None) -> Statement:
+        """What is computed by pgveil: the server gives the rows of `fetches`, and runs what writes computed ones."""
         plan = fetch.plans[0]
         assert plan is not None
         told = self._planned(plan, self._spans()[0], (), fetch.shape)
-        return replace(told, runs=decode_sql(fetch.text, "UTF8"))
+        fetches = tuple(_shortened(decode_sql(leaf.fetch.text, "UTF8"), keys=self._keys) for leaf in source.leaves)
+        runs = "" if apply is None else _shortened(decode_sql(apply.text, "UTF8"), keys=self._keys)
+        return replace(told, outcome=COMPUTED, runs=runs or "; ".join(fetches), fetches=fetches)
 
     def _planned(self, plan: Plan, span: tuple[int, int], splices: tuple[Splice, ...], shape: str) -> Statement:
         text = self._text[slice(*span)]
@@ -270,6 +277,7 @@ class _Telling:
             splices=splices,
             results=None if plan.results is None else tuple(self._results(plan.results)),
             sealed=(*(_sealing(None, s) for s in plan.literals), *(_sealing(p.number, p) for p in plan.params)),
+            by_mask=tuple(map(str, plan.by_mask)),
             audit=audit,
         )
 
@@ -396,6 +404,11 @@ def _short(replacement: str, *, keys: bool) -> str:
     """A sealed constant without what it holds: mode and key id, and that there is more."""
     found = _SEALED.search(replacement) if keys else None
     return "'<sealed>'" if found is None else f"'{found[0][:_HEADER]}…'"
+
+
+def _shortened(text: str, *, keys: bool) -> str:
+    """A text of ours, its sealed constants as `_short` has them."""
+    return _SEALED_CONSTANT.sub(lambda found: _short(found[0], keys=keys), text)
 
 
 def _record(event: Event) -> dict[str, Any]:

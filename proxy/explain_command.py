@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +18,7 @@ from rules.problems import json_text, printable
 
 if TYPE_CHECKING:
     from keys.ring import KeyRing
+    from proxy.config import CalculatorSettings
     from proxy.explain import Explanation
     from proxy.own_login import OwnLogin
     from proxy.session.gate import Settings
@@ -39,6 +40,13 @@ _Database = Annotated[
 _Path = Annotated[
     str | None, typer.Option("--search-path", help="Instead of the login's own, as SET would take it.", metavar="LIST")
 ]
+_Calculator = Annotated[
+    bool | None,
+    typer.Option(
+        "--calculator/--no-calculator",
+        help="Judge as with pgveil's calculator, or without; by default as the configuration has it, and with it where there is none.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
@@ -49,6 +57,7 @@ def explain(
     rules: _Rules = None,
     database: _Database = None,
     search_path: _Path = None,
+    calculator: _Calculator = None,
     json_: _Json = False,
 ) -> None:
     """Show what pgveil makes of a statement for a login: verdicts, the text that runs, results, audit record; or the refusal and its way out.
@@ -60,6 +69,8 @@ def explain(
     from proxy.explain import REFUSED
 
     place = _place(config, rules, database)
+    if calculator is not None:
+        place = replace(place, computes=calculator)
     text = _text(sql)
     world = asyncio.run(_ask(place.login, login, search_path))
     explanation = _judge(place, world, text, login)
@@ -73,11 +84,15 @@ def explain(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What to judge by. `ring` None: there are no keys to seal with, so sealed constants are shown without their key."""
+    """What to judge by. `ring` None: there are no keys to seal with, so sealed constants are shown without their key.
+
+    `computes`: a pgveil of this configuration has a calculator.
+    """
 
     rules: Rules
     login: OwnLogin
     ring: KeyRing | None
+    computes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,12 @@ def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
         raise ConfigError("`catalog.dsn` or `catalog.dsn_file` must say how pgveil itself logs in, or use --database")
     if database is not None and "://" not in database:
         dsn = urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
-    return _Place(_rules(rules or settings.rules), OwnLogin(dsn, settings.server), _ring(settings.keys))
+    return _Place(
+        _rules(rules or settings.rules),
+        OwnLogin(dsn, settings.server),
+        _ring(settings.keys),
+        _has_calculator(settings.calculator),
+    )
 
 
 def _rules(path: Path) -> Rules:
@@ -121,6 +141,13 @@ def _rules(path: Path) -> Rules:
         return load_rules(path)
     except RulesError as error:
         raise ConfigError(str(error)) from error
+
+
+def _has_calculator(settings: CalculatorSettings) -> bool:
+    """Whether a worker would have one, found as `pgveil run` finds it."""
+    from proxy.calculator.engine import can_be_had
+
+    return can_be_had(settings)
 
 
 def _ring(directory: Path) -> KeyRing | None:
@@ -180,7 +207,7 @@ def _judge(place: _Place, world: _World, text: str, login: str) -> Explanation:
     from proxy.session.values import ValueCodec
 
     codec = ValueCodec(place.ring or ThrowawayKeys(), random=secrets.token_bytes, enums=world.catalog.enums)
-    gate = Gate(place.rules, world.catalog, codec)
+    gate = Gate(place.rules, world.catalog, codec, computes=place.computes)
     return tell(gate, text, login, world.settings, keys=place.ring is not None)
 
 

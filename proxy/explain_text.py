@@ -114,7 +114,17 @@ def _statement(statement: Statement) -> Iterator[Text]:
         return
     if statement.columns:
         yield from _section("columns", _columns(statement.columns))
-    yield from _section("runs", _runs(statement))
+    if statement.by_mask:
+        yield _text(
+            f"a condition meets the masks of {', '.join(statement.by_mask)}: it finds by these only, not by values"
+        )
+    if statement.fetches:
+        limits = "(within the limits of docs/limits.md, else SQLSTATE 54000)"
+        yield from _section(f"fetches, then computes on the opened rows {limits}", map(_text, statement.fetches))
+        if statement.writes:
+            yield from _section("writes what was computed", [_text(statement.runs)])
+    else:
+        yield from _section("runs", _runs(statement))
     if statement.results is not None:
         yield from _section("results", (_text(_result(r)) for r in statement.results))
     parameters = [s for s in statement.sealed if s.number is not None]

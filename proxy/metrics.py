@@ -31,7 +31,7 @@ FSYNC_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.0
 
 PLAIN: Final = "plain"
 # What an observed statement may come to besides a refusal (proxy.observe.findings.Outcome).
-NOT_REFUSED: Final = ("changed", "recorded", "passes")
+NOT_REFUSED: Final = ("by_mask", "computed", "changed", "recorded", "passes")
 
 # PostgreSQL documentation, appendix A. A class that is not here counts as "other".
 SQLSTATE_CLASSES: Final = frozenset(
@@ -256,7 +256,7 @@ class Metrics(MetricSink):
         self._refusals = {r: refusals.labels(r).inc for r in Reason}
         observed = Counter(
             "pgveil_observed_total",
-            "Statements run in observe mode, by what would be done: a refusal's reason, or changed, recorded, passes.",
+            "Statements run in observe mode, by what would be done: a refusal's reason, or by_mask, computed, changed, recorded, passes.",
             ["reason"],
             registry=registry,
         )

@@ -119,6 +119,7 @@ class Plan:
     `results` is None where the statement returns no rows. `writes`: it can change data. `lookups`: it searches by the real value.
     `explains`: its rows are a plan's text, in which the server quotes the constants that it was given. `later`: of PREPARE and DECLARE, what an execution of the statement or a FETCH from the cursor is.
     `copy`: it is a COPY from or to the client, whose data says nothing of its columns. `storing`: it stores sealed values.
+    `by_mask`: columns of which a condition meets the masks, so that it finds by these alone; told to people, nothing is done about it.
     """
 
     action: Action
@@ -135,6 +136,7 @@ class Plan:
     later: Plan | None = None
     copy: CopyPlan | None = None
     storing: Storing | None = None
+    by_mask: tuple[ColumnName, ...] = ()
 
     @property
     def opens(self) -> bool:

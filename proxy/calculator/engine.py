@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from proxy.calculator.keeper import SOCKET
-from proxy.calculator.programs import CalculatorUnavailable, find_programs, memory_backed
+from proxy.calculator.programs import CalculatorUnavailable, are_there, find_programs, memory_backed
 from proxy.errors import ConfigError
 from proxy.logs import MAX_TEXT
 
@@ -70,6 +70,15 @@ def plan_engine(settings: CalculatorSettings, workers: int, prefer: int | None =
         return None
     connections = workers * (settings.connections + _BESIDE) + 1
     return EngineSpec(programs, settings.directory, connections, settings.memory, settings.seconds)
+
+
+def can_be_had(settings: CalculatorSettings) -> bool:
+    """Whether `plan_engine` finds one."""
+    try:
+        _check_memory(settings)
+    except CalculatorUnavailable:
+        return False
+    return settings.enabled != "off" and are_there(settings.bin_dir)
 
 
 def _check_memory(settings: CalculatorSettings) -> None:

@@ -38,6 +38,15 @@ class Programs:
     major: int
 
 
+def are_there(configured: Path | None = None) -> bool:
+    """Whether there are any; nothing is copied."""
+    try:
+        _find(configured, None)
+    except CalculatorUnavailable:
+        return False
+    return True
+
+
 def find_programs(configured: Path | None = None, prefer: int | None = None) -> Programs:
     """PostgreSQL's programs: those of the directory `configured`; else, of what is installed, major version `prefer`, or the newest.
 

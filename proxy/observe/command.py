@@ -69,6 +69,8 @@ def report(config: _Config = _DEFAULT, directory: _Directory = None, all_: _All 
 
 _WORDS: Final = {
     "refused": "would be refused",
+    "by_mask": "would find by masks only",
+    "computed": "would be computed",
     "changed": "would be changed",
     "recorded": "would be recorded",
     "passes": "touch nothing protected",

@@ -12,6 +12,7 @@ import msgspec
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
+from rules.lexer import LexError, lex
 from rules.model import Protection, Verdict
 from rules.plan import Reason
 
@@ -37,6 +38,8 @@ class Outcome(StrEnum):
     """What would become of a statement."""
 
     REFUSED = "refused"
+    BY_MASK = "by_mask"  # it would run, and its conditions would meet masks: it finds by these alone
+    COMPUTED = "computed"  # pgveil would fetch rows, open them, and compute: within its limits, else SQLSTATE 54000
     CHANGED = "changed"  # it would run, with values sealed, opened or masked
     RECORDED = "recorded"  # it would run as it came, with an audit record
     PASSES = "passes"  # it touches nothing protected
@@ -89,12 +92,15 @@ def finding(decision: Decision, principal: Principal, judge: Judge, place: Place
     outcome, refusal = Outcome.PASSES, None
     effects: tuple[str, ...] = ()
     if isinstance(decision, Compute):
-        shape, outcome = decision.shape, Outcome.CHANGED
-        plans = [plan for leaf in decision.leaves for plan in leaf.fetch.plans]
-        effects = (*_of_plans(plans, judge), "computes on opened values")
+        shape, outcome = decision.shape, Outcome.COMPUTED
+        effects = _of_compute(decision, judge)
     elif isinstance(decision, Write):
-        shape, outcome = decision.shape, Outcome.CHANGED
-        effects = (*_of_plans(decision.apply.plans, judge), "computes values before they are written")
+        shape, outcome = decision.shape, Outcome.COMPUTED
+        effects = (
+            *_of_compute(decision.source, judge),
+            *_of_plans(decision.apply.plans, judge),
+            "computes values before they are written",
+        )
     elif isinstance(decision, Refuse):
         outcome, refusal = Outcome.REFUSED, decision.refusal
         shape = decision.shape or shape
@@ -102,6 +108,8 @@ def finding(decision: Decision, principal: Principal, judge: Judge, place: Place
         shape = decision.shape
         effects = _of_plans(decision.plans, judge)
         outcome = Outcome.CHANGED if effects else Outcome.RECORDED
+        if any(plan is not None and plan.by_mask for plan in decision.plans):
+            outcome = Outcome.BY_MASK
     return Finding(
         outcome,
         compact(shape),
@@ -149,13 +157,39 @@ def _of_plans(plans: Iterable[Plan | None], judge: Judge) -> tuple[str, ...]:
     return tuple(sorted({e for plan in plans if plan is not None for e in _effects(plan, judge)}))
 
 
+def _of_compute(decision: Compute, judge: Judge) -> tuple[str, ...]:
+    """What is fetched, as far as conditions go with it, and computed on."""
+    plans = [plan for leaf in decision.leaves for plan in leaf.fetch.plans]
+    fetched = [f"fetches {' '.join(compact(_shape_of(leaf.fetch)).split())}" for leaf in decision.leaves]
+    masks = {
+        f"computes on masks of {result.open.name}"
+        for plan in plans
+        if plan is not None
+        for result in plan.results or ()
+        if result.open is not None and result.verdict is not Verdict.CLEAR
+    }
+    return (*_of_plans(plans, judge), *fetched, *sorted(masks), "computes on opened values")
+
+
+def _shape_of(fetch: Admit) -> str:
+    """The shape of a text of ours."""
+    try:
+        return lex(fetch.text.decode()).shape
+    except (UnicodeDecodeError, LexError):
+        return NOT_UNDERSTOOD
+
+
 def _effects(plan: Plan, judge: Judge) -> Iterable[str]:
     """What would be done, in words."""
     for literal in plan.literals:
         yield f"seals constants for {literal.column.name}"
     for param in plan.params:
         yield f"seals parameters for {param.column.name}"
-    for result in plan.results or ():
+    copied = () if plan.copy is None else plan.copy.results
+    for column in () if plan.copy is None else plan.copy.columns:
+        if column.sealed is not None:
+            yield f"seals values of {column.sealed.name}"
+    for result in (*(plan.results or ()), *copied):
         if result.open is not None:
             masks = "" if result.verdict is Verdict.CLEAR else " and masks"
             yield f"opens{masks} {result.open.name}"
@@ -164,6 +198,8 @@ def _effects(plan: Plan, judge: Judge) -> Iterable[str]:
     ]
     for name in masked:
         yield f"masks {name}"
+    for name in plan.by_mask:
+        yield f"finds by masks of {name} only"
     if plan.edits and not masked and not plan.literals and not plan.params:
         yield "changes the text"
 

@@ -25,6 +25,8 @@ _LOGINS: Final = 30  # that a table shows; the JSON form has all
 _NAMED: Final = 6  # that are named with one shape
 _SHAPES: Final = 50  # of each outcome or reason
 _TITLES: Final = {
+    Outcome.BY_MASK: "would find by masks only",
+    Outcome.COMPUTED: "would be computed by pgveil, within its limits (docs/limits.md), from what it fetches",
     Outcome.CHANGED: "would be changed",
     Outcome.RECORDED: "would run as they came, and be recorded",
 }

@@ -61,7 +61,9 @@ class Expressions:
     def condition(self, node: exp.Expr | None, scope: Scope) -> None:
         """A WHERE, ON, HAVING or FILTER condition."""
         if node is not None:
+            self.record.conditions += 1
             self.consume(self.value(node, scope), Use.COMPUTE, node)
+            self.record.conditions -= 1
 
     def consume(self, flow: Flow, use: Use, node: exp.Expr) -> None:
         """Note that `flow`, the value of `node`, is used."""

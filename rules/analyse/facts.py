@@ -193,6 +193,7 @@ class Facts:
     parameters: tuple[tuple[int, int], ...] = ()
     sites: tuple[LookupSite, ...] = ()
     doubtful: bool = False
+    compared: frozenset[ColumnName] = frozenset()
 
     @property
     def columns(self) -> frozenset[ColumnName]:

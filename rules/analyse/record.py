@@ -141,6 +141,8 @@ class Record:
     target_obstacle: str = ""
     sealed: dict[int, ColumnName] = field(default_factory=dict)
     in_where: dict[int, bool] = field(default_factory=dict)
+    conditions: int = 0
+    compared: set[ColumnName] = field(default_factory=set)
 
     def spend(self, steps: int = 1) -> None:
         """Take steps of the statement's budget."""
@@ -156,6 +158,8 @@ class Record:
         """Note that a value is used. Of a computed value nothing more need be said than when it was computed."""
         if flow.column is not None:
             self.spend()
+            if self.conditions and use is not Use.NULL_TEST:
+                self.compared.add(flow.column)
             self.uses.append(ColumnUse(flow.column, use, token, flow.reference))
 
     def obstacle(
@@ -230,6 +234,7 @@ class Record:
             significant=tuple(sorted(self.significant)),
             sites=tuple(self.sites),
             doubtful=self.doubtful,
+            compared=frozenset(self.compared),
             parameters=tuple(
                 (index, int(self.tree.lexed.tokens[index].value))
                 for index in range(self.tree.first, self.tree.last + 1)

@@ -14,14 +14,17 @@ from rules.plan import Reason, Refusal
 from tests.proxy.golden import SETTINGS, gate, statements
 
 GATE = gate()
+COMPUTING = gate()
+COMPUTING.computes = True
 PLACE = Place("bank", "r1", GATE.names | {"public"})
 CANARY = "canary7311canary"
 
 
-def judged(sql: str, login: str = "teller", *, extended: bool = False) -> Finding:
-    principal = GATE.principal(login)
-    decision = GATE.decide(sql.encode(), principal, SETTINGS, extended=extended)
-    return finding(decision, principal, GATE, PLACE, shape=GATE.shape(sql.encode(), SETTINGS))
+def judged(sql: str, login: str = "teller", *, extended: bool = False, computes: bool = False) -> Finding:
+    judge = COMPUTING if computes else GATE
+    principal = judge.principal(login)
+    decision = judge.decide(sql.encode(), principal, SETTINGS, extended=extended)
+    return finding(decision, principal, judge, PLACE, shape=judge.shape(sql.encode(), SETTINGS))
 
 
 @pytest.mark.parametrize(
@@ -35,11 +38,70 @@ def judged(sql: str, login: str = "teller", *, extended: bool = False) -> Findin
         ("select id from cards where pan = '1'", "teller", Outcome.CHANGED, ("seals constants for public.cards.pan",)),
         ("select id from cards where pan = $1", "teller", Outcome.CHANGED, ("seals parameters for public.cards.pan",)),
         ("select id from cards where pan = '1'", "agent", Outcome.REFUSED, ()),
+        (
+            "copy (select pan from cards) to stdout",
+            "teller",
+            Outcome.CHANGED,
+            ("opens public.cards.pan",),
+        ),
+        ("copy cards (pan) from stdin", "teller", Outcome.CHANGED, ("seals values of public.cards.pan",)),
+        *(
+            (
+                f"select id from customers where {condition}",
+                "agent",
+                Outcome.BY_MASK,
+                ("finds by masks of public.customers.phone only", "masks public.customers.phone"),
+            )
+            for condition in (
+                "lower(phone) = 'x'",
+                "phone like 'Anna%'",
+                "exists (select from cards where kind = phone)",
+                "id in (select id from visits) and (phone > '1' or id = 1)",
+            )
+        ),
+        (
+            "select id from customers where phone is not null",
+            "agent",
+            Outcome.CHANGED,
+            ("masks public.customers.phone",),
+        ),
+        ("select upper(phone) from customers", "agent", Outcome.CHANGED, ("masks public.customers.phone",)),
+        ("select id from customers where phone like '1%'", "teller", Outcome.RECORDED, ()),
     ],
 )
 def test_outcomes(sql: str, login: str, outcome: Outcome, effects: tuple[str, ...]) -> None:
     found = judged(sql, login)
     assert (found.outcome, found.effects) == (outcome, effects)
+
+
+@pytest.mark.parametrize(
+    ("sql", "login", "effects"),
+    [
+        (
+            "select upper(pan) from cards where id = 7",
+            "teller",
+            ("opens public.cards.pan", "computes on opened values"),
+        ),
+        (
+            "select count(*) from cards where pan like '4929%'",
+            "agent",
+            ("opens and masks public.cards.pan", "computes on masks of public.cards.pan", "computes on opened values"),
+        ),
+        (
+            "update cards set credit = credit + 1 where id = 7",
+            "teller",
+            ("seals parameters for public.cards.credit", "computes values before they are written"),
+        ),
+    ],
+)
+def test_what_is_computed_says_what_is_fetched(sql: str, login: str, effects: tuple[str, ...]) -> None:
+    found = judged(sql, login, computes=True)
+    assert found.outcome is Outcome.COMPUTED
+    assert set(effects) <= set(found.effects)
+    (fetched,) = [effect for effect in found.effects if effect.startswith("fetches ")]
+    assert "from" in fetched.lower()
+    assert "7" not in fetched
+    assert judged(sql, login).outcome is Outcome.REFUSED
 
 
 def test_a_refusal_brings_its_words() -> None:

@@ -20,7 +20,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from keys.sealed import SEALED_PATTERN, DataKey, seal
 from keys.sealed_sql import holds
-from proxy.explain import ADMITTED, PASSES, REFUSED, Explanation, Result, explain
+from proxy.explain import ADMITTED, COMPUTED, PASSES, REFUSED, Explanation, Result, explain
 from proxy.explain_text import psql_lines, show
 from proxy.offline import first_settings
 from proxy.session.computing import Write
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from rules.model import Column
 
 GATE = gate()
+COMPUTING = gate()
+COMPUTING.computes = True
 AGENT = GATE.principal("agent").policy.schema
 
 
@@ -93,6 +95,27 @@ class TestStatements:
             Result(2, "opened", "public.customers.id_number", "varchar(18)"),
         )
         assert "the text as it came" in printed(found)
+
+    def test_what_is_computed(self) -> None:
+        """As a pgveil with a calculator does it; without one it is refused."""
+        sql = "select upper(pan) from cards where id = 7"
+        assert told(sql, "teller").outcome == REFUSED
+        found = explain(COMPUTING, sql, "teller", SETTINGS)
+        (statement,) = found.statements
+        assert (found.outcome, statement.outcome) == (COMPUTED, COMPUTED)
+        (fetch,) = statement.fetches
+        assert "WHERE (id = 7)" in fetch
+        assert "fetches, then computes on the opened rows" in printed(found)
+        assert fetch in printed(found, 200)
+        written = explain(COMPUTING, "update cards set credit = credit + 1 where id = 7", "teller", SETTINGS)
+        assert written.outcome == COMPUTED
+        assert "writes what was computed" in printed(written)
+
+    def test_a_condition_on_masks(self) -> None:
+        found = told("select id from customers where lower(phone) = 'x'")
+        assert found.statements[0].by_mask == ("public.customers.phone",)
+        assert "meets the masks of public.customers.phone" in printed(found)
+        assert told("select id, phone from customers where id = 1").statements[0].by_mask == ()
 
     def test_what_is_sealed(self) -> None:
         sql = "update cards set pan = '4111', cvv = $1::char(3) where pan = any($2)"

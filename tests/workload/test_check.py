@@ -142,7 +142,11 @@ def test_what_the_calculator_can_do_is_not_refused(place: Place, tmp_path: Path)
     path.write_text("select card from clients order by card")
     assert check(place, path, "--as", "wl_teller", "--no-calculator")[0] == 1
     code, found = check(place, path, "--as", "wl_teller")
-    assert (code, found["findings"][0]["effects"]) == (0, ["opens public.clients.card", "computes on opened values"])
+    (only,) = found["findings"]
+    assert (code, only["outcome"]) == (0, "computed")
+    assert only["effects"][0] == "opens public.clients.card"
+    assert only["effects"][1].startswith("fetches ")
+    assert only["effects"][2] == "computes on opened values"
 
 
 def test_statistics(place: Place, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_statistics(place: Place, tmp_path: Path) -> None:
         "wl_agent,select broken\n"
     )
     code, found = check(place, path)
-    assert code == 0
+    assert code == 1, "wl_agent sees the card masked, and does not write it (ADR 0027)"
     counts = {(f["login"], f["outcome"]): f["count"] for f in found["findings"]}
     assert counts[("wl_teller", "changed")] == 900
     assert (found["unknown_logins"], found["bad"], found["statements"]) == (["wl_gone"], 1, 932)
