@@ -196,6 +196,16 @@ class CopyJudge:
         if isinstance(plan, Refusal):
             return plan
         sealed = {param.number: param.column for param in plan.params}
+        given = next((param.column for param in plan.params if param.given), None)
+        if given is not None:
+            return Refusal(
+                Reason.COPY,
+                UNSUPPORTED,
+                f'COPY can\'t give values to column "{given.name}", which this login does not see clear',
+                hint="Send INSERT statements: each of their values is counted.",
+                column=given.name,
+                token=parsed.first,
+            )
         plan = replace(plan, action=Action.COPY, edits=(), literals=(), params=(), results=None)
         if not sealed:
             return plan

@@ -157,6 +157,7 @@ def _argument(
                 negative=extent.negative,
                 array=array,
                 exact=param.exact,
+                given=param.given,
             )
         )
     return literals

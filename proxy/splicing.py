@@ -31,6 +31,9 @@ class LiteralSealer(Protocol):
     ) -> bytes:
         """A SQL constant, sealed. Raises BadValue."""
 
+    def vouch(self, column: Column, sealed: bytes) -> bytes:
+        """The ticket for what was sealed (ADR 0027). Raises BadValue."""
+
 
 _STEPS_AN_ELEMENT: Final = 3
 
@@ -67,6 +70,8 @@ def _sealed(lexed: Lexed, literal: SealLiteral, sealer: LiteralSealer) -> str:
         sealed = sealer.seal_literal(
             literal.column, value, number=token.kind is Kind.NUMBER, array=literal.array, exact=literal.exact
         )
+        if literal.given:
+            sealed = sealer.vouch(literal.column, sealed)
     except BadValue as bad:
         # Where the server's own input function would have refused it, its error would point at the constant.
         if bad.sqlstate in _POINTED:

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING
 
 from rules.analyse.facts import Use
 from rules.difference import REMEDY
-from rules.lookups import function_of
-from rules.model import Column, ColumnName, PolicyClass, Protection, SealMode, Verdict, quote_ident, view_name
+from rules.lookups import GIVEN, WRITING_SCHEMA, function_of
+from rules.model import (
+    Column,
+    ColumnName,
+    PolicyClass,
+    Protection,
+    SealMode,
+    Verdict,
+    quote_ident,
+    quote_literal,
+    view_name,
+)
 from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
 from rules.rights import may_insert, may_update
 
@@ -26,6 +36,8 @@ NOT_APPLIED = "55000"  # object_not_in_prerequisite_state
 # Casts that change nothing of the value a sealed column gets: their type is the column's own or a plain text.
 _TRANSPARENT = frozenset({"text", "varchar", "character varying", "pg_catalog.text", "pg_catalog.varchar", "unknown"})
 _VARYING = frozenset({"text", "varchar", "character varying"})
+# What a text is assigned to as it is.
+_ASSIGNED = ("text", "varchar", "char", "bpchar")
 _TEXTS = _VARYING | {"char", "character", "bpchar"}
 
 
@@ -77,6 +89,7 @@ class _Decision:
         self.sites = tuple(s for s in facts.sites if self._is_lookup(s))
         self.site_tokens = {(s.column, s.token) for s in self.sites}
         self.tickets = {t for s in self.sites for t in s.constants}
+        self.given = frozenset(s.column for s in facts.stored if self._is_given(s))
 
     def plan(self) -> Plan:
         facts = self.facts
@@ -115,7 +128,7 @@ class _Decision:
             params=params,
             results=self._results(),
             writes=facts.writes,
-            lookups=bool(self.sites)
+            lookups=bool(self.sites or self.given)
             or any(
                 u.use is Use.EQUAL_CONSTANT and (not self._limited(u.column) or self._sealed(u.column))
                 for u in facts.uses
@@ -152,12 +165,33 @@ class _Decision:
             yield Edit(site.tail[1], site.tail[1], after, behind=True)
 
     def _metered(self) -> int:
-        """How many constants look up what the role sees masked."""
+        """How many constants look up what the role sees masked, or are given to what it may write without seeing it."""
         return len(self.tickets) + sum(
             1
             for c in self.facts.constants
-            if self._sealed(c.column) and self._limited(c.column) and (c.compared or c.column in self.judgement.told)
+            if self._gives(c) or (c.compared and self._sealed(c.column) and self._limited(c.column))
         )
+
+    # -- values for columns that are not seen clear (ADR 0027)
+
+    def _is_given(self, stored: Stored) -> bool:
+        """Whether a value reaches a column by a rule of the role's only, and so through the function that the column's trigger asks for."""
+        if stored.source == "destroyed" or stored.column not in self.judgement.policy.writes:
+            return False
+        compared = stored.changes or self._sealed(stored.column) or stored.column in self.judgement.told
+        return compared and self._limited(stored.column)
+
+    def _gives(self, constant: Constant) -> bool:
+        return constant.column in self.given and not constant.compared
+
+    def _giving(self, constant: Constant, column: Column) -> Iterable[Edit]:
+        """The function around the constant, which is a ticket."""
+        assert column.type is not None
+        canonical = self.judgement.canonical_type(column.type)
+        cast = "" if self._sealed(column.name) or canonical.startswith(_ASSIGNED) else f"::{_spelled(canonical)}"
+        name = f"{quote_ident(WRITING_SCHEMA)}.{quote_ident(GIVEN)}"
+        yield Edit(constant.first, constant.first - 1, f"{name}(")
+        yield Edit(constant.last, constant.last, f", {quote_literal(str(column.name))}){cast}", behind=True)
 
     # -- small questions
 
@@ -407,6 +441,17 @@ class _Decision:
         if stored.source == "destroyed":
             return
         if may_update(policy, column) if stored.changes else may_insert(policy, column, told):
+            if column.name in self.given and stored.source not in {"constant", "null"}:
+                raise RefusedError(
+                    Refusal(
+                        Reason.PLAIN_INTO_SEALED,
+                        UNSUPPORTED,
+                        f'column "{column.name}" can be given constants and parameters only by a login that sees it {self._verdict(column.name)}',
+                        hint="Give the value as a literal or a parameter, without a function or an expression around it.",
+                        column=column.name,
+                        token=stored.token,
+                    )
+                )
             return
         raise RefusedError(
             unseen(
@@ -477,9 +522,12 @@ class _Decision:
         uncast: list[Edit] = []
         sealed_tokens: dict[int, list[int]] = defaultdict(list)
         for constant in self.facts.constants:
-            if not self._sealed(constant.column) and constant.token not in self.tickets:
+            given = self._gives(constant)
+            if not (given or self._sealed(constant.column) or constant.token in self.tickets):
                 continue
             column = self._column(constant.column)
+            if given:
+                uncast += self._giving(constant, column)
             if constant.flows:
                 self._flowing(constant, column)
             if constant.text and not self._is_text(column, _TEXTS):
@@ -506,6 +554,7 @@ class _Decision:
                         negative=constant.negative,
                         array=constant.array,
                         exact=constant.compared,
+                        given=given,
                     )
                 )
                 continue
@@ -518,6 +567,7 @@ class _Decision:
                 exact=constant.compared,
                 listed=constant.listed,
                 cast=self._cast_to_own(constant, column),
+                given=given,
             )
             sealed_tokens[number].append(constant.token)
             if number in params and not _same_sealing(params[number], made):
@@ -610,7 +660,7 @@ def unseen(name: ColumnName, seen: Verdict, what: str, token: int | None) -> Ref
         Reason.ORACLE,
         DENIED,
         f'column "{name}" can\'t be {what} by a login that sees it {seen}: the server would compare the value with what is there',
-        hint="Leave the column out, or write it with a login that sees it clear.",
+        hint="Leave the column out, or allow the role `write: values` on it in the rules.",
         column=name,
         token=token,
     )
@@ -668,7 +718,7 @@ def cast_refusal(
 
 
 def _same_sealing(one: SealParam, other: SealParam) -> bool:
-    return one.array == other.array and _sealed_alike(one.column, other.column)
+    return (one.array, one.given) == (other.array, other.given) and _sealed_alike(one.column, other.column)
 
 
 def _sealed_alike(one: Column, other: Column) -> bool:
@@ -678,6 +728,11 @@ def _sealed_alike(one: Column, other: Column) -> bool:
         and one.type == other.type
         and one.mode is other.mode
     )
+
+
+def _spelled(canonical: str) -> str:
+    """A type as a cast names it, without a modifier that would cut a value."""
+    return _without_modifier(canonical.removeprefix("enum "))
 
 
 def _without_modifier(name: str) -> str:

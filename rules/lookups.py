@@ -18,15 +18,27 @@ if TYPE_CHECKING:
     from rules.model import PolicyClass, Rules
 
 _LONGEST = 63  # bytes of an identifier (NAMEDATALEN - 1)
+WRITING_SCHEMA = "pgveil_write"
+"""Where the functions are through which values come for columns that are not seen clear (ADR 0027)."""
+GIVEN = "given"
+"""The one that the proxy names: it takes a ticket and gives the value, which the column's trigger then lets pass."""
 
 
 def function_name(column: ColumnName) -> str:
     """The look-up function's name inside a class's schema. It cannot be a masking view's: it ends in a parenthesis-like mark."""
-    plain = f"{view_name(column.relation)}.{column.column}="
-    raw = plain.encode()
+    return _marked(f"{view_name(column.relation)}.{column.column}", "=")
+
+
+def gate_name(table: TableName, column: str) -> str:
+    """The name of the trigger function that lets values into a column of a table."""
+    return _marked(f"{view_name(table)}.{column}", "!")
+
+
+def _marked(plain: str, mark: str) -> str:
+    raw = (plain + mark).encode()
     if len(raw) <= _LONGEST:
-        return plain
-    return raw[:49].decode(errors="ignore") + "_" + hashlib.sha256(raw).hexdigest()[:12] + "="
+        return plain + mark
+    return raw[:49].decode(errors="ignore") + "_" + hashlib.sha256(raw).hexdigest()[:12] + mark
 
 
 def key_of(relation: Relation, protected: Mapping[str, ColumnName], rules: Rules) -> tuple[str, ...]:

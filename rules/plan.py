@@ -48,7 +48,7 @@ class SealLiteral:
 
     `negative`: a minus sign stands before the number. `array`: the literal is an array constant whose elements are sealed one by one.
     `exact`: it is compared and not stored, so what the column can't hold equals nothing instead of being an error. A constant for a column that
-    is not sealed becomes the ticket of a look-up instead.
+    is not sealed becomes the ticket of a look-up instead. `given`: so does a sealed one, for a function of pgveil's that gives it (ADR 0027).
     """
 
     token: int
@@ -58,6 +58,7 @@ class SealLiteral:
     negative: bool = False
     array: bool = False
     exact: bool = False
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class SealParam:
     """Seal parameter `$number` for `column`; with `array` each element of it. `exact` as for SealLiteral.
 
     `listed`: it is one of several behind IN, and so of the column's own type, not of the operator's.
-    `cast`: the text casts it to the column's own type, so a text is read as that type reads it.
+    `cast`: the text casts it to the column's own type, so a text is read as that type reads it. `given` as for SealLiteral.
     """
 
     number: int
@@ -74,6 +75,7 @@ class SealParam:
     exact: bool = False
     listed: bool = False
     cast: bool = False
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ TOP_KEYS = ("version", "tables", "roles")
 TABLE_KEYS = ("subject", "columns")
 COLUMN_KEYS = ("level", "protection", "stored", "mode", "type", "domain", "mask", "on_damage", "placeholder")
 ROLE_KEYS = ("logins", "member_of", "levels", "columns", "lookups")
-ROLE_COLUMN_KEYS = ("verdict", "lookup")
+ROLE_COLUMN_KEYS = ("verdict", "lookup", "write")
 LOOKUPS_KEYS = ("per_minute",)
 LOOKUP_FORMS = ("equality", "none")
 WRITE_FORMS = ("values", "none")
@@ -191,7 +191,7 @@ def _role() -> dict[str, Any]:
                 "additionalProperties": {"$ref": "#/$defs/role_column"},
             },
             "lookups": {
-                "description": "How often the post may look up, over all columns with `lookup`.",
+                "description": "How often the post may look up, over all columns with `lookup` or `write`.",
                 "type": "object",
                 "required": [*LOOKUPS_KEYS],
                 "additionalProperties": False,
@@ -222,6 +222,10 @@ def _role_column() -> dict[str, Any]:
                     "lookup": {
                         "description": "`equality`: rows may be found by the real value of a column that is seen masked.",
                         "enum": [*LOOKUP_FORMS],
+                    },
+                    "write": {
+                        "description": "`values`: a column that is not seen clear may be given values, each of which counts as a look-up.",
+                        "enum": [*WRITE_FORMS],
                     },
                 },
             },

@@ -13,6 +13,7 @@ import asyncpg
 
 from lifecycle.apply.model import OWNER, SCHEMA, ApplyError
 from lifecycle.database import read_catalog
+from rules.lookups import WRITING_SCHEMA
 from rules.model import TableName, quote_ident
 from rules.serving import SERVING_QUERY
 
@@ -116,6 +117,8 @@ class State:
     given: frozenset[Atom]
     default_grants: tuple[tuple[str, str], ...]
     lookups: Mapping[TableName, OwnFunction]
+    gates: Mapping[TableName, OwnFunction]
+    writing_schema: bool
     serving: tuple[Serving, ...] = ()
 
 
@@ -179,6 +182,20 @@ SELECT n.nspname::text AS schema, p.proname::text AS name, pg_get_userbyid(p.pro
                FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee <> p.proowner) AS grantees
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname ~ '^pgveil_[0-9a-f]{12}$' AND p.prokind = 'f'
+"""
+
+# With its triggers, so that one that is disabled, dropped or changed by hand is seen.
+GATE_DIGEST = """
+SELECT md5(pg_get_functiondef(p.oid) || COALESCE((SELECT string_agg(pg_get_triggerdef(t.oid) || t.tgenabled::text, ';' ORDER BY t.tgname, t.tgrelid)
+                                                    FROM pg_trigger t WHERE t.tgfoid = p.oid AND t.tgparentid = 0), ''))
+  FROM pg_proc p WHERE p.oid = $1::text::regprocedure
+"""
+
+_GATES = """
+SELECT p.proname::text AS name, pg_get_userbyid(p.proowner)::text AS owner, obj_description(p.oid, 'pg_proc') AS comment,
+       p.oid::regprocedure::text AS signature
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = $1
 """
 
 _TABLE_GRANTS = """
@@ -274,6 +291,17 @@ async def read_state(connection: Connection) -> State:
             )
             for r in await connection.fetch(_OWN_FUNCTIONS)
         },
+        gates={
+            TableName(WRITING_SCHEMA, r["name"]): OwnFunction(
+                recorded_digest(r["comment"], str(await connection.fetchval(GATE_DIGEST, r["signature"]))),
+                r["owner"],
+                frozenset(),
+            )
+            for r in await connection.fetch(_GATES, WRITING_SCHEMA)
+        },
+        writing_schema=bool(
+            await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", WRITING_SCHEMA)
+        ),
         serving=tuple(Serving(**r) for r in await connection.fetch(SERVING_QUERY)),
     )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ARGUMENTS = "(tickets pg_catalog.text[])"
 # Values come as text in one form, whatever the session's settings are.
-_SETTINGS = "SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET timezone = 'UTC'"
+SETTINGS = "SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET timezone = 'UTC'"
 # Types whose bare name means a length of one.
 _UNBOUNDED = {"char": "bpchar", "bit": "varbit"}
 
@@ -98,7 +98,9 @@ def _function(
     signature = relation_sql(name) + "(pg_catalog.text[])"
     columns = [c for key in keys if (c := relation.column(key)) is not None]
     returned = ", ".join(f"k{number} {_key_type(c, column, rules)}" for number, c in enumerate(columns, 1))
-    value = f"{quote_ident(SCHEMA + '_private')}.lookup_value(x.ticket, {quote_literal(str(column))})::{_value_type(stored)}"
+    value = (
+        f"{quote_ident(SCHEMA + '_private')}.lookup_value(x.ticket, {quote_literal(str(column))})::{value_type(stored)}"
+    )
     body = (
         f"SELECT {', '.join(f't.{quote_ident(k)}' for k in keys)}\n  FROM {relation_sql(relation.name)} AS t\n"  # noqa: S608 - quoted
         f" WHERE t.{quote_ident(column.column)} OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT {value}\n"
@@ -106,12 +108,12 @@ def _function(
     )
     definition = (
         f"CREATE FUNCTION {relation_sql(name)}{_ARGUMENTS} RETURNS TABLE ({returned})\n"
-        f"LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER ROWS 10 {_SETTINGS}\nAS {quote_literal(body)}"
+        f"LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER ROWS 10 {SETTINGS}\nAS {quote_literal(body)}"
     )
     return MakeLookup(signature, definition, digest(definition))
 
 
-def _value_type(column: CatalogColumn) -> str:
+def value_type(column: CatalogColumn) -> str:
     """The column's type without a length, which would cut a value that is too long to the one it begins with."""
     known = type_of_oid(column.type_oid, -1)
     return column.declared_type if known is None else _UNBOUNDED.get(known, known)

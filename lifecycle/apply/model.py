@@ -30,6 +30,7 @@ class Kind(StrEnum):
     SEAL = "seal"
     VIEW = "masking view"
     LOOKUP = "look-up"
+    WRITE = "write"
     REVOKE = "revoke"
     GRANT = "grant"
     DROP = "drop"
@@ -150,6 +151,17 @@ class WriteRecord:
     functions: tuple[MadeAs, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MakeGate:
+    """A function through which values are written, `behind` it what belongs to it. `digest` names all of that, for the function's comment."""
+
+    name: str
+    signature: str
+    definition: str
+    behind: tuple[str, ...]
+    digest: str
+
+
 Work = (
     Statements
     | MakeKey
@@ -161,6 +173,7 @@ Work = (
     | TurnTable
     | MakeView
     | MakeLookup
+    | MakeGate
     | WriteRecord
 )
 

@@ -16,6 +16,7 @@ from lifecycle.apply.recording import plan_record
 from lifecycle.apply.reseal import plan_lost, plan_resealing
 from lifecycle.apply.seal import plan_sealing
 from lifecycle.apply.triggers import plan_triggers
+from lifecycle.apply.writing import plan_writing
 from lifecycle.database import fix_settings
 from rules.model import ColumnName, Protection
 from rules.protect import ProtectionMap
@@ -64,7 +65,8 @@ async def plan_inside(
     views = draft.beside()
     first = plan_views(views, state, rules, people, protection, before)
     gone = plan_lookups(views, state, rules, people, protection)
-    draft.changes += [*gone, *first]
+    gates = plan_writing(views, state, rules, people, protection)
+    draft.changes += [*gates, *gone, *first]
     plan_lost(draft, state, rules)
     again = await plan_resealing(connection, draft, state, rules, ring, values=values)
     await plan_triggers(connection, draft, state, rules)

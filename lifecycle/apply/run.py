@@ -9,7 +9,7 @@ import asyncpg
 from keys.lookup import LOOKUP_DOMAIN
 from keys.mask_sql import install_sql, lookup_key_sql, pseudonym_key_sql
 from lifecycle.apply.ground import DOMAIN_DIGEST as DOMAIN_WANTED
-from lifecycle.apply.inspect import DOMAIN_DIGEST, FUNCTIONS_DIGEST, digest_comment, relation_sql
+from lifecycle.apply.inspect import DOMAIN_DIGEST, FUNCTIONS_DIGEST, GATE_DIGEST, digest_comment, relation_sql
 from lifecycle.apply.locks import LockTakenError, lock
 from lifecycle.apply.model import (
     OWNER,
@@ -17,6 +17,7 @@ from lifecycle.apply.model import (
     SCHEMA,
     ApplyError,
     InstallMasks,
+    MakeGate,
     MakeKey,
     MakeLookup,
     MakeView,
@@ -136,10 +137,8 @@ async def _perform(
         await seal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
     elif isinstance(work, ResealTable):
         await reseal_table(connection, work, ring, random=random, progress=progress, total=change.rows or 0)
-    elif isinstance(work, MakeView):
-        await _make_view(connection, work)
-    elif isinstance(work, MakeLookup):
-        await _make_lookup(connection, work)
+    elif isinstance(work, MakeView | MakeLookup | MakeGate):
+        await _make(connection, work)
     elif isinstance(work, WriteRecord):
         await write_record(connection, work, ring)
 
@@ -174,6 +173,15 @@ async def _set_key(connection: Connection, sql: str, key: bytes) -> None:
     await connection.execute(sql, key)
 
 
+async def _make(connection: Connection, work: MakeView | MakeLookup | MakeGate) -> None:
+    if isinstance(work, MakeView):
+        await _make_view(connection, work)
+    elif isinstance(work, MakeLookup):
+        await _make_lookup(connection, work)
+    else:
+        await _make_gate(connection, work)
+
+
 async def _make_view(connection: Connection, view: MakeView) -> None:
     name = relation_sql(TableName(view.schema, view.name))
     await connection.execute(f"CREATE VIEW {name} AS\n{view.query}")
@@ -190,4 +198,16 @@ async def _make_lookup(connection: Connection, lookup: MakeLookup) -> None:
     actual = await connection.fetchval("SELECT md5(pg_get_functiondef($1::text::regprocedure))", lookup.signature)
     await connection.execute(
         f"COMMENT ON FUNCTION {lookup.signature} IS {quote_literal(digest_comment(lookup.digest, actual))}"
+    )
+
+
+async def _make_gate(connection: Connection, gate: MakeGate) -> None:
+    await connection.execute(gate.definition)
+    await connection.execute(f"ALTER FUNCTION {gate.signature} OWNER TO {quote_ident(OWNER)}")
+    await connection.execute(f"REVOKE ALL ON FUNCTION {gate.signature} FROM PUBLIC")
+    for sql in gate.behind:
+        await connection.execute(sql)
+    actual = await connection.fetchval(GATE_DIGEST, gate.signature)
+    await connection.execute(
+        f"COMMENT ON FUNCTION {gate.signature} IS {quote_literal(digest_comment(gate.digest, actual))}"
     )

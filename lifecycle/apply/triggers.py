@@ -33,7 +33,7 @@ _TRIGGERS = """
 SELECT t.tgname::text AS name, t.tgtype::int AS type, l.lanname::text AS language, p.prosrc AS source,
        n.nspname || '.' || p.proname AS function, t.tgargs AS arguments
   FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
- WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgname
+ WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT starts_with(n.nspname::text, 'pgveil') ORDER BY t.tgname
 """
 
 # Functions in C that come with PostgreSQL: how many of their first arguments name columns that they assign (F.38 "spi", 12.4.3, 9.29).

@@ -245,6 +245,7 @@ class Extended:
                     array=param.array,
                     exact=param.exact,
                     cast=param.cast,
+                    given=param.given,
                 )
             formats[place] = 0
         state.observer.sealed(len(plan.params))

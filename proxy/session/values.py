@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rules.model import Column, ColumnName
 
 # What no canonical value begins with: a value that the column cannot hold is sealed behind it, and so equals nothing that is stored.
+_PSEUDONYM: Final = re.compile(rb"p_[0-9a-f]+")
 _NEVER: Final = b"\0pgveil:unrepresentable:"
 ELEMENTS: Final = 200_000  # of one array that is sealed: some seconds
 _TEXT_OID, _TEXT_ARRAY_OID = 25, 1009
@@ -147,12 +149,14 @@ class ValueCodec:
         array: bool = False,
         exact: bool = False,
         cast: bool = False,
+        given: bool = False,
     ) -> bytes:
         """A parameter as the client sent it (format 0 text, 1 binary), sealed, in text form. With `array` each element is sealed.
 
         `cast`: the statement casts it to the column's type, so a text is read as that type reads it.
 
-        `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. Raises BadValue.
+        `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. `given`: as `vouch`.
+        Raises BadValue.
         """
         known = self._of(column)
         # A client that declares nothing sends what the description showed it.
@@ -171,9 +175,10 @@ class ValueCodec:
                     absent=_NEVER,
                 )
                 return self._seal_array(column, value)
-            return self._seal(
+            sealed = self._seal(
                 column, decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
             )
+            return self.vouch(column, sealed) if given else sealed
         except UnrepresentableError:
             return self._seal(column, _NEVER + data)
         except WireValueError as error:
@@ -207,6 +212,38 @@ class ValueCodec:
             raise BadValue(
                 Reason.BAD_VALUE, "22021", 'invalid byte sequence for encoding "UTF8"', column.name
             ) from None
+
+    def vouch(self, column: Column, sealed: bytes) -> bytes:
+        """The ticket with which a sealed value is stored by who does not see the column clear; one of a column that is kept plain it is already.
+
+        What looks like a mask is refused: it would be stored over the value that it stands for. Raises BadValue.
+        """
+        if column.protection is not Protection.SEALED:
+            return sealed
+        if self._lookup_key is None:
+            raise _no_key(column)
+        if self._is_mask(column, sealed):
+            raise BadValue(
+                Reason.ORACLE,
+                "42501",
+                f'column "{column.name}" can\'t be given what looks like its mask by a login that sees it masked',
+                column.name,
+                "Leave the column out where it was not changed.",
+            )
+        return ticket(self._lookup_key, str(column.name), sealed)
+
+    def _is_mask(self, column: Column, sealed: bytes) -> bool:
+        """Whether a value is, or looks like, what the column's mask makes of values."""
+        mask = self._of(column).mask
+        if mask is None or column.mask is None:
+            return False
+        (plain,) = self.open_batch(column, Verdict.CLEAR, [sealed], 0)
+        (masked,) = self.open_batch(column, Verdict.MASKED, [sealed], 0)
+        if plain is None or plain == masked:
+            return True
+        if column.mask.kind == "pseudonym":
+            return _PSEUDONYM.fullmatch(plain) is not None
+        return b"*" in plain and masked is not None and b"*" in masked
 
     def canonical(
         self,

@@ -376,6 +376,7 @@ class Writer(Computer):
                             array=param.array,
                             exact=param.exact,
                             cast=param.cast,
+                            given=param.given,
                         )
                     )
                 except BadValue as bad:

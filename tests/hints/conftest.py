@@ -65,6 +65,10 @@ LOOKING_UP = """\
     logins: [hn_seeker]
     levels: {core: masked, important: masked}
     columns: {public.cards.pan: {lookup: equality}}
+  writer:
+    logins: [hn_writer]
+    levels: {core: masked, important: masked}
+    columns: {public.cards.pan: {write: values}}
   hurried:
     logins: [hn_hurried]
     levels: {core: masked, important: masked}
@@ -86,7 +90,7 @@ ROLES = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hn_teller') THEN
         CREATE ROLE hn_teller LOGIN; CREATE ROLE hn_agent LOGIN; CREATE ROLE hn_owner LOGIN;
-        CREATE ROLE hn_seeker LOGIN; CREATE ROLE hn_hurried LOGIN;
+        CREATE ROLE hn_seeker LOGIN; CREATE ROLE hn_hurried LOGIN; CREATE ROLE hn_writer LOGIN;
     END IF;
 END $$;
 """
@@ -118,7 +122,7 @@ CREATE RULE remember AS ON INSERT TO calls DO ALSO INSERT INTO called SELECT pho
 ALTER TABLE customers OWNER TO hn_owner;
 ALTER TABLE cards OWNER TO hn_teller;
 ALTER TABLE tokens OWNER TO hn_teller;
-GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent, hn_seeker, hn_hurried;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO hn_teller, hn_agent, hn_seeker, hn_hurried, hn_writer;
 GRANT CREATE ON SCHEMA public TO hn_teller, hn_agent;
 """
 

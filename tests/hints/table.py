@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TELLER, AGENT, OWNER = "hn_teller", "hn_agent", "hn_owner"
+WRITER = "hn_writer"  # at COMPUTING; may write card numbers that it sees masked
 SEEKER, HURRIED = "hn_seeker", "hn_hurried"  # at COMPUTING; they may look card numbers up
 COMPUTING = "computing_bank"
 PAN, OTHER_PAN = "4111111111111111", "5500000000000004"
@@ -286,7 +287,7 @@ CASES = (
     ),
     Case(
         "copy of what is masked",
-        "Leave the column out, or write it with a login that sees it clear.",
+        "Leave the column out, or allow the role `write: values` on it in the rules.",
         "oracle",
         AGENT,
         "insert into cards (id, pan) select 9, pan from payments where id = 1",
@@ -592,12 +593,29 @@ CASES = (
     ),
     Case(
         "a value that the server would compare",
-        "Leave the column out, or write it with a login that sees it clear.",
+        "Leave the column out, or allow the role `write: values` on it in the rules.",
         "oracle",
         AGENT,
-        f"insert into tokens (id, token) values (9, '{PAN}')",
-        (Step(f"insert into tokens (id, token) values (9, '{PAN}') returning token", [(PAN,)], login=TELLER),),
+        "insert into cards (id, pan) values (91, '4000000000000091')",
+        (
+            Step("insert into cards (id, kind) values (91, 'x') returning id", [(91,)]),
+            Step(
+                "insert into cards (id, pan) values (93, '4000000000000091') returning pan",
+                [("************0091",)],
+                login=WRITER,
+            ),
+        ),
         sqlstate="42501",
+        bank=COMPUTING,
+    ),
+    Case(
+        "COPY of values that are counted",
+        "Send INSERT statements: each of their values is counted.",
+        "copy",
+        WRITER,
+        "copy cards (id, pan) from stdin",
+        (Step("insert into cards (id, pan) values (92, '4000000000000092') returning pan", [("************0092",)]),),
+        bank=COMPUTING,
     ),
     # -- texts and settings
     Case(

@@ -146,6 +146,9 @@ def _runs_text(oid: int, name: str, body: str) -> Function:
 class VisibleSealer:
     """Seals a literal to a text that shows what was sealed, for the golden files."""
 
+    def vouch(self, column: Column, sealed: bytes) -> bytes:
+        return b"!" + sealed
+
     def seal_literal(
         self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
     ) -> bytes:

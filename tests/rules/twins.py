@@ -182,6 +182,9 @@ def _canonical(column: Column, value: str) -> str:
 class MarkingSealer:
     """Implements `proxy.splicing.LiteralSealer`."""
 
+    def vouch(self, column: Column, sealed: bytes) -> bytes:
+        return b"!" + sealed
+
     def seal_literal(
         self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
     ) -> bytes:

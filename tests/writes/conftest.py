@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lifecycle.demo.postgres import Postgres
 
-TELLER, AGENT = "wr_teller", "wr_agent"
+TELLER, AGENT, WRITER, SLOW = "wr_teller", "wr_agent", "wr_writer", "wr_slow"
 RULES = """\
 version: 1
 tables:
@@ -50,6 +50,23 @@ tables:
 roles:
   teller: {logins: [wr_teller], levels: {core: clear, important: clear}}
   agent:  {logins: [wr_agent],  levels: {core: masked, important: masked}}
+  writer:
+    logins: [wr_writer]
+    levels: {core: masked, important: masked}
+    columns:
+      public.customers.phone: {write: values}
+      public.customers.email: {lookup: equality, write: values}
+      public.customers.birth_date: {verdict: refused, write: values}
+      public.cards.pan: {write: values}
+      public.cards.expires_on: {write: values}
+      public.cards.credit: {write: values}
+      public.orders.pay_card: {write: values}
+    lookups: {per_minute: 100000}
+  slow:
+    logins: [wr_slow]
+    levels: {core: masked, important: masked}
+    columns: {public.cards.pan: {write: values}}
+    lookups: {per_minute: 5}
 """
 ROLES = """
 DO $$ DECLARE who text; BEGIN
