@@ -13,6 +13,7 @@ from lifecycle.apply.inspect import read_state, relation_sql
 from lifecycle.apply.plan import plan_inside
 from lifecycle.apply.privileges import people_of
 from lifecycle.database import DatabaseError, connect, describe_error, fix_settings
+from rules.derived import with_derived
 from rules.model import Protection
 from rules.protect import ProtectionMap
 
@@ -193,6 +194,7 @@ async def _reach(connection: Connection, state: State, rules: Rules | Missing) -
     """What limited logins can use of what they must not, by the server's own word."""
     if isinstance(rules, Missing):
         return _Reach((), (), ())
+    rules = with_derived(rules, state.catalog)
     protection, people = ProtectionMap(rules, state.catalog, unknown=False), people_of(state, rules)
     masked = {c.name for c in rules.protected_columns() if c.protection is Protection.MASKED}
     limits = {n: people.limited(n, masked) for n in state.logins if n not in state.catalog.superusers}

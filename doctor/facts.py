@@ -162,8 +162,11 @@ class Facts:
 
     @property
     def rules(self) -> Rules:
-        """The rules. Raises NotChecked."""
-        return known(self.rules_or)
+        """The rules, as they hold in the database where that is known. Raises NotChecked."""
+        from rules.derived import with_derived  # noqa: PLC0415
+
+        rules = known(self.rules_or)
+        return rules if isinstance(self.database_or, Missing) else with_derived(rules, self.database_or.state.catalog)
 
     @property
     def ring(self) -> KeyRing:

@@ -46,6 +46,7 @@ from rules.classify import Classified, StatementKind, classify
 from rules.configuration import Change, Changing
 from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
+from rules.derived import with_derived
 from rules.difference import text_digest
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads, read_by_writing, triggered
@@ -191,6 +192,7 @@ class Gate:
 
     def prepare(self, rules: Rules, catalog: Catalog) -> Callable[[], None]:
         """Work out what `update` needs; calling what is returned does the rest, and can't fail."""
+        rules = with_derived(rules, catalog)
         protection = ProtectionMap(rules, catalog, self._sources, self._marks)
         hidden = hidden_reads(protection)
         written = read_by_writing(protection)

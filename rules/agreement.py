@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rules.derived import derived_from
 from rules.document import Place
 from rules.logical import canonical_type, is_array, type_of_oid
 from rules.masks import MASK_KINDS, masks_for
@@ -53,7 +54,17 @@ def compare(
             report.add(table.name, f"the database {catalog.database} has no table {table.name}", fix)
         else:
             _table(report, table, relation, catalog)
+    derived = derived_from(rules, catalog)
+    for name, made_of in sorted(derived.items()):
+        report.add(
+            name.relation,
+            f"generated column {name} is made of {made_of[0]}: where that is masked it shows NULL",
+            "classify it too, or `{level: general}` if it may be seen by all",
+            Severity.WARNING,
+        )
     for name, declared, logical in _uncovered(rules, catalog):
+        if name in derived:
+            continue
         found = recognise_type(name.relation, name.column, logical)
         if found is not None:
             mask = f", mask: {found.mask}" if found.mask and MASK_KINDS[found.mask].suits(logical) else ""

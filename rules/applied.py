@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from rules.catalog import Relation
+from rules.derived import with_derived
 from rules.difference import SEALED_DOMAIN, text_digest
 from rules.model import Protection, TableName, Verdict, view_name
 from rules.protect import OWN_SCHEMA
@@ -36,6 +37,7 @@ def holds_nothing_of_ours(catalog: Catalog) -> bool:
 
 def as_applied(rules: Rules, catalog: Catalog) -> Catalog:
     """The catalog with the rules' sealed columns sealed, and every class's masking views there. Its version stays."""
+    rules = with_derived(rules, catalog)
     relations = dict(catalog.relations)
     for column in rules.protected_columns():
         start = catalog.by_name.get(column.name.relation)

@@ -18,18 +18,20 @@ from lifecycle.apply.seal import plan_sealing
 from lifecycle.apply.triggers import plan_triggers
 from lifecycle.apply.writing import plan_writing
 from lifecycle.database import fix_settings
-from rules.model import ColumnName, Protection
+from rules.derived import derived_from, with_derived
 from rules.protect import ProtectionMap
 from rules.record import MadeAs
 from rules.serving import number_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
     from lifecycle.apply.privileges import People
     from lifecycle.database import Connection
-    from rules.model import Rules
+    from rules.model import ColumnName, Rules
 
 
 async def make_plan(connection: Connection, rules: Rules, ring: KeyRing) -> ApplyPlan:
@@ -53,6 +55,8 @@ async def plan_inside(
     """
     domains = ring.domains()
     state = await read_state(connection)
+    derived = derived_from(rules, state.catalog)
+    rules = with_derived(rules, state.catalog)
     people = people_of(state, rules)
     draft = Draft(serving=_serving(state, people, rules) or serving)
     _absent(draft, state, rules)
@@ -73,7 +77,7 @@ async def plan_inside(
     guards = await plan_guards(connection, draft, state, rules)
     await plan_sealing(connection, draft, state, rules, again, values=values)
     draft.changes += guards + views.changes + late.changes
-    await _derived(connection, draft, state, rules)
+    _tell_derived(draft, derived)
     _keep(draft, state)
     await plan_record(connection, draft, state, rules, ring.marks())
     return draft.finish()
@@ -110,28 +114,13 @@ def _keep(draft: Draft, state: State) -> None:
         ]
 
 
-_DERIVED = """
-SELECT a.attname::text AS name
-  FROM pg_depend d JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
-  JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
- WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = $2 AND f.adrelid = $1 AND f.adnum <> $2
- ORDER BY a.attnum
-"""
-
-
-async def _derived(connection: Connection, draft: Draft, state: State, rules: Rules) -> None:
-    """Generated columns that carry what a masked column holds and are not masked themselves."""
-    for column in rules.protected_columns():
-        relation = state.catalog.by_name.get(column.name.relation)
-        found = None if relation is None else relation.column(column.name.column)
-        if column.protection is not Protection.MASKED or relation is None or found is None:
-            continue
-        for row in await connection.fetch(_DERIVED, relation.oid, found.attnum):
-            derived = rules.column(ColumnName(*relation.name, row["name"]))
-            if derived is None or not derived.protected:
-                draft.warnings.append(
-                    f"generated column {relation.name}.{row['name']} is made of {column.name} and is not protected: classify it too"
-                )
+def _tell_derived(draft: Draft, derived: Mapping[ColumnName, tuple[ColumnName, ...]]) -> None:
+    """Generated columns that the rules do not name get the protection of what they are made of: said as long as that is to be done."""
+    for name, made_of in sorted(derived.items()):
+        if any(str(name.relation) in f"{change.object} {change.what}" for change in draft.changes):
+            draft.warnings.append(
+                f"generated column {name} is made of {made_of[0]} and is not protected: who sees that masked will see NULL in it, unless the rules say otherwise"
+            )
 
 
 def _absent(draft: Draft, state: State, rules: Rules) -> None:

@@ -361,13 +361,37 @@ async def test_who_cannot_be_fenced_is_named(any_place: Place) -> None:
     assert len(await place.run("ap_owner", f"SELECT * FROM {schema}.customers")) == 90
 
 
-async def test_generated_columns_made_of_masked_ones_are_named(place: Place) -> None:
-    await place.admin.execute(SCHEMA)
-    await place.admin.execute(
-        "ALTER TABLE customers ADD COLUMN digits text GENERATED ALWAYS AS (right(phone, 4)) STORED"
-    )
-    plan = await place.plan(RULES)
+DERIVED = """
+ALTER TABLE customers ADD COLUMN digits text GENERATED ALWAYS AS (right(phone, 4)) STORED,
+    ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('simple'::regconfig, phone)) STORED;
+"""
+
+
+async def test_generated_columns_made_of_masked_ones_are_masked(place: Place) -> None:
+    await place.admin.execute(SCHEMA + DERIVED)
+    plan = await place.apply(RULES)
     assert any("digits is made of public.customers.phone" in w for w in plan.warnings)
+    for column in ("digits", "words"):
+        assert await place.sqlstate("ap_agent", f"SELECT {column} FROM customers") == "42501", column
+        assert await place.run("ap_app", f"SELECT count({column}) > 0 FROM customers") == [(True,)]
+    names = await place.admin.fetch("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'customers'")
+    shown = [
+        await place.run("ap_agent", f"SELECT DISTINCT digits, words, name FROM {schema}.customers")
+        for (schema,) in names
+        if await place.sqlstate("ap_agent", f"SELECT digits FROM {schema}.customers") == ""
+    ]
+    assert shown == [[(None, None, "John Smith")]], "its class's view shows NULL"
+    again = await place.plan(RULES)
+    assert not again.changes
+    assert not any("is made of" in w for w in again.warnings), "nothing is left to be done"
+
+
+async def test_the_rules_may_say_otherwise_of_generated_columns(place: Place) -> None:
+    await place.admin.execute(SCHEMA + DERIVED)
+    said = RULES.replace("      born:", "      digits: {level: general}\n      words: {level: general}\n      born:")
+    plan = await place.apply(said)
+    assert not any("is made of" in w for w in plan.warnings)
+    assert await place.run("ap_agent", "SELECT count(digits) > 0, count(words) > 0 FROM customers") == [(True, True)]
 
 
 async def test_row_level_security_is_an_obstacle(place: Place) -> None:

@@ -1,0 +1,97 @@
+"""What the database makes of protected columns by itself has their protection, unless the rules name it (F2.2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from rules.catalog import Catalog, CatalogColumn, Relation
+from rules.derived import derived_from, with_derived
+from rules.load import load_rules_text
+from rules.model import ColumnName, Level, Protection, TableName, Verdict
+
+RULES = """
+version: 1
+tables:
+  public.customers:
+    columns:
+      name: {{level: important, mask: name}}
+      phone: {{level: core, protection: masked, stored: plain, mask: phone}}
+      city: {{level: general}}
+{more}
+roles:
+  app: {{logins: [app], levels: {{core: clear, important: clear}}}}
+  agent: {{logins: [agent], levels: {{core: masked, important: masked}}, columns: {{public.customers.name: clear}}}}
+  analyst: {{logins: [analyst], levels: {{core: refused, important: masked}}}}
+"""
+TSV = ColumnName("public", "customers", "name_tsv")
+BOTH = ColumnName("public", "customers", "both")
+
+
+def _column(number: int, name: str, default: str | None = None, *, generated: bool = False) -> CatalogColumn:
+    return CatalogColumn(name, number, 25, -1, "text", default=default, generated=generated)
+
+
+COLUMNS = (
+    _column(1, "id"),
+    _column(2, "name"),
+    _column(3, "phone"),
+    _column(4, "city"),
+    _column(5, "name_tsv", "to_tsvector('simple'::regconfig, (name)::text)", generated=True),
+    _column(6, "both", "(((name)::text || ' '::text) || (phone)::text)", generated=True),
+    _column(7, "shown", "upper((city)::text)", generated=True),
+    _column(8, "said", "'phone'::text", generated=True),
+    _column(9, "plain", "(name)::text"),  # a default, which can't read columns: nothing of it is made of them
+)
+CATALOG = Catalog("1", "d", 160000, {1: Relation(1, TableName("public", "customers"), "r", "o", COLUMNS)})
+
+
+def test_generated_columns_are_found_with_what_they_are_made_of() -> None:
+    rules = load_rules_text(RULES.format(more=""), "rules.yaml")
+    assert {str(n): [c.column for c in m] for n, m in derived_from(rules, CATALOG).items()} == {
+        "public.customers.name_tsv": ["name"],
+        "public.customers.both": ["name", "phone"],
+    }
+
+
+def test_they_are_masked_by_null_at_the_strictest_level_of_their_sources() -> None:
+    rules = with_derived(load_rules_text(RULES.format(more=""), "rules.yaml"), CATALOG)
+    found = {name: rules.column(name) for name in (TSV, BOTH)}
+    assert [c.protection for c in found.values() if c is not None] == [Protection.MASKED] * 2
+    assert [(c.level, c.mask.kind) for c in found.values() if c is not None and c.mask is not None] == [
+        (Level.IMPORTANT, "null"),
+        (Level.CORE, "null"),
+    ]
+    assert with_derived(rules, CATALOG) is rules, "once is enough"
+
+
+@pytest.mark.parametrize(
+    ("login", "tsv", "both"),
+    [
+        ("app", Verdict.CLEAR, Verdict.CLEAR),
+        (
+            "agent",
+            Verdict.CLEAR,
+            Verdict.MASKED,
+        ),  # the name is clear to it by exception, and so is what is made of that alone
+        ("analyst", Verdict.MASKED, Verdict.REFUSED),
+        ("nobody", Verdict.MASKED, Verdict.REFUSED),
+    ],
+)
+def test_the_verdict_is_the_strictest_of_what_they_are_made_of(login: str, tsv: Verdict, both: Verdict) -> None:
+    policy = with_derived(load_rules_text(RULES.format(more=""), "rules.yaml"), CATALOG).principal(login, ()).policy
+    assert policy.verdict(TSV) is tsv
+    assert policy.verdict(BOTH) is both
+
+
+def test_the_rules_may_say_otherwise() -> None:
+    more = "      name_tsv: {level: general}\n      both: {level: important, mask: {kind: keep_first, n: 1}}"
+    given = load_rules_text(RULES.format(more=more), "rules.yaml")
+    assert derived_from(given, CATALOG) == {}
+    assert with_derived(given, CATALOG) is given
+
+
+def test_nothing_derived_changes_nothing() -> None:
+    given = load_rules_text(RULES.format(more=""), "rules.yaml")
+    plain = Catalog("1", "d", 160000, {1: Relation(1, TableName("public", "customers"), "r", "o", COLUMNS[:4])})
+    assert with_derived(given, plain) is given
+    assert with_derived(given, Catalog("1", "d", 160000, {})) is given
