@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from lifecycle.apply.inspect import relation_sql
-from lifecycle.apply.model import ApplyError, SealTable, TurnTable
+from lifecycle.apply.model import OWNER, ApplyError, ResealTable, SealTable, Statements, TurnTable
+from rules.model import TableName, quote_ident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lifecycle.apply.model import ApplyPlan
     from lifecycle.database import Connection
-    from rules.model import Rules, TableName
+    from rules.model import Rules
 
 _SHOWN = 3
+_DROP_VIEW = "DROP VIEW "
 # Asked once more, after the transaction has failed: whoever held the lock then may have gone.
 _HOLDERS = """
 SELECT l.pid, l.mode, a.usename, a.application_name, a.state,
@@ -31,8 +33,14 @@ SELECT l.pid, l.mode, a.usename, a.application_name, a.state,
 async def lock(connection: Connection, plan: ApplyPlan, rules: Rules, seconds: float) -> None:
     """Lock everything in one order, before anything is written: two that lock in two orders would wait for each other.
 
+    Masking views that go are first: who reads through one locks it, and then its table. LOCK TABLE would lock the table with the view.
     Raises ApplyError with the table and who holds it, where one can't be had in time.
     """
+    for view in sorted(_dropped_views(plan)):
+        try:
+            await connection.execute(f"ALTER VIEW {relation_sql(view)} OWNER TO {quote_ident(OWNER)}")
+        except asyncpg.LockNotAvailableError:
+            raise LockTakenError(view, "ACCESS EXCLUSIVE", seconds) from None
     for table, mode, only in _wanted(plan, rules):
         try:
             await connection.execute(f"LOCK TABLE {'ONLY ' if only else ''}{relation_sql(table)} IN {mode} MODE")
@@ -40,9 +48,15 @@ async def lock(connection: Connection, plan: ApplyPlan, rules: Rules, seconds: f
             raise LockTakenError(table, mode, seconds) from None
 
 
+def _dropped_views(plan: ApplyPlan) -> set[TableName]:
+    statements = (sql for c in plan.changes if isinstance(c.work, Statements) for sql in c.work.sql)
+    found = (sql.removeprefix(_DROP_VIEW)[1:-1].split('"."', 1) for sql in statements if sql.startswith(_DROP_VIEW))
+    return {TableName(*(part.replace('""', '"') for part in parts)) for parts in found}
+
+
 def _wanted(plan: ApplyPlan, rules: Rules) -> Iterator[tuple[TableName, str, bool]]:
     """Table, mode, and whether without its children."""
-    sealed = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable))
+    sealed = sorted(c.work.table for c in plan.changes if isinstance(c.work, SealTable | ResealTable))
     yield from ((table, "ACCESS EXCLUSIVE", False) for table in sealed)
     # Read meanwhile, and not written: their rows change and what they mean does not.
     yield from (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from keys.mask import MaskError, make_mask
@@ -161,10 +162,7 @@ def _drop_stale(
     schemas: set[str],
 ) -> None:
     if draft.serving:
-        # Who serves other rules keeps its views, but for those that are in the way of sealing a column of their table.
-        sealing = {view_name(t) for t in _sealing(state, rules)}
-        what = "drop a masking view of other rules: a column of its table is sealed"
-        first += [_drop_view(n, what) for n in sorted(state.views) if n not in wanted and n.name in sealing]
+        _remake_others(draft, first, state, rules, wanted)
     gone = draft.going(first)
     for schema in sorted(state.schemas):
         if schema not in schemas:
@@ -178,14 +176,45 @@ def _drop_stale(
     gone += [_drop_view(n, "drop a masking view that is no longer needed") for n in stale]
 
 
-def _sealing(state: State, rules: Rules) -> set[TableName]:
-    """The tables of which a column is going to be sealed."""
-    tables = set()
+def _remake_others(draft: Draft, first: list[Change], state: State, rules: Rules, wanted: Container[TableName]) -> None:
+    """Who serves other rules keeps its views. Those on a table of which a column is sealed are in the way, and made again behind it.
+
+    But for those that mask the very column: they would mask what is sealed.
+    """
+    sealing = {view_name(table): columns for table, columns in _sealing(state, rules).items()}
+    for name, view in sorted(state.views.items()):
+        if name in wanted or name.name not in sealing:
+            continue
+        first.append(_drop_view(name, "drop a masking view of other rules: a column of its table is sealed"))
+        relation = state.catalog.by_name.get(name)
+        definition = "" if relation is None or relation.definition is None else relation.definition
+        if view.digest is None or view.owner != OWNER or not all(_shows(definition, c) for c in sealing[name.name]):
+            continue
+        made = MakeView(name.schema, name.name, definition.rstrip().rstrip(";"), view.digest)
+        draft.changes.append(Change(Kind.VIEW, str(name), "make it again, for those that serve by it", made))
+        object_ = relation_sql(name)
+        for login, privilege, columns in _grouped(
+            {a for a in state.held if a.object == object_ and a.grantee != OWNER}
+        ):
+            who = "PUBLIC" if login == PUBLIC else quote_ident(login)
+            sql = f"GRANT {privilege}{_listed(columns)} ON TABLE {object_} TO {who}"
+            draft.add(Kind.GRANT, str(name), f"{privilege} to {login or 'PUBLIC'}", sql)
+
+
+def _shows(definition: str, column: str) -> bool:
+    """Whether a view of ours shows a column as it is stored, by the server's text for it."""
+    spelled = f"(?:{re.escape(column)}|{re.escape(quote_ident(column))})"
+    return re.search(rf"(?:SELECT|,)\s+(?:t\.)?{spelled}(?:,|\s+FROM\s)", definition) is not None
+
+
+def _sealing(state: State, rules: Rules) -> dict[TableName, list[str]]:
+    """The tables of which columns are going to be sealed, and these."""
+    tables: dict[TableName, list[str]] = {}
     for column in rules.protected_columns():
         relation = state.catalog.by_name.get(column.name.relation)
         found = None if relation is None else relation.column(column.name.column)
         if column.protection is Protection.SEALED and found is not None and found.declared_type != SEALED_TYPE:
-            tables.add(column.name.relation)
+            tables.setdefault(column.name.relation, []).append(column.name.column)
     return tables
 
 

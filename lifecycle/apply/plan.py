@@ -9,7 +9,7 @@ from lifecycle.apply.guards import plan_guards
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
-from lifecycle.apply.model import Draft, Kind, Obstacle
+from lifecycle.apply.model import Draft, Kind, MakeView, Obstacle
 from lifecycle.apply.old_form import plan_domain
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
@@ -103,7 +103,8 @@ def _keep(draft: Draft, state: State) -> None:
     record = state.catalog.record
     if not draft.serving or record is None:
         return
-    gone = {c.object for c in draft.changes if c.kind is Kind.DROP}
+    again = {c.object for c in draft.changes if isinstance(c.work, MakeView)}
+    gone = {c.object for c in draft.changes if c.kind is Kind.DROP} - again
     for now, before, there in (
         (draft.made.views, record.views, state.views.keys()),
         (draft.made.functions, record.functions, state.lookups.keys()),

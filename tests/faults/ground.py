@@ -241,11 +241,15 @@ class Ground:
         checks: dict[str, bool] = json.loads(answer.read())["checks"]
         return checks
 
+    def samples(self, name: str) -> list[str]:
+        """A metric's samples, as the page has them, zeros too."""
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
+        return [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels; 0 where there are none."""
-        text = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5).read().decode()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        lines = self.samples(name)
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(part in line for part in wanted))
 
     def events(self, name: str) -> list[dict[str, Any]]:

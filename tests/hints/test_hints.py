@@ -138,12 +138,14 @@ def test_prepare_again(bank: Bank) -> None:
     with bank.connect(TELLER) as connection:
         pg = connection.pgconn
         pg.prepare(b"p", b"select phone from customers where id = 1")
+        assert pg.exec_prepared(b"p", None).ntuples == 1
         connection.execute("create temp table customers (id int, phone text)")
         result = pg.exec_prepared(b"p", None)
         field = psycopg.pq.DiagnosticField
-        # PostgreSQL's own error, as it is PostgreSQL that finds another type of result (ADR 0029).
+        # Its phone is of another type, so this is PostgreSQL's own error (ADR 0029).
         assert result.error_field(field.SQLSTATE) == b"0A000"
         assert result.error_field(field.SOURCE_FUNCTION) == b"RevalidateCachedQuery"
+        assert result.error_field(field.MESSAGE_HINT) == b"Prepare the statement again."
         again = pg.prepare(b"p2", b"select phone from customers where id = 1")
         assert again.status == psycopg.pq.ExecStatus.COMMAND_OK, again.error_message
         assert pg.exec_prepared(b"p2", None).ntuples == 0

@@ -130,15 +130,31 @@ async def test_who_serves_the_same_rules_or_another_database_keeps_nothing(groun
     await elsewhere.close()
 
 
-async def test_a_view_that_is_in_the_way_of_sealing_goes_at_once(ground: Place) -> None:
+async def test_a_view_that_is_in_the_way_of_sealing_is_made_again(ground: Place) -> None:
     await ground.apply(OLD)
     sealed = OTHER.replace(
         "card: {level: core", "note: {level: core, mode: randomized, type: text}\n      card: {level: core"
     )
+    old, new = (ground.view(rules, "ap_agent", "ap_centre") for rules in (OLD, sealed))
+    phones = await ground.run("ap_agent", f'SELECT phone FROM "{old}".customers ORDER BY id')
     async with serving(ground, OLD):
         await ground.apply(sealed)
-        schema = ground.view(sealed, "ap_agent", "ap_centre")
-        assert await ground.sqlstate("ap_agent", f'SELECT note FROM "{schema}".customers') == ""
+        assert await ground.sqlstate("ap_agent", f'SELECT note FROM "{new}".customers') == ""
+        assert await ground.run("ap_agent", f'SELECT phone FROM "{old}".customers ORDER BY id') == phones
+        assert {v.schema for v in (await recorded(ground)).views} >= {old, new}
+        assert (await ground.plan(sealed)).changes == ()
+
+
+async def test_a_view_that_masks_what_is_sealed_goes_at_once(ground: Place) -> None:
+    await ground.apply(OLD)
+    sealed = OTHER.replace(
+        "name: {level: important, mask: name}", "name: {level: core, mode: randomized, type: text, mask: name}"
+    )
+    old = ground.view(OLD, "ap_dba")
+    assert await ground.sqlstate("ap_dba", f'SELECT name FROM "{old}".customers') == ""
+    async with serving(ground, OLD):
+        await ground.apply(sealed)
+        assert await ground.sqlstate("ap_dba", f'SELECT name FROM "{old}".customers') == "42P01"
 
 
 async def test_whatever_the_order_the_end_is_the_same(ground: Place) -> None:

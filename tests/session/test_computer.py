@@ -685,6 +685,39 @@ def test_a_prepared_statement_under_other_rules(bench: Bench, cut: Callable[[byt
     scene.alive()
 
 
+def test_the_rows_are_fetched_by_another_text_under_other_rules(
+    bench: Bench, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """As where a masking view has another name: the fetch that bears the client's name is made again (ADR 0029)."""
+    scene = Scene(bench, cut, DESCRIBED, ANSWER, DESCRIBED, ANSWER)
+    asking(scene)
+    scene.talk.say(prepare(), m.SYNC)
+    run = bind() + m.build_execute(b"") + m.SYNC
+    before = scene.talk.say(run)
+    other = FETCH.replace(b"customers", b"v2.customers")
+    of = replace(OF, params=(SealParam(2, CARD, exact=True),))
+    computes(bench, ASKED, other.decode(), ("name", "card"), of, parameters=3)
+    scene.server.results[other] = scene.server.results[FETCH]
+    bench.judge.generation += 1
+    scene.server.kinds()
+    assert scene.talk.say(run) == before
+    assert scene.server.parses[-1] == m.Parse(b"s", other, (23, 25, 25))
+    assert scene.server.kinds().endswith("CPBDEHS")
+    scene.alive()
+
+
+def test_what_passed_is_computed_under_other_rules(bench: Bench, cut: Callable[[bytes], list[bytes]]) -> None:
+    """As where a column has been sealed meanwhile."""
+    scene = Scene(bench, cut, DESCRIBED, ANSWER)
+    scene.server.results[ASKED.encode()] = Result(m.parse_row_description(DESCRIPTION[5:]), [], (23, 25, 25))
+    assert kinds(scene.talk.say(prepare(), m.SYNC)) == "1tTZ"
+    asking(scene)
+    bench.judge.generation += 1
+    assert kinds(scene.talk.say(bind(), m.build_execute(b""), m.SYNC)) == "2DDCZ"
+    assert scene.server.parses[-1].text == FETCH
+    scene.alive()
+
+
 def test_types_that_the_client_declares(bench: Bench) -> None:
     scene = Scene(bench, whole, replace(DESCRIBED, parameters=(20, 25, 25, 1009, 1009)))
     asking(scene)
