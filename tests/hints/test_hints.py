@@ -139,7 +139,7 @@ def test_prepare_again(bank: Bank) -> None:
         pg = connection.pgconn
         pg.prepare(b"p", b"select phone from customers where id = 1")
         assert pg.exec_prepared(b"p", None).ntuples == 1
-        connection.execute("create temp table customers (id int, phone text)")
+        connection.execute("create temp table customers (id int, phone varchar(20))")
         result = pg.exec_prepared(b"p", None)
         field = psycopg.pq.DiagnosticField
         # Its phone is of another type, so this is PostgreSQL's own error (ADR 0029).
