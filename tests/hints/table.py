@@ -827,7 +827,7 @@ NOT_BY_REWRITING = {
     "Send the statement again.": "only while a view or function is being replaced: tests/session/test_premise.py, tests/ddl",
     "Run the statement again.": "only while new rules come in between the analysis and the decision",
     "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.": "test_hints.py::test_commit_first",
-    "Prepare the statement again.": "about what is prepared already: test_hints.py::test_prepare_again",
+    "Prepare the statement again.": "about what is prepared already: tests/session/test_renewing.py",
     "Call the function with SELECT.": "another message of the protocol: test_hints.py::test_function_calls",
     "Execute it by the protocol, or send the statement itself.": "about a name of the protocol: "
     "test_hints.py::test_what_is_computed_has_no_name_in_sql",

@@ -142,10 +142,9 @@ def test_prepare_again(bank: Bank) -> None:
         connection.execute("create temp table customers (id int, phone varchar(20))")
         result = pg.exec_prepared(b"p", None)
         field = psycopg.pq.DiagnosticField
-        # Its phone is of another type, so this is PostgreSQL's own error (ADR 0029).
+        # Its phone is of another type, so this is PostgreSQL's own error, without a hint (ADR 0029).
         assert result.error_field(field.SQLSTATE) == b"0A000"
         assert result.error_field(field.SOURCE_FUNCTION) == b"RevalidateCachedQuery"
-        assert result.error_field(field.MESSAGE_HINT) == b"Prepare the statement again."
         again = pg.prepare(b"p2", b"select phone from customers where id = 1")
         assert again.status == psycopg.pq.ExecStatus.COMMAND_OK, again.error_message
         assert pg.exec_prepared(b"p2", None).ntuples == 0
