@@ -106,3 +106,17 @@ def test_the_server_makes_and_takes_the_check_that_python_makes(
     assert rows == [(v.decode(), False) for v in values]
     assert [checked(o.encode()) for o in old] == values
     assert connection.execute("select null::sealed").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_CN"])
+def test_databases_of_other_encodings(pg: Postgres, encoding: str) -> None:
+    """A sealed text is ASCII; what is not, is not one."""
+    name = pg.create_database() + "_other"
+    pg.psql(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    value = seal(KEY, b"4929000011112101", nonce=None).decode()
+    with psycopg.connect(pg.dsn(name), autocommit=True) as connection:
+        connection.execute(f'create domain sealed as text collate "C" check ({holds("VALUE")})'.encode())
+        assert connection.execute("select %s::sealed::text", [value]).fetchone() in {(value,), (value.encode(),)}
+        for wrong in (value.lower(), f"{value} ", f"~{value}"):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute("select %s::sealed", [wrong])

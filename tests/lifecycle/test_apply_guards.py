@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -195,3 +197,27 @@ async def test_the_guard_follows_the_rules(place_with_rows: Place) -> None:
     assert not (await place.plan(more)).empty
     await place.apply(more)
     assert (await place.plan(more)).empty
+
+
+def dump_into(place: Place, database: str) -> None:
+    """What pg_dump gives past pgveil, restored into an empty database."""
+    programs = place.server.bin_dir
+    dump = subprocess.run([str(programs / "pg_dump"), place.server.dsn(place.name)], capture_output=True, check=True)
+    psql = [str(programs / "psql"), "-Xq", "-v", "ON_ERROR_STOP=1", place.server.dsn(database)]
+    subprocess.run(psql, input=dump.stdout, capture_output=True, check=True)
+
+
+async def test_a_dump_restores_whatever_comes_first(place_with_rows: Place) -> None:
+    """Domain, guards and values; and apply finds nothing to do there."""
+    place = place_with_rows
+    before = await values(place)
+    restored = place.server.create_database()
+    dump_into(place, restored)
+    other = replace(place, name=restored, admin=await asyncpg.connect(place.server.dsn(restored)))
+    try:
+        assert await values(other) == before
+        assert (await other.plan(RULES)).empty
+        assert await other.sqlstate_of_text("ap_owner", "ALTER TABLE u ALTER mail TYPE varchar(19)") == "0A000"
+        assert await other.sqlstate_of_text("ap_owner", "UPDATE u SET mail = lower(mail)") == "23514"
+    finally:
+        await other.admin.close()
