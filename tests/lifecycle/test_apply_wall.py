@@ -519,7 +519,7 @@ async def test_sealed_in_the_database_and_not_in_the_rules_is_an_obstacle(walled
     rules = RULES.replace("card: {level: core, mode: deterministic, type: text}", "card: {level: general}")
     plan = await walled.plan(rules)
     assert [(o.object, o.problem) for o in plan.obstacles] == [
-        ("public.customers.card", "it is sealed in the database and not in the rules")
+        ("public.customers.card", "it is sealed in the database, and the rules do not seal it")
     ]
 
 
