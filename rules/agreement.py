@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rules.derived import derived_from
+from rules.difference import sealed_in
 from rules.document import Place
 from rules.logical import canonical_type, is_array, type_of_oid
 from rules.masks import MASK_KINDS, masks_for
 from rules.model import ColumnName, Protection, TableName
 from rules.names import show_name
 from rules.problems import Problem, Severity, did_you_mean, nearest_name
+from rules.protect import ProtectionMap, is_own
 from rules.recognise import recognise_type
+from rules.record import VIEW as RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 # The domain that sealed columns have in the database.
 SEALED_TYPE = "pgveil.sealed"
+APPLY = "run: pgveil apply --reload"
 _KINDS_WITH_DATA = frozenset("rpf")
 
 
@@ -62,6 +66,7 @@ def compare(
             "classify it too, or `{level: general}` if it may be seen by all",
             Severity.WARNING,
         )
+    _applied(report, rules, catalog)
     for name, declared, logical in _uncovered(rules, catalog):
         if name in derived:
             continue
@@ -75,6 +80,27 @@ def compare(
                 Severity.ERROR if strict else Severity.WARNING,
             )
     return tuple(sorted(report.found, key=lambda p: (p.line, p.column, p.message)))
+
+
+def _applied(report: _Report, rules: Rules, catalog: Catalog) -> None:
+    """What the database's record of what is applied says otherwise than the rules: `pgveil apply` has work, or something in its way."""
+    protection = ProtectionMap(rules, catalog)
+    recorded = None if catalog.record is None else {c.name for c in catalog.record.columns}
+    for name, problem in sorted(protection.differing.items()):
+        rule, relation = rules.column(name), catalog.by_name.get(name.relation)
+        if rule is not None and (
+            rule.protection is not Protection.SEALED or relation is None or name.column not in sealed_in(relation)
+        ):
+            continue  # said where the column is looked at
+        lost = rule is None and (recorded is None or name in recorded)
+        fix = "seal it in the rules as it was; `pgveil apply --plan` names the way out" if lost else APPLY
+        report.add(name, problem, fix, Severity.ERROR if lost else Severity.WARNING)
+    said = set(protection.differing.values())
+    # Before anything is applied that is no news.
+    if any(is_own(name) for name in catalog.by_name):
+        for problem in protection.not_served:
+            if problem not in said:
+                report.add(RECORD, problem, APPLY, Severity.WARNING)
 
 
 def missing_roles(rules: Rules, there: Container[str], file: str) -> tuple[Problem, ...]:
@@ -163,7 +189,7 @@ def _column(report: _Report, column: Column, there: CatalogColumn) -> None:
         report.add(
             column.name,
             f"{column.name} is still stored plain",
-            "run: pgveil apply",
+            APPLY,
             Severity.WARNING,
         )
 

@@ -13,10 +13,12 @@ from typer.testing import CliRunner, Result
 from rules.agreement import logical_type_of
 from rules.catalog import CatalogColumn
 from rules.commands import check, register
+from rules.load import load_rules_text
 from rules.logical import Family
 from rules.model import Level, TableName
 from rules.recognise import recognise
 from rules.schema import json_schema
+from tests.recording import put_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +89,7 @@ def dsn(pg: Postgres) -> str:
     async def prepare() -> None:
         connection = await asyncpg.connect(pg.dsn(name))
         await connection.execute(ROLES + DATABASE)
+        await put_record(connection, load_rules_text(RULES, "rules.yaml"), views=True)
         await connection.close()
 
     asyncio.run(prepare())
@@ -245,6 +248,35 @@ class TestAgainstDatabase:
         assert line.startswith(f"{path}:{place}: ")
         assert message in line
         assert fix is None or fix in result.stderr
+
+    def test_what_differs_from_the_record_of_what_is_applied(self, run: Run, path: Path, dsn: str) -> None:
+        """F1.5, F1.6: check said nothing of it."""
+        assert run("check", path, "--database", dsn).stderr == ""
+        for old, new, words in (
+            ("mode: deterministic", "mode: randomized", "is sealed in the database as deterministic varchar(19)"),
+            ("type: varchar(19)", "type: varchar(20)", "and the rules in force say deterministic varchar(20)"),
+            (
+                "mask: phone",
+                "mask: {kind: keep_last, n: 2}",
+                "there are no masking views as the rules in force want them",
+            ),
+        ):
+            path.write_text(RULES.replace(old, new))
+            told = run("check", path, "--database", dsn)
+            assert told.exit_code == 0
+            assert words in told.stderr
+            assert "run: pgveil apply --reload" in told.stderr
+        path.write_text("version: 1\ntables: {}\n")
+        lost = run("check", path, "--database", dsn)
+        assert lost.exit_code == 1
+        assert 'error: column "public.clients.card" is sealed in the database' in lost.stderr
+        path.write_text(RULES)
+        execute(dsn, "CREATE TABLE copied AS SELECT card FROM clients")
+        copied = run("check", path, "--database", dsn)
+        assert copied.exit_code == 0
+        assert 'warning: column "public.copied.card" is sealed in the database' in copied.stderr
+        execute(dsn, "DROP TABLE copied; DROP VIEW pgveil.applied")
+        assert "which has no record of how" in run("check", path, "--database", dsn).stderr
 
     def test_a_column_that_waits_for_its_backfill_is_a_warning(self, run: Run, path: Path, dsn: str) -> None:
         execute(dsn, "ALTER TABLE clients ALTER card TYPE varchar(19)")
