@@ -32,12 +32,13 @@ _EXTENSIONS: Final = {
     "plpython3u": (Severity.WARNING, "functions in it read files and open connections"),
     "pltclu": (Severity.WARNING, "functions in it read files and open connections"),
 }
+_WRITES_ALL: Final = "pg_write_all_data"
 _WRITES: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"})
 
 
 def _open_columns(facts: Facts) -> Iterator[Found]:
     columns: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
-    for found in facts.database.open_columns:
+    for found in (f for f in facts.database.open_columns if f.privilege == "SELECT"):
         columns[found.login, found.through, found.object, found.sql].append(found.column)
     readers = {n for n in facts.limited() if _reads_everything(facts, n)}
     for (login, through, table, sql), names in columns.items():
@@ -49,6 +50,24 @@ def _open_columns(facts: Facts) -> Iterator[Found]:
             f"{table} for {login}",
             f"PostgreSQL lets {login}{role} read {listed(names)} of {table}, which it is to see masked",
             f"REVOKE SELECT ON {sql} FROM {quote_ident(through)}; or run pgveil apply again, which fences new grants",
+        )
+
+
+def _writable_columns(facts: Facts) -> Iterator[Found]:
+    columns: dict[tuple[str, str, str, str, str], list[str]] = defaultdict(list)
+    for found in (f for f in facts.database.open_columns if f.privilege != "SELECT"):
+        columns[found.login, found.through, found.object, found.sql, found.privilege].append(found.column)
+    for (login, through, table, sql, privilege), names in columns.items():
+        role = "" if through == login else f" as a member of {through}"
+        what = f"change {listed(names)} of" if privilege == "UPDATE" else f"give {listed(names)} in new rows of"
+        fix = f"REVOKE {privilege} ON {sql} FROM {quote_ident(through)}; or run pgveil apply again, which fences new grants"
+        if through == _WRITES_ALL:
+            fix = f"REVOKE {_WRITES_ALL} FROM {quote_ident(login)};"
+        yield Found(
+            Severity.BAD,
+            f"{table} for {login}",
+            f"PostgreSQL lets {login}{role} {what} {table}, which it does not see clear: what it writes is compared with what is there",
+            fix,
         )
 
 
@@ -229,6 +248,13 @@ CHECKS: Final = (
         "PostgreSQL itself lets no login read a column that it is to see masked",
         "Past pgveil, and in whatever pgveil's analysis missed, the server's own privileges are the wall. This asks the server, not apply's books.",
         _open_columns,
+    ),
+    Check(
+        "column-writable",
+        Group.OBJECTS,
+        "PostgreSQL itself lets no login change a column that it does not see clear",
+        "A write compares: the size of an UPDATE's log record and a constraint's error tell whether a guess is right. And a sealed value could be forged or moved.",
+        _writable_columns,
     ),
     Check(
         "object-open",

@@ -16,6 +16,7 @@ from lifecycle.database import DatabaseError, connect, describe_error, fix_setti
 from rules.derived import with_derived
 from rules.model import Protection
 from rules.protect import ProtectionMap
+from rules.rights import may_insert, may_read, may_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keys.ring import KeyRing
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
+    from lifecycle.apply.privileges import People
     from lifecycle.database import Connection
     from rules.model import ColumnName, Rules, TableName
 
@@ -96,12 +98,12 @@ SELECT n.nspname || '.' || c.relname AS name, t.tgname::text AS trigger
 
 # The server's own answer, for the login and every role that it could become by SET ROLE.
 _OPEN_COLUMNS = """
-SELECT l.rolname::text AS login, min(m.rolname)::text AS through, w.relation::int8 AS relation, w.attnum AS attnum
-  FROM unnest($1::text[], $2::int8[], $3::int2[]) w(login, relation, attnum)
+SELECT l.rolname::text AS login, min(m.rolname)::text AS through, w.relation::int8 AS relation, w.attnum AS attnum, w.privilege
+  FROM unnest($1::text[], $2::int8[], $3::int2[], $4::text[]) w(login, relation, attnum, privilege)
   JOIN pg_roles l ON l.rolname = w.login
   JOIN pg_roles m ON pg_has_role(l.oid, m.oid, 'MEMBER') AND NOT m.rolsuper
- WHERE has_column_privilege(m.oid, w.relation::oid, w.attnum, 'SELECT')
- GROUP BY 1, 3, 4 ORDER BY 1, 3, 4
+ WHERE has_column_privilege(m.oid, w.relation::oid, w.attnum, w.privilege)
+ GROUP BY 1, 3, 4, 5 ORDER BY 1, 3, 4, 5
 """
 
 _OPEN_OBJECTS = """
@@ -199,29 +201,44 @@ async def _reach(connection: Connection, state: State, rules: Rules | Missing) -
     masked = {c.name for c in rules.protected_columns() if c.protection is Protection.MASKED}
     limits = {n: people.limited(n, masked) for n in state.logins if n not in state.catalog.superusers}
     columns = [
-        (login, relation.oid, column.attnum)
+        (login, relation.oid, column.attnum, privilege)
         for relation in state.catalog.relations.values()
         for column in relation.columns
-        if (name := protection.columns_of(relation).get(column.name)) in masked
-        for login, limited in limits.items()
-        if name in limited and not state.catalog.owns(login, relation)
+        if (name := protection.columns_of(relation).get(column.name)) is not None
+        for login in state.logins
+        if login not in state.catalog.superusers and not state.catalog.owns(login, relation)
+        for privilege in _withheld(people, protection, login, name)
     ]
-    rows = await connection.fetch(_OPEN_COLUMNS, *_columns(columns, 3))
+    rows = await connection.fetch(_OPEN_COLUMNS, *_columns(columns, 4))
     by_oid = state.catalog.relations
     names = {(r.oid, c.attnum): c.name for r in by_oid.values() for c in r.columns}
     tables = [r.oid for r in by_oid.values() if masked & set(protection.columns_of(r).values())]
     return _Reach(
         tuple((r["name"], r["trigger"]) for r in await connection.fetch(_TRIGGERS, tables)),
         tuple(
-            _open_column(r["login"], r["through"], by_oid[r["relation"]].name, names[r["relation"], r["attnum"]])
+            _open_column(
+                r["login"], r["through"], by_oid[r["relation"]].name, names[r["relation"], r["attnum"]], r["privilege"]
+            )
             for r in rows
         ),
         await _objects(connection, state, protection, limits, masked),
     )
 
 
-def _open_column(login: str, through: str, table: TableName, column: str) -> Open:
-    return Open(login, through, str(table), relation_sql(table), column)
+def _withheld(people: People, protection: ProtectionMap, login: str, name: ColumnName) -> tuple[str, ...]:
+    """The privileges on a column that a login must not have."""
+    column, policy = protection.rules.column(name), people.principals[login].policy
+    assert column is not None
+    may = {
+        "SELECT": may_read(policy, column),
+        "INSERT": may_insert(policy, column, protection.told),
+        "UPDATE": may_update(policy, column),
+    }
+    return tuple(privilege for privilege, allowed in may.items() if not allowed)
+
+
+def _open_column(login: str, through: str, table: TableName, column: str, privilege: str) -> Open:
+    return Open(login, through, str(table), relation_sql(table), column, privilege)
 
 
 async def _objects(

@@ -96,6 +96,7 @@ class Open:
     object: str
     sql: str
     column: str = ""
+    privilege: str = "SELECT"
 
 
 @dataclass(frozen=True, slots=True)

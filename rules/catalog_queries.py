@@ -57,6 +57,14 @@ SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c
                    AND d.refclassid = d.classid AND d.refobjid = i.indrelid
                  WHERE i.indrelid = c.oid
                  UNION ALL
+                -- What an indexed generated column is made of.
+                SELECT d.refobjsubid FROM pg_catalog.pg_index i
+                  JOIN pg_catalog.pg_attribute g ON g.attrelid = i.indrelid AND g.attgenerated <> '' AND g.attnum = ANY (i.indkey::int2[])
+                  JOIN pg_catalog.pg_attrdef f ON f.adrelid = g.attrelid AND f.adnum = g.attnum
+                  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid
+                   AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = i.indrelid
+                 WHERE i.indrelid = c.oid
+                 UNION ALL
                 SELECT pg_catalog.unnest(k.conkey) FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'
                ) told WHERE told.attnum > 0) AS telling,
        (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)

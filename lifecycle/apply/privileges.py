@@ -98,7 +98,8 @@ class Wall:
     def fence_table(self, relation: Relation, columns: Mapping[str, ColumnName]) -> None:
         """Take from each login what it may not do to a table's columns. `columns`: the protected ones by the name they have there."""
         made_of = {name: (column,) for name, column in columns.items()}
-        self._fence(relation, {p: self._limits(relation, made_of, p) for p in _COLUMNWISE}, frozenset(columns))
+        withheld = {p: self._limits(relation, made_of, p) for p in _COLUMNWISE}
+        self._fence(relation, withheld, frozenset(columns), frozenset(columns.values()))
 
     def fence_view(self, relation: Relation, lineage: ViewLineage) -> None:
         """Take a view, or a copy, whole from those who may not read all that it is made of; and what it hands on of writes."""
@@ -111,16 +112,22 @@ class Wall:
             relation,
             {_SELECT: read, **{p: self._limits(relation, made_of, p) for p in (_INSERT, _UPDATE)}},
             frozenset(n for n, columns in made_of.items() if columns),
+            lineage.inside,
         )
 
     def _fence(
-        self, relation: Relation, withheld: Mapping[str, Mapping[str, frozenset[str]]], protected: frozenset[str]
+        self,
+        relation: Relation,
+        withheld: Mapping[str, Mapping[str, frozenset[str]]],
+        protected: frozenset[str],
+        made_of: frozenset[ColumnName],
     ) -> None:
-        """`withheld`: by privilege and login, the columns on which it shall not have it."""
+        """`withheld`: by privilege and login, the columns on which it shall not have it. `made_of`: all that is protected there."""
         object_ = relation_sql(relation.name)
         self.fenced[object_] = relation.owner
         everything = frozenset(c.name for c in relation.columns)
-        bad_for = frozenset(n for limits in withheld.values() for n, columns in limits.items() if columns)
+        # A trigger sees whole rows, and could change a value behind the one that lets it pass.
+        bad_for = frozenset(n for n in withheld[_SELECT] if self.people.limited(n, made_of))
         for grantee, atoms in self.grantees(object_).items():
             self.after |= {a for a in atoms if a.privilege not in (*_COLUMNWISE, *_PEEPING)}
             for privilege, limits in withheld.items():

@@ -63,7 +63,7 @@ host    replication all       10.0.0.0/8     scram-sha-256
 BAD_SQL: Final = """
 CREATE ROLE trainee LOGIN;
 GRANT USAGE ON SCHEMA public TO trainee;
-GRANT SELECT (phone) ON customers TO trainee;
+GRANT SELECT (phone), UPDATE (phone) ON customers TO trainee;
 GRANT INSERT ON customers TO PUBLIC;
 CREATE VIEW phone_book AS SELECT name, phone FROM customers;
 GRANT SELECT ON phone_book TO trainee;

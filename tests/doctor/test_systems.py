@@ -198,6 +198,7 @@ def test_the_bad_system_s_details(unwell: list[dict[str, Any]]) -> None:
     for word in ("REPLICATION", "CREATEROLE", "BYPASSRLS"):
         assert says("login-attributes", "agent", word)
     assert says("column-open", "trainee", "phone of public.customers")
+    assert says("column-writable", "trainee", "change phone of public.customers")
     assert not says("column-open", "agent")  # it reads everything: said once
     assert says("object-open", "trainee", "view public.phone_book")
     assert says("object-open", "trainee", "function public.phone_of")
@@ -426,6 +427,7 @@ STATEMENTS = (
         "login-watches",
         "login-attributes",
         "column-open",
+        "column-writable",
         "object-open",
         "table-public",
     ),

@@ -108,6 +108,7 @@ _UNSEEN_WRITES = (
     # A unique constraint tells by its error, any index by the pages that it touches.
     "INSERT INTO customers (id, name, phone) VALUES (1000, 'x', '13800138010')",
     "INSERT INTO customers (id, name, born) VALUES (1000, 'x', '1990-05-17')",
+    "INSERT INTO customers (id, name, income) VALUES (1000, 'x', 123456.5)",  # an indexed generated column is made of it
     # A sealed value of one's own choosing could be compared; a forged or moved one stored.
     "INSERT INTO customers (id, name, card) SELECT 1000, 'x', card FROM customers WHERE id = 10",
     "UPDATE customers SET card = (SELECT card FROM customers WHERE id = 11) WHERE id = 10",
@@ -123,6 +124,8 @@ async def test_nothing_unseen_is_written(place: Place) -> None:
     await place.admin.execute(SCHEMA)
     await place.admin.execute("""
         CREATE INDEX ON customers (born);
+        ALTER TABLE customers ADD COLUMN half numeric GENERATED ALWAYS AS (income / 2) STORED;
+        CREATE INDEX ON customers (half);
         CREATE VIEW contacts AS SELECT id, phone, note FROM customers;
         GRANT SELECT, INSERT, UPDATE ON contacts TO ap_agent;
     """)

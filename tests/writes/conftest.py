@@ -89,6 +89,7 @@ INSERT INTO cards VALUES (21, 1, '4929000011112101', '2028-03-31', 1250.40, 'act
 INSERT INTO orders VALUES (41, 1, '4929000011112101');
 SELECT setval(pg_get_serial_sequence(t, 'id'), 100) FROM unnest(ARRAY['customers', 'cards', 'orders']) t;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO wr_teller, wr_agent, wr_writer, wr_slow;
+GRANT TRIGGER, REFERENCES ON ALL TABLES IN SCHEMA public TO wr_writer;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO wr_teller, wr_agent, wr_writer, wr_slow;
 """
 

@@ -151,6 +151,7 @@ def _run(connection: psycopg.Connection[Any], sql: str) -> None:
         "SELECT pgveil_write.given('QUJD', 'public.customers.phone')",
         "SELECT pgveil_private.lookup_value('QUJD', 'public.customers.phone')",
         "ALTER TABLE customers DISABLE TRIGGER ALL",
+        "CREATE TRIGGER z BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "UPDATE customers SET name = 'x' WHERE id = 2",
     ],
 )
