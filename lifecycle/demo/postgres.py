@@ -147,10 +147,14 @@ class Postgres:
     def __exit__(self, *_: object) -> None:
         self.destroy()
 
-    def start(self) -> None:
-        """Make the data directory if there is none, start the server, wait until it answers."""
+    def prepare(self) -> None:
+        """Make the data directory if there is none."""
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
+
+    def start(self) -> None:
+        """Make the data directory if there is none, start the server, wait until it answers."""
+        self.prepare()
         (self.data / "pgveil.conf").write_text(self._conf())
         if self.hba is not None:
             (self.data / "pg_hba.conf").write_text(self.hba)

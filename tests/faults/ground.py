@@ -287,6 +287,7 @@ def _command_line(pid: int) -> bytes:
 def _with_tls(server: Postgres, certificate: Path) -> Postgres:
     """The same server, which shows this certificate."""
     owner = server_account()
+    server.prepare()
     for name in ("server.crt", "server.key"):
         file = Path(shutil.copy(certificate / name, server.data.resolve()))
         file.chmod(0o600)

@@ -244,33 +244,53 @@ def test_a_client_that_reads_nothing_for_a_minute(filled: Ground, tmp_path: Path
     _reads_nothing(filled, tmp_path, 60.0)
 
 
-SPACE, NEAR, FAR = "pgveil-far", "10.213.7.1", "10.213.7.2"
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A network of its own, and the two ends of the cable to it. Names and addresses are this process's: runs share the kernel's network."""
+
+    space: str
+    near: str
+    far: str
+    near_link: str
+    far_link: str
+
+    @classmethod
+    def of(cls, process: int) -> Machine:
+        block = process % 2**14 * 4  # a /30 of 10.213.0.0/16
+        near, far = (f"10.213.{(block + n) >> 8}.{(block + n) & 255}" for n in (1, 2))
+        return cls(f"pgveil-far-{process}", near, far, f"pgvn{process}", f"pgvf{process}")
 
 
 @contextmanager
-def another_machine() -> Iterator[str]:
-    """A network of its own, joined by a cable that can be pulled; its name. Skips where that is not allowed."""
+def another_machine() -> Iterator[Machine]:
+    """A machine joined by a cable that can be pulled. Skips where that is not allowed; takes away what it has made, and nothing else."""
+    machine = Machine.of(os.getpid())
+    space, undo = machine.space, []
     commands = [
-        f"ip netns add {SPACE}",
-        f"ip link add pgveil0 type veth peer name pgveil1 netns {SPACE}",
-        f"ip addr add {NEAR}/30 dev pgveil0",
-        "ip link set pgveil0 up",
-        f"ip -n {SPACE} addr add {FAR}/30 dev pgveil1",
-        f"ip -n {SPACE} link set pgveil1 up",
+        (f"ip netns add {space}", f"ip netns del {space}"),
+        (
+            f"ip link add {machine.near_link} type veth peer name {machine.far_link} netns {space}",
+            f"ip link del {machine.near_link}",
+        ),
+        (f"ip addr add {machine.near}/30 dev {machine.near_link}", None),
+        (f"ip link set {machine.near_link} up", None),
+        (f"ip -n {space} addr add {machine.far}/30 dev {machine.far_link}", None),
+        (f"ip -n {space} link set {machine.far_link} up", None),
     ]
     if shutil.which("ip") is None:
         pytest.skip("iproute2 is not installed: a machine that vanishes is not tried")
     try:
-        for command in commands:
+        for command, undoing in commands:
             done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(
                     f"a machine that vanishes is not tried: `{command}` is not allowed here ({done.stderr.strip()})"
                 )
-        yield SPACE
+            undo += [undoing] if undoing is not None else []
+        yield machine
     finally:
-        subprocess.run(["ip", "netns", "del", SPACE], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", "pgveil0"], capture_output=True, check=False)
+        for command in reversed(undo):
+            subprocess.run(command.split(), capture_output=True, check=False)
 
 
 _FAR_CLIENT = """
@@ -289,23 +309,23 @@ def test_a_client_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Pa
         workers=1,
         more="keepalive: {idle_seconds: 1, interval_seconds: 1, count: 2, unacknowledged_seconds: 2}\nlimits: {close_seconds: 0.5}\n",
     )
-    text = other.config.read_text().replace("address: 127.0.0.1", f"address: {NEAR}", 1)
-    with another_machine() as space:
+    with another_machine() as machine:
+        text = other.config.read_text().replace("address: 127.0.0.1", f"address: {machine.near}", 1)
         other.config.write_text(text)
         other.start()
         try:
-            dsn = f"postgresql://app@{NEAR}:{other.port}/{other.database}?sslmode={other.sslmode}"
+            dsn = f"postgresql://app@{machine.near}:{other.port}/{other.database}?sslmode={other.sslmode}"
             program = _FAR_CLIENT
             if unsent:
                 program = program.replace(
                     "sys.stdin.read()", f"connection.pgconn.send_query({MANY.encode()!r}); sys.stdin.read()"
                 )
-            command = ["ip", "netns", "exec", space, sys.executable, "-c", program, dsn]
+            command = ["ip", "netns", "exec", machine.space, sys.executable, "-c", program, dsn]
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as far:
                 assert far.stdout is not None
                 assert far.stdout.readline()
                 assert other.metric("pgveil_connections") == 1
-                subprocess.run(["ip", "link", "set", "pgveil0", "down"], check=True)
+                subprocess.run(["ip", "link", "set", machine.near_link, "down"], check=True)
                 try:
                     until(lambda: other.metric("pgveil_connections") == 0, "the client is given up")
                 finally:
@@ -335,10 +355,10 @@ asyncio.run(main())
 
 
 @contextmanager
-def server_on(space: str, ground: Ground, path: Path) -> Iterator[None]:
-    """The ground's server, as a machine in another network would be: at FAR, with its own port."""
-    where = (FAR, str(ground.pg.port), str(path))
-    command = ["ip", "netns", "exec", space, sys.executable, "-c", _FAR_SERVER, *where]
+def server_on(machine: Machine, ground: Ground, path: Path) -> Iterator[None]:
+    """The ground's server, as a machine in another network would be: at its far address, with its own port."""
+    where = (machine.far, str(ground.pg.port), str(path))
+    command = ["ip", "netns", "exec", machine.space, sys.executable, "-c", _FAR_SERVER, *where]
     with Dam(ground.pg.port, path), subprocess.Popen(command, stdout=subprocess.PIPE) as far:
         try:
             assert far.stdout is not None
@@ -349,31 +369,29 @@ def server_on(space: str, ground: Ground, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def cable_pulled(space: str) -> Iterator[None]:
+def cable_pulled(machine: Machine) -> Iterator[None]:
     """At the far end: what is sent gets lost, and nobody says so."""
-    subprocess.run(["ip", "-n", space, "link", "set", "pgveil1", "down"], check=True)
+    subprocess.run(["ip", "-n", machine.space, "link", "set", machine.far_link, "down"], check=True)
     yield
-    subprocess.run(["ip", "-n", space, "link", "set", "pgveil1", "up"], check=True)
+    subprocess.run(["ip", "-n", machine.space, "link", "set", machine.far_link, "up"], check=True)
 
 
-# In a run of everything the far end refused twice (plain, asking), alone never: until the reason is known it is no part of the ordinary run.
-@pytest.mark.soak
 @pytest.mark.parametrize("asking", [False, True])
 def test_a_server_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Path, asking: bool) -> None:
     """Nobody's FIN or RST: an idle client's server is found gone by keepalive, that of one who asks by what is not acknowledged."""
     other = filled.beside(tmp_path / "vanished")
-    other.configure(
-        workers=1,
-        server=f"hosts: {FAR}:{filled.pg.port}",
-        more="keepalive: {idle_seconds: 1, interval_seconds: 1, count: 2, unacknowledged_seconds: 2}\nlimits: {close_seconds: 0.5}\n",
-    )
-    with another_machine() as space, server_on(space, filled, tmp_path / "way"):
+    with another_machine() as machine, server_on(machine, filled, tmp_path / "way"):
+        other.configure(
+            workers=1,
+            server=f"hosts: {machine.far}:{filled.pg.port}",
+            more="keepalive: {idle_seconds: 1, interval_seconds: 1, count: 2, unacknowledged_seconds: 2}\nlimits: {close_seconds: 0.5}\n",
+        )
         other.start()
         try:
             until(lambda: served(other), "the way is there")
             with psycopg.connect(other.dsn(), autocommit=True) as app:
                 assert app.execute(LOOK).fetchall() == pans()
-                with cable_pulled(space):
+                with cable_pulled(machine):
                     question = Asking(app, LOOK) if asking else None
                     until(lambda: other.metric("pgveil_connections") == 0, "the server is given up")
                     question = question or Asking(app, LOOK)
