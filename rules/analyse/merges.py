@@ -90,8 +90,8 @@ class Merges:
         level = self._level(scope, [target, *scope.entries])
         level.star = [*scope.star, *(Named(c.name, c.flow) for c in target.columns)]
         level.star_known = scope.star_known and not target.opaque
-        if not any(e.name in {"old", "new"} for e in level.entries):
-            rows = [Entry(name, target.columns, opaque=target.opaque, target=True) for name in ("old", "new")]
+        rows = self._writes.old_and_new(clause, target, level.entries)
+        if rows:
             level.parent = Scope(scope.parent, rows, ctes=scope.ctes)
         return self._queries.select_list(clause.expressions, level)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from rules.analyse.constants import type_end
 from rules.analyse.keywords import RESERVED
 from rules.lexer import Kind
 
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 
 _NAMES: Final = (Kind.WORD, Kind.QUOTED)
 _BEHIND_A_LABEL: Final = frozenset({",", "from", ")"})
+# SQL/JSON functions, whose arguments end in clauses that change nothing that the analysis asks (PostgreSQL manual, 9.16.1 and 9.16.2).
+_JSON: Final = frozenset(
+    f"json_{name}"
+    for name in ("object", "array", "objectagg", "arrayagg", "query", "value", "exists", "serialize", "scalar")
+) | {"json"}
+_TAILS: Final = (
+    (("null", "absent"), ("on",), ("null",)),
+    (("with", "without"), ("unique",), ("keys",)),
+    (("with", "without"), ("unique",)),
+    *((("with", "without"), *((w,) for w in words), ("wrapper",)) for words in ((), ("array",))),
+    *(
+        (("with",), ("conditional", "unconditional"), *((w,) for w in words), ("wrapper",))
+        for words in ((), ("array",))
+    ),
+    (("keep", "omit"), ("quotes",), ("on",), ("scalar",), ("string",)),
+    (("keep", "omit"), ("quotes",)),
+    (("format",), ("json",), ("encoding",), ("utf8", "utf16", "utf32")),
+    (("format",), ("json",)),
+)
 _OVERRIDING: Final = frozenset({("system", "value"), ("user", "value")})
 
 
@@ -21,12 +41,18 @@ class Normalised:
     """How tokens are spelled otherwise ("" leaves one out).
 
     `accounted`: tokens that name no column and no relation. `join_aliases`: of JOIN ... USING (columns) AS alias, the alias's token by the first
-    column's.
+    column's. `returnings`: the tokens RETURNING of statements, with what OLD and NEW are called behind each.
     """
 
     spellings: dict[int, str] = field(default_factory=dict)
     accounted: set[int] = field(default_factory=set)
     join_aliases: dict[int, int] = field(default_factory=dict)
+    returnings: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def row_names(self, token: int | None) -> dict[str, str]:
+        """What OLD and NEW are called in the RETURNING list that a token stands in."""
+        before = [at for at in self.returnings if token is not None and at < token]
+        return {"old": "old", "new": "new"} | (self.returnings[max(before)] if before else {})
 
 
 def normalise(lexed: Lexed, first: int, last: int) -> Normalised:
@@ -40,6 +66,7 @@ class _Scan:
         self._first = first
         self._last = last
         self._found = Normalised()
+        self._within: list[str] = []  # the words before the parentheses that are open
 
     def run(self) -> Normalised:
         forms = {
@@ -48,11 +75,16 @@ class _Scan:
             "using": self._using,
             "only": self._only,
             "collate": self._collate,
+            "returning": self._returning,
         }
         for index in range(self._first, self._last + 1):
             token = self._lexed.tokens[index]
-            if token.kind is not Kind.WORD:
+            if token.kind is Kind.PUNCT:
+                self._nest(index, token.value)
+            if token.kind is not Kind.WORD or index in self._found.spellings:
                 continue
+            if self._within and self._within[-1] in _JSON:
+                self._json_tail(index)
             form = forms.get(token.value)
             if form is not None:
                 form(index)
@@ -72,6 +104,45 @@ class _Scan:
 
     def _drop(self, first: int, last: int) -> None:
         self._found.spellings.update(dict.fromkeys(range(first, last + 1), ""))
+
+    def _nest(self, at: int, sign: str) -> None:
+        if sign in {"(", "["}:
+            self._within.append(self._text(at - 1))
+        elif sign in {")", "]"} and self._within:
+            self._within.pop()
+
+    def _json_tail(self, at: int) -> None:
+        """ABSENT ON NULL and its like; RETURNING is with the others of its name."""
+        if self._text(at - 1) in {"(", ",", "."}:
+            return
+        for words in _TAILS:
+            if all(self._text(at + n) in word for n, word in enumerate(words)):
+                self._drop(at, at + len(words) - 1)
+                return
+
+    def _returning(self, at: int) -> None:
+        """RETURNING WITH (OLD AS o, NEW AS n) of a statement; RETURNING type of an SQL/JSON function."""
+        if self._within and self._within[-1] in _JSON:
+            end = type_end(self._lexed, at + 1)
+            if end is not None and end <= self._last:
+                self._drop(at, end)
+            return
+        names: dict[str, str] = {}
+        end = at + 2
+        while (
+            self._text(end) in {"(", ","}
+            and self._text(end + 1) in {"old", "new"}
+            and self._text(end + 2) == "as"
+            and self._is_name(end + 3)
+        ):
+            names[self._text(end + 1)] = self._lexed.tokens[end + 3].value
+            end += 4
+        if self._text(at + 1) == "with" and self._text(at + 2) == "(" and self._text(end) == ")" and names:
+            self._drop(at + 1, end)
+            self._found.accounted |= set(range(at + 1, end))
+        else:
+            names = {}
+        self._found.returnings[at] = names
 
     def _overriding(self, at: int) -> None:
         """INSERT's OVERRIDING clause changes nothing that the analysis asks."""

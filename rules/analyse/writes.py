@@ -297,11 +297,7 @@ class Writes:
             return Outputs()
         others = [e for e in scope.entries if e is not target]
         star = [Named(c.name, c.flow) for c in target.columns] + scope.star
-        old_new = (
-            []
-            if any(e.name in {"old", "new"} for e in [target, *others])
-            else [Entry(name, target.columns, opaque=target.opaque, target=True) for name in ("old", "new")]
-        )
+        old_new = self.old_and_new(clause, target, others)
         inner = Scope(
             scope.parent,
             [target, *others],
@@ -314,6 +310,17 @@ class Writes:
             # A bare column name means the target's own, which is found first.
             inner.parent = Scope(scope.parent, old_new, ctes=scope.ctes)
         return self.queries.select_list(clause.expressions, inner)
+
+    def old_and_new(self, clause: exp.Expr, target: Entry, others: Sequence[Entry]) -> list[Entry]:
+        """The rows before and after, by the names that they have in a RETURNING list; an entry of such a name hides them."""
+        tokens = (self.record.tree.token_of(i) for i in clause.find_all(exp.Identifier, exp.Star))
+        names = self.record.tree.normal.row_names(min((t for t in tokens if t is not None), default=None))
+        hidden = {e.name for e in [target, *others]}
+        return [
+            Entry(name, target.columns, opaque=target.opaque, target=True)
+            for name in names.values()
+            if name not in hidden
+        ]
 
     def protected(self, target: Entry) -> frozenset[ColumnName]:
         """The protected columns of the relation that is written."""
