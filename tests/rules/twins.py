@@ -299,7 +299,10 @@ class Twins:
         _script(connection, f"grant create, usage on schema public to {logins}")
         for login in FENCED:
             policy = self.rules.principal(login, []).policy
-            _script(connection, f"create schema {policy.schema}; grant usage on schema {policy.schema} to {login}")
+            _script(
+                connection,
+                f"create schema if not exists {policy.schema}; grant usage on schema {policy.schema} to {login}",
+            )
             for name in self.rules.protected_tables():
                 self._fence_writes(connection, login, name)
             for name, masks in self._masked_columns():
@@ -324,7 +327,7 @@ class Twins:
             _script(connection, f"revoke select on {each} from {login}; grant select ({plain}) on {each} to {login}")
         _script(
             connection,
-            f"create view {view} as select {shown} from {table}; grant select, delete on {view} to {login};"
+            f"create or replace view {view} as select {shown} from {table}; grant select, delete on {view} to {login};"
             f"grant update ({', '.join(self._changeable(login, name, columns))}) on {view} to {login}",
         )
 
