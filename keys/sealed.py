@@ -74,9 +74,9 @@ UNCHECKED_PATTERN = f"^({_UNCHECKED})$"
 SEALED_IN_TEXT = f"[~^][{_ALPHABET}]{{16,}}(?:-[{_ALPHABET}]{{0,{CHECK_CHARACTERS}}})?"
 """Finds sealed values inside other text, cut ones too (PostgreSQL cuts the columns of a failing row at 64 bytes): for scrubbing messages."""
 
-LIKE_SEALED = f"^[~^](AA[{_ALPHABET}]{{6,}}|[{_ALPHABET}]{{16,}})(-[{_ALPHABET}]{{0,{CHECK_CHARACTERS}}})?$"
+LIKE_SEALED = f"^[~^](AA[{_ALPHABET}]{{6,}}|[A-Za-z][{_ALPHABET}]{{15,}})(-[{_ALPHABET}]{{0,{CHECK_CHARACTERS}}})?$"
 """A text that is, or was before it was cut, a sealed value of either form: what is never to be sealed again. The first 63 keys make the
-shortest to be told from other texts. Reads as SEALED_PATTERN does."""
+shortest to be told from other texts; no ring comes to ids that begin with a digit or "/", as paths do. Reads as SEALED_PATTERN does."""
 
 # A batch of fewer values is quicker one by one; so is one longer than this many blocks (measured: docs/sealed-format.md).
 _BATCH_FROM = 32
