@@ -67,7 +67,7 @@ def _derived(table: Table, relation: Relation) -> dict[str, tuple[Column, ...]]:
 
 def _column(name: ColumnName, made_of: tuple[Column, ...]) -> Column:
     order = list(Level)
-    return Column(name, min((c.level for c in made_of), key=order.index), Protection.MASKED, mask=_UNSEEN)
+    return Column(name, min((c.level for c in made_of), key=order.index), Protection.MASKED, mask=_UNSEEN, derived=True)
 
 
 def _role(rules: Rules, role: Role, sources: Mapping[ColumnName, tuple[Column, ...]]) -> Role:

@@ -97,7 +97,8 @@ class Column:
     """One classified column.
 
     `type` is the logical type as clients see it ("varchar(19)", "numeric(12,2)", "date", "text[]"); always present for sealed columns.
-    `domain` is the key domain's name, by default the column's own full name.
+    `domain` is the key domain's name, by default the column's own full name. `derived`: no rules file names it, the database makes it of others
+    (`rules.derived`).
     """
 
     name: ColumnName
@@ -109,6 +110,7 @@ class Column:
     mask: MaskSpec | None = None
     on_damage: OnDamage = OnDamage.FAIL
     placeholder: str | None = None
+    derived: bool = False
 
     @property
     def protected(self) -> bool:
@@ -254,7 +256,9 @@ class Rules:
             if verdict is not Verdict.CLEAR and roles and all(self._may_write(r, name) for r in roles)
         )
         limits = [r.lookups_per_minute for r in roles if r.lookups_per_minute is not None]
-        shown = views_id(self.protected_columns(), verdicts, lookups)
+        # What the database derives of the rules' columns follows from these, and comes and goes with its DDL.
+        named = tuple(c for c in self.protected_columns() if not c.derived)
+        shown = views_id(named, verdicts, lookups)
         policy = PolicyClass(class_id(verdicts, lookups, writes), verdicts, lookups, writes, shown)
         counted = bool((lookups or writes) and limits)
         return Principal(

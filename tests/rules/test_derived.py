@@ -83,6 +83,15 @@ def test_the_verdict_is_the_strictest_of_what_they_are_made_of(login: str, tsv: 
     assert policy.verdict(BOTH) is both
 
 
+def test_the_masking_views_keep_their_schema_when_a_column_is_derived() -> None:
+    """DDL that adds one is seen by the view's text alone: nobody's other tables are without views until the next apply."""
+    given = load_rules_text(RULES.format(more=""), "rules.yaml")
+    for login in ("agent", "analyst", "nobody"):
+        before, after = (r.principal(login, ()).policy for r in (given, with_derived(given, CATALOG)))
+        assert before.schema == after.schema
+        assert before.id != after.id
+
+
 def test_the_rules_may_say_otherwise() -> None:
     more = "      name_tsv: {level: general}\n      both: {level: important, mask: {kind: keep_first, n: 1}}"
     given = load_rules_text(RULES.format(more=more), "rules.yaml")
