@@ -113,8 +113,10 @@ def _attributes(facts: Facts) -> Iterator[Found]:
         if role.replication:
             text = f"login {login} is to see masks and has REPLICATION: it may copy the whole cluster, or stream its changes"
             yield Found(Severity.BAD, login, text, f"ALTER ROLE {quoted} NOREPLICATION;")
+        # server-rights tells of these with their arguments.
+        told = {r.object.removeprefix("pg_catalog.").partition("(")[0] for r in database.server_rights}
         for right in database.state.catalog.beneath(login):
-            if right != "REPLICATION":
+            if right != "REPLICATION" and right not in told:
                 text = f"login {login} is to see masks and may execute {right}, which shows what no privilege on tables covers"
                 yield Found(Severity.BAD, login, text, f"REVOKE EXECUTE ON FUNCTION {right} FROM {quoted}, PUBLIC;")
         if role.create_role:

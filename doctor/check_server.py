@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 _OLDEST, _TESTED = 15, frozenset({15, 16, 18})
 _CLOCK_SECONDS: Final = 5.0
+_PUBLIC_PLACES: Final = (  # names to look for
+    "/tmp/",  # noqa: S108
+    "/var/tmp/",  # noqa: S108
+    "public_html",
+    "/var/www",
+    "/srv/http",
+    "http://",
+    "ftp://",
+    "chmod 644",
+    "chmod 666",
+    "chmod 777",
+)
 _AS_READER: Final = "GRANT pg_read_all_settings TO pgveil's login; or give doctor a superuser's URL (--database)"
 
 
@@ -77,6 +89,40 @@ def _log_statements(facts: Facts) -> Iterator[Found]:
         yield from _judge(facts, name, _not_minus_one, Severity.WARNING, f"slow {written}", "-1")
     yield from _judge(
         facts, "log_transaction_sample_rate", lambda v: float(v) > 0, Severity.WARNING, f"some {written}", "0"
+    )
+
+
+def _log_trees(facts: Facts) -> Iterator[Found]:
+    for name in ("debug_print_parse", "debug_print_rewritten", "debug_print_plan"):
+        yield from _judge(
+            facts, name, _on, Severity.WARNING, "trees of statements are logged, with their constants", "off"
+        )
+
+
+def _log_files(facts: Facts) -> Iterator[Found]:
+    collected = facts.database.settings.get("logging_collector") == "on"
+    if collected:
+        yield from _judge(
+            facts,
+            "log_file_mode",
+            lambda v: int(v, 8) & 0o007 != 0,
+            Severity.WARNING,
+            "every account of the server's machine reads its log",
+            "'0600'",
+        )
+
+
+def _archive(facts: Facts) -> Iterator[Found]:
+    def public(value: str) -> bool:
+        return any(word in value for word in _PUBLIC_PLACES)
+
+    yield from _judge(
+        facts,
+        "archive_command",
+        public,
+        Severity.WARNING,
+        "the write-ahead log, masked columns plain, is put where others read it",
+        "'... to a directory of the server's account, or encrypted'",
     )
 
 
@@ -243,6 +289,27 @@ CHECKS: Final = (
         "The server's log gets no statements that read and write rows",
         "Logs are copied to places that no privilege fences. Sealed values are ciphertext there; masked ones are plain in the statements of those who see them.",
         _log_statements,
+    ),
+    Check(
+        "log-trees",
+        Group.SERVER,
+        "The server's log gets no trees of statements",
+        "debug_print_parse and its like write every constant of every statement.",
+        _log_trees,
+    ),
+    Check(
+        "log-files",
+        Group.SERVER,
+        "Only the server's account, and its group, read the server's log",
+        "Whatever gets into the log is read by whoever may open its files.",
+        _log_files,
+    ),
+    Check(
+        "archive",
+        Group.SERVER,
+        "The write-ahead log is archived to no place that others read",
+        "It has every row that was ever written, masked columns plain. Only places that are public by their name are known here.",
+        _archive,
     ),
     Check(
         "log-errors",

@@ -43,7 +43,8 @@ SELECT rolname::text AS name, rolcanlogin AS can_login, rolsuper AS superuser, r
 """
 
 # A parameter without its unit: what is compared is words, and numbers against their defaults.
-_SETTINGS = "SELECT name, setting FROM pg_settings"
+# search_path is fixed for this transaction; what it would be is told.
+_SETTINGS = "SELECT name, CASE name WHEN 'search_path' THEN reset_val ELSE setting END AS setting FROM pg_settings"
 
 _OWN_SETTINGS = """
 SELECT concat_ws(' in ', CASE WHEN s.setrole = 0 THEN NULL ELSE 'role ' || pg_get_userbyid(s.setrole) END,
@@ -113,6 +114,44 @@ SELECT l.rolname::text AS login, min(m.rolname)::text AS through, w.id AS id
   JOIN pg_roles m ON pg_has_role(l.oid, m.oid, 'MEMBER') AND NOT m.rolsuper
  WHERE CASE WHEN w.routine THEN has_function_privilege(m.oid, w.id::oid, 'EXECUTE') ELSE has_any_column_privilege(m.oid, w.id::oid, 'SELECT') END
  GROUP BY 1, 3 ORDER BY 1, 3
+"""
+
+# Of the server's own, what shows past every table's privileges. Names that a version lacks are left out by to_regclass and to_regprocedure.
+_SERVER_RIGHTS = """
+SELECT l.rolname::text AS login, min(m.rolname)::text AS through, w.object AS object, w.privilege AS sql
+  FROM pg_roles l
+  JOIN pg_roles m ON pg_has_role(l.oid, m.oid, 'MEMBER') AND NOT m.rolsuper
+ CROSS JOIN (VALUES ('pg_catalog.pg_authid', 'SELECT'), ('pg_catalog.pg_statistic', 'SELECT'), ('pg_catalog.pg_statistic_ext_data', 'SELECT'),
+                    ('pg_catalog.pg_user_mapping', 'SELECT'), ('pg_catalog.pg_largeobject', 'SELECT'),
+                    ('pg_catalog.pg_read_file(text)', 'EXECUTE'), ('pg_catalog.pg_read_file(text,bigint,bigint)', 'EXECUTE'),
+                    ('pg_catalog.pg_read_binary_file(text)', 'EXECUTE'), ('pg_catalog.pg_read_binary_file(text,bigint,bigint)', 'EXECUTE'),
+                    ('pg_catalog.pg_ls_dir(text)', 'EXECUTE'), ('pg_catalog.lo_import(text)', 'EXECUTE'),
+                    ('pg_catalog.lo_export(oid,text)', 'EXECUTE')) w (object, privilege)
+ WHERE l.rolcanlogin AND NOT l.rolsuper
+   AND CASE WHEN w.privilege = 'SELECT' THEN has_any_column_privilege(m.oid, to_regclass(w.object), 'SELECT')
+            ELSE has_function_privilege(m.oid, to_regprocedure(w.object), 'EXECUTE') END
+   -- Members of these roles are told of by name (login-reads-all).
+   AND NOT m.rolname = ANY ('{pg_read_all_data,pg_read_server_files,pg_write_server_files}')
+ GROUP BY 1, 3, 4 ORDER BY 1, 4, 3
+"""
+
+_PARAMETER_GRANTS = """
+SELECT l.rolname::text AS login, CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END AS through, p.parname AS parameter
+  FROM pg_parameter_acl p, LATERAL aclexplode(p.paracl) a
+  JOIN pg_roles l ON l.rolcanlogin AND NOT l.rolsuper AND (a.grantee = 0 OR pg_has_role(l.oid, a.grantee, 'MEMBER'))
+ ORDER BY 1, 3
+"""
+
+_OPEN_SCHEMAS = """
+SELECT n.nspname::text AS name FROM pg_namespace n, LATERAL aclexplode(n.nspacl) a
+ WHERE a.grantee = 0 AND a.privilege_type = 'CREATE'
+"""
+
+_READABLE = """
+SELECT c.oid::int8 AS oid, array_agg(r.rolname::text) AS logins
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles r ON r.rolcanlogin AND NOT r.rolsuper AND has_any_column_privilege(r.oid, c.oid, 'SELECT') AND c.relowner <> r.oid
+ WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema$)' GROUP BY 1
 """
 
 _HBA = "SELECT * FROM pg_hba_file_rules ORDER BY {order}"
@@ -189,6 +228,12 @@ async def _read(
         triggers=reach.triggers,
         open_columns=reach.columns,
         open_objects=reach.objects,
+        server_rights=tuple(Open(**dict(r)) for r in await connection.fetch(_SERVER_RIGHTS)),
+        parameter_grants=tuple(
+            (r["login"], r["through"], r["parameter"]) for r in await connection.fetch(_PARAMETER_GRANTS)
+        ),
+        open_schemas=frozenset(r["name"] for r in await connection.fetch(_OPEN_SCHEMAS)),
+        readable={r["oid"]: frozenset(r["logins"]) for r in await connection.fetch(_READABLE)},
     )
 
 

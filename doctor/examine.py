@@ -15,6 +15,7 @@ from doctor import (
     check_logins,
     check_network,
     check_objects,
+    check_reach,
     check_rules,
     check_server,
 )
@@ -33,6 +34,7 @@ CHECKS: Final = (
     _ACCEPTANCE,
     *check_logins.CHECKS,
     *check_objects.CHECKS,
+    *check_reach.CHECKS,
     *check_access.CHECKS,
     *check_server.CHECKS,
     *check_keys.CHECKS,

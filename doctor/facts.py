@@ -138,6 +138,10 @@ class Database:
     open_columns: tuple[Open, ...] = ()
     open_objects: tuple[Open, ...] = ()
     samples: tuple[Sample, ...] | Missing = ()
+    server_rights: tuple[Open, ...] = ()  # `object`: of the server's own; `sql`: the privilege
+    parameter_grants: tuple[tuple[str, str, str], ...] = ()  # login, through whom ("": PUBLIC), parameter
+    open_schemas: frozenset[str] = frozenset()  # in which anyone may create
+    readable: Mapping[int, frozenset[str]] = field(default_factory=dict)  # by table, logins that may read any column
 
 
 @dataclass(frozen=True)

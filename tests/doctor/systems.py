@@ -51,6 +51,13 @@ BAD_SETTINGS: Final = {
     "shared_preload_libraries": "pg_stat_statements",
     "auto_explain.log_min_duration": "0",
     "pg_stat_statements.track_utility": "on",
+    "debug_print_parse": "on",
+    "debug_pretty_print": "off",
+    "logging_collector": "on",
+    "log_directory": "log",
+    "log_file_mode": "0644",
+    "archive_mode": "on",
+    "archive_command": "cp %p /tmp/archive/%f",
 }
 BAD_HBA: Final = """\
 host    all         postgres  127.0.0.1/32   trust
@@ -88,6 +95,12 @@ CREATE EXTENSION postgres_fdw;
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw;
 CREATE FOREIGN TABLE mirror (id bigint, phone text) SERVER elsewhere;
 GRANT SELECT ON mirror TO trainee;
+GRANT EXECUTE ON FUNCTION pg_read_file(text) TO agent;
+GRANT SELECT ON pg_authid TO trainee;
+GRANT SET ON PARAMETER log_statement TO agent;
+GRANT CREATE ON SCHEMA public TO PUBLIC;
+CREATE TABLE customers_of_last_year AS SELECT * FROM customers;
+GRANT SELECT ON customers_of_last_year TO PUBLIC;
 """
 
 
