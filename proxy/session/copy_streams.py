@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from proxy import limits
 from proxy.errors import error_response
 from proxy.session.gate import BadValue
+from proxy.session.replies import STAND_IN
 from proxy.session.witness import disagreement
 from proxy.wire.copy_binary import BinaryCodec
 from proxy.wire.copy_rows import CopyDataError
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from proxy.wire.messages import CopyResponse, ErrorFields
     from rules.copy_format import CopyPlan
 
-# Stands in a field whose value pgveil refuses, so that the server refuses it too, in its place among the row's other errors. No sealed value
-# looks so: the domain's CHECK (23514) turns it away.
-_MARKER: Final = b"pgveil-bad-value"
 _CHECK_VIOLATION: Final = "23514"
 _CANCELED: Final = "57014"
 # What the server is told when the client's data can't be gone on with; it comes back in the server's own error.
@@ -202,7 +200,7 @@ class CopyIn:
             if index >= len(fields):
                 return  # "missing data for column"
             if self.fault is not None:
-                self._codec.write(row, index, _MARKER)
+                self._codec.write(row, index, STAND_IN)
                 continue
             if self._codec.is_default(row, index):
                 continue
@@ -212,7 +210,7 @@ class CopyIn:
             try:
                 sealed = self._values.seal_param(column, value, self._binary, 0, self._settings)
             except BadValue as bad:
-                sealed = _MARKER
+                sealed = STAND_IN
                 if not self._copy.format.lenient:
                     self.fault = self._bad(bad, row, index)
             self._codec.write(row, index, sealed)

@@ -50,10 +50,13 @@ def deallocated(text: bytes) -> bytes | None:
     return plain.lower() if quoted is None else quoted.replace(b'""', b'"')
 
 
+# Stands in a COPY's field whose value pgveil refuses, so that the server refuses it too, in its place among the row's other errors. No sealed
+# value looks so: the domain's CHECK (23514) turns it away. What the server says of it (ON_ERROR ignore, LOG_VERBOSITY verbose) is the client's.
+STAND_IN: Final = b"pgveil-bad-value"
 _SEALED: Final = re.compile(SEALED_IN_TEXT.encode())
 _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
-_SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}")
+_SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}|" + STAND_IN)
 # What the domain's check says (lifecycle.apply.ground), and what the client is told instead.
 _SEALED_CHECK: Final = (b"sealed", b"sealed_format")
 _CHECK_VIOLATION: Final = "23514"
@@ -198,4 +201,4 @@ def holds_sealed(data: bytes) -> bool:
 
 def scrubbed(text: bytes) -> bytes:
     """Words of the server's without ciphertext and without the names of masking schemas."""
-    return _SCHEMA.sub(b"", _SEALED.sub(b"<sealed>", text))
+    return _SCHEMA.sub(b"", _SEALED.sub(b"<sealed>", text)).replace(STAND_IN, b"<refused>")

@@ -156,6 +156,22 @@ def test_on_error_ignore_leaves_the_row_out(every: Copied) -> None:
         assert [r[0] for r in through.execute("select id from sealed order by id").fetchall()] == [1, 4]
 
 
+def test_what_is_left_out_is_told_without_words_of_pgveils(every: Copied) -> None:
+    with every.plainly() as direct, every.connect() as through:
+        if direct.info.server_version < 170_000:
+            pytest.skip("LOG_VERBOSITY is new in 17")
+        told: dict[str, list[str]] = {"direct": [], "through": []}
+        direct.add_notice_handler(lambda notice: told["direct"].append(str(notice.message_primary)))
+        through.add_notice_handler(lambda notice: told["through"].append(str(notice.message_primary)))
+        data = b"1\t1990-01-01\n2\tbad\n3\tworse\nx\t1990-01-01\n"
+        options = "(on_error ignore, log_verbosity verbose)"
+        copy_in(direct, f"copy plain (id, born) from stdin {options}", data)
+        copy_in(through, f"copy sealed (id, born) from stdin {options}", data)
+        shown = [line.replace('"bad"', '"<refused>"').replace('"worse"', '"<refused>"') for line in told["direct"]]
+        assert len(shown) == 4
+        assert told["through"] == shown
+
+
 def test_default_marker(every: Copied) -> None:
     with every.plainly() as direct, every.connect() as through:
         if direct.info.server_version < 160_000:
