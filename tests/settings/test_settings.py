@@ -46,6 +46,14 @@ WAYS = [
     "select set_config('TimeZone', 'America/New_York', false), set_config('bytea_output', 'escape', false)",
     "reset datestyle",
     "reset all",
+    "set client_encoding to 'LATIN1'",
+    "set names 'UTF8'",
+    "set standard_conforming_strings to off",
+    "set role none",
+    "set session authorization default",
+    "set lc_monetary to 'C'",
+    "set xml option document",
+    "set intervalstyle to iso_8601",
 ]
 CLEAR_WAYS = [
     "do $$ begin perform set_config('DateStyle', 'German, DMY', false); end $$",
@@ -280,6 +288,26 @@ def test_parameters_are_read_when_they_come_and_values_shown_when_they_go(clear:
         m.SYNC,
     )
     clear.query("rollback")
+
+
+def test_how_texts_are_read_travels_too(both: Both) -> None:
+    text = r"select 'a\'', born, name from t where name <> '\\' order by id --'"
+    for on in ("off", "on"):
+        both.say(run(f"set standard_conforming_strings to {on}"), run(text if on == "off" else READ), m.SYNC)
+        both.query(f"set standard_conforming_strings to {on}")
+        both.query(r"select '\\', born from t order by id")
+    for encoding in ("LATIN1", "UTF8"):
+        name = "é".encode(encoding)
+        insert = (
+            m.build_parse(b"", b"insert into plain values (7, '2001-02-03')")
+            + m.build_bind(b"", b"")
+            + m.build_execute(b"")
+        )
+        read = b"select born, '" + name + b"' from t order by id limit 1"
+        asked = m.build_parse(b"", read) + m.build_bind(b"", b"") + m.build_describe(b"P", b"") + m.build_execute(b"")
+        both.query("begin")
+        both.say(run(f"set client_encoding to '{encoding}'"), insert, asked, m.SYNC)
+        both.query("rollback")
 
 
 def test_search_path_travels_too(both: Both) -> None:

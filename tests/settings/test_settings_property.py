@@ -38,7 +38,6 @@ WRITES = [
     "update public.t set born = '2032-03-04' where id = 2",
     "delete from public.t where id = 70",
 ]
-# One portal, in the transactions that the other statements make; where there is none, it is gone with the Sync.
 ENDS = ["begin", "commit", "rollback", "savepoint s", "rollback to s", "release s", "select 1/0"]
 
 
@@ -60,16 +59,24 @@ def _set(pair: tuple[str, str], how: int) -> str:
 pairs = st.sampled_from([(name, value) for name, values in PARAMETERS.items() for value in values])
 changes = st.builds(_set, pairs, st.integers(0, 7)) | st.sampled_from(["reset all", "discard all"])
 statements = changes | st.sampled_from(READS) | st.sampled_from(READS) | st.sampled_from(ENDS)
-batches = st.tuples(st.just("batch"), st.lists(statements, min_size=1, max_size=5))
+# A portal that gives its rows one by one, in whatever transaction there is.
+portals = st.sampled_from(["@open", "@more", "@more"])
+batches = st.tuples(st.just("batch"), st.lists(statements | portals, min_size=1, max_size=6))
 texts = st.tuples(st.just("text"), st.lists(statements, min_size=1, max_size=4))
 pipelines = st.tuples(st.just("queries"), st.lists(statements, min_size=1, max_size=4))
 scripts = st.lists(batches | texts | pipelines, min_size=1, max_size=5)
 
 
+PORTAL = {
+    "@open": m.build_close(b"P", b"p") + run(READS[0], portal=b"p", limit=1),
+    "@more": m.build_execute(b"p", 1),
+}
+
+
 def _said(kind: str, parts: list[str]) -> tuple[bytes, int]:
     """The messages, and how many ReadyForQuery they bring."""
     if kind == "batch":
-        return b"".join(run(p) for p in parts) + m.SYNC, 1
+        return b"".join(PORTAL.get(p) or run(p) for p in parts) + m.SYNC, 1
     if kind == "text":
         return m.build_query("; ".join(parts).encode()), 1
     return b"".join(m.build_query(p.encode()) for p in parts), len(parts)
