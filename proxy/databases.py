@@ -244,10 +244,15 @@ class Databases:
                 connection.terminate()
 
     async def refresh(self, name: str) -> None:
-        """Read a database's catalog again if its fingerprint has changed. Raises CatalogUnavailable."""
+        """Read the catalog of a database in use again if its fingerprint has changed. Raises CatalogUnavailable.
+
+        Of one that the last session has left nobody asks: the next session does when it begins.
+        """
         database = self._databases.get(name)
-        if database is not None:
+        if database is not None and database.users:
             await self._refresh(database)
+            if not database.users:
+                await self._let_go(database, 0.0)
 
     async def look_again(self) -> None:
         """What has changed a moment ago in the databases in use, as `pgveil apply` does, is known; where one can't be read, it is not."""
@@ -365,10 +370,11 @@ class Databases:
 
     async def close(self) -> None:
         """Close the connections."""
+        tasks = [t for d in self._databases.values() for t in (d.look, d.leaving) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for database in self._databases.values():
-            for task in (database.look, database.leaving):
-                if task is not None:
-                    task.cancel()
             if database.connection is not None:
                 database.connection.terminate()
                 database.connection = None

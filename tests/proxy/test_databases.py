@@ -116,6 +116,20 @@ async def test_the_connection_goes_with_the_last_session(pg: Postgres, tmp_path:
     await databases.close()
 
 
+async def test_a_refresh_that_comes_after_the_last_session_opens_nothing(pg: Postgres, tmp_path: Path) -> None:
+    """A session that makes a table and goes has asked for one."""
+    name = pg.create_database()
+    databases = _databases(tmp_path, pg.dsn(name), [])
+    await databases.gate(name)
+    going = asyncio.create_task(databases.refresh(name))
+    databases.left(name)
+    await going
+    await _until_gone(pg, name)
+    await databases.refresh(name)
+    assert pg.psql(HELD.format(name)).strip() == "0"
+    await databases.close()
+
+
 async def test_who_comes_at_once_finds_the_connection_still_there(pg: Postgres, tmp_path: Path) -> None:
     name = pg.create_database()
     answered: list[bool] = []
