@@ -237,8 +237,7 @@ class Connection:
         context = self._context(login)
         try:
             self._take_place()
-            async with self._around.logins.place(self._host, self._deadline):
-                authentication = await self._authenticate(login)
+            authentication = await self._authenticate(login)
             if isinstance(authentication, ErrorFields):
                 self._around.services.login_failed(context, authentication.sqlstate)
                 return None
@@ -301,35 +300,37 @@ class Connection:
         async for route in self._around.upstream.routes():
             if route.address == silent:
                 continue
-            try:
-                self._server = await self._around.upstream.open(route)
-            except ServerUnreachable as error:
-                reason = None if error.__cause__ is None else failure_word(error.__cause__)
-                self._log.warning(
-                    "server.unreachable", host=str(route.address), tls=route.encryption.value, reason=reason
-                )
-                unreachable = error
-                if isinstance(error, HostUnreachable):
-                    silent = route.address
-                continue
-            self._around.services.metrics.server_reached(self._around.now())
-            try:
-                authentication = await self._talk(login, self._server)
-            except HostUnreachable as error:
-                unreachable, silent, not_now = error, route.address, None
-                continue
-            rejected = authentication.rejected
-            if rejected is None:
-                return authentication
-            if authentication.untouched and rejected.sqlstate == _NOT_NOW:
-                self._server.close()
-                silent, not_now = route.address, authentication
-                continue
-            if self._another_way(route, authentication):
-                self._server.close()
-                continue
-            self._client.write(authentication.to_client)
-            return rejected
+            async with self._around.logins.place(self._host, self._deadline) as place:
+                try:
+                    self._server = await self._around.upstream.open(route)
+                except ServerUnreachable as error:
+                    reason = None if error.__cause__ is None else failure_word(error.__cause__)
+                    self._log.warning(
+                        "server.unreachable", host=str(route.address), tls=route.encryption.value, reason=reason
+                    )
+                    unreachable = error
+                    if isinstance(error, HostUnreachable):
+                        silent = route.address
+                    continue
+                place.taken()
+                self._around.services.metrics.server_reached(self._around.now())
+                try:
+                    authentication = await self._talk(login, self._server)
+                except HostUnreachable as error:
+                    unreachable, silent, not_now = error, route.address, None
+                    continue
+                rejected = authentication.rejected
+                if rejected is None:
+                    return authentication
+                if authentication.untouched and rejected.sqlstate == _NOT_NOW:
+                    self._server.close()
+                    silent, not_now = route.address, authentication
+                    continue
+                if self._another_way(route, authentication):
+                    self._server.close()
+                    continue
+                self._client.write(authentication.to_client)
+                return rejected
         if not_now is not None and not_now.rejected is not None:
             self._client.write(not_now.to_client)
             return not_now.rejected

@@ -20,10 +20,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, slots=True)
-class _Holder:
+class Place:
+    """One client's. Its time begins with its connection to the server: `taken`."""
+
     address: str
-    since: float
     clock: asyncio.Timeout
+    since: float | None = None
+    pressed: float | None = None
+
+    def taken(self) -> None:
+        """The server has been reached; from now on it waits for the client."""
+        self.since = asyncio.get_running_loop().time()
+        self.press(self.pressed)
+
+    def press(self, seconds: float | None) -> None:
+        """Others wait, so it must not take longer than that; None: nobody does any more."""
+        self.pressed = seconds
+        if self.since is not None and not self.clock.expired():
+            self.clock.reschedule(None if seconds is None else self.since + seconds)
 
 
 @dataclass(slots=True)
@@ -31,8 +45,7 @@ class Logins:
     """One worker's. `limits`: those in force."""
 
     limits: Limits
-    _holders: set[_Holder] = field(default_factory=set)
-    _pressed: set[_Holder] = field(default_factory=set)
+    _holders: set[Place] = field(default_factory=set)
     _held: Counter[str] = field(default_factory=Counter)
     # By address, in the order in which they get their turns. Within one the newest is the first: whoever floods waits behind himself.
     _waiting: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
@@ -43,23 +56,21 @@ class Logins:
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def place(self, address: str, deadline: float) -> AsyncIterator[None]:
+    async def place(self, address: str, deadline: float) -> AsyncIterator[Place]:
         """A place, once there is one. `deadline`: when the whole login must be over, by the loop's clock.
 
         Raises TooManyLogins where there is none in time, and TimeoutError within where others wait and this takes too long.
         """
         await self._get(address, deadline)
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as clock:
-                holder = _Holder(address, loop.time(), clock)
+                holder = Place(address, clock)
                 self._holders.add(holder)
                 try:
                     self._press()
-                    yield
+                    yield holder
                 finally:
                     self._holders.discard(holder)
-                    self._pressed.discard(holder)
         finally:
             self._give_back(address)
 
@@ -116,10 +127,8 @@ class Logins:
             self._held[address] += 1
             turn.set_result(None)
         if not self._waiting:
-            for holder in self._pressed:
-                if not holder.clock.expired():
-                    holder.clock.reschedule(None)
-            self._pressed.clear()
+            for holder in self._holders:
+                holder.press(None)
 
     def _press(self) -> None:
         """While somebody waits, nobody who keeps him waiting takes longer than the shorter time."""
@@ -127,6 +136,5 @@ class Logins:
             return
         full = self._held.total() >= self.limits.logins
         for holder in self._holders:
-            if (full or holder.address in self._waiting) and not holder.clock.expired():
-                self._pressed.add(holder)
-                holder.clock.reschedule(holder.since + self.limits.pressed_seconds)
+            if full or holder.address in self._waiting:
+                holder.press(self.limits.pressed_seconds)

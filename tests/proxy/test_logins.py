@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Login:
     """Takes a place and keeps it until it is told to go."""
 
-    def __init__(self, logins: Logins, address: str, seconds: float = 30.0) -> None:
+    def __init__(self, logins: Logins, address: str, seconds: float = 30.0, *, reaches: bool = True) -> None:
+        self._reaches = reaches
         self._logins = logins
         self._address = address
         self._seconds = seconds
@@ -36,7 +37,9 @@ class Login:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async with self._logins.place(self._address, asyncio.get_running_loop().time() + self._seconds):
+        async with self._logins.place(self._address, asyncio.get_running_loop().time() + self._seconds) as place:
+            if self._reaches:
+                place.taken()
             self.inside.set()
             await self._go.wait()
 
@@ -100,6 +103,19 @@ async def test_who_takes_his_time_is_ended_while_others_wait() -> None:
         login.task.cancel()
     await asyncio.gather(*(each.task for each in (stalled, waits, elsewhere)), return_exceptions=True)
     assert logins._held.total() == 0
+
+
+async def test_a_server_that_does_not_answer_is_nobody_s_fault() -> None:
+    """The shorter time is the client's, for his answers."""
+    logins = Logins(Limits(logins=1, logins_per_address=0, pressed_seconds=0.1))
+    first = Login(logins, "a", reaches=False)
+    await _settle()
+    second = Login(logins, "b")
+    await asyncio.sleep(0.3)
+    assert not first.task.done()
+    await first.leave()
+    await asyncio.wait_for(second.inside.wait(), 10)
+    await second.leave()
 
 
 async def test_who_waits_for_too_long_is_told_so() -> None:
