@@ -95,8 +95,10 @@ async def play(port: int, batch: Sequence[Case]) -> None:
 
 
 @pytest.fixture
-def other(ground: Ground, tmp_path: Path) -> Iterator[Ground]:
-    made = ground.beside(tmp_path / "beside")
+def other(tls_ground: Ground, tmp_path: Path) -> Iterator[Ground]:
+    """Its catalog is on a server with TLS: what holds for clients' connections holds for pgveil's own."""
+    made = tls_ground.beside(tmp_path / "beside")
+    made.tls = False  # `configure` below says it all
     write_certificate(tmp_path)
     yield made
     made.stop()
