@@ -90,6 +90,7 @@ NO_BOUNDS = frozenset(
         # Least and not most.
         "proxy.session.handshake._SMALLEST_PACKET",
         # How much work is done in one go, how something is estimated, how often it is tried again.
+        "proxy.differing._TOLD",
         *(
             "proxy.alerts._AT_ONCE",
             "proxy.listening._AT_ONCE",
