@@ -9,6 +9,7 @@ from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
 from lifecycle.apply.model import Kind
 from rules.problems import Severity as ProblemSeverity
+from rules.protect import ProtectionMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,12 @@ def _apply(facts: Facts) -> str:
     return f"pgveil apply --reload --config {facts.config.file} --database {facts.url}"
 
 
+def _recorded(facts: Facts) -> Iterator[Found]:
+    protection = ProtectionMap(facts.rules, facts.database.state.catalog)
+    for problem in protection.not_served:
+        yield Found(Severity.BAD, "record", problem, _apply(facts))
+
+
 def _obstacles(facts: Facts) -> Iterator[Found]:
     for obstacle in known(facts.database.plan).obstacles:
         yield Found(Severity.BAD, obstacle.object, obstacle.problem, obstacle.fix)
@@ -98,6 +105,13 @@ CHECKS: Final = (
         "`pgveil apply` has nothing to do: views, privileges, domains and functions are as the rules say",
         "Until apply has run, logins hold what the rules take from them, and masks changed by hand show what their author liked.",
         _pending,
+    ),
+    Check(
+        "applied-record",
+        Group.RULES,
+        "The database's record of what is applied says what the rules say",
+        "pgveil serves nothing that differs from it: columns sealed otherwise, or unknown to the rules, masking views that somebody else made.",
+        _recorded,
     ),
     Check(
         "apply-obstacle",

@@ -318,6 +318,7 @@ def spoil_database(system: System) -> None:
     pg.psql(
         "UPDATE customers SET id_number = (SELECT pan FROM cards LIMIT 1)::text::pgveil.sealed WHERE id = 1", DATABASE
     )
+    pg.psql("COMMENT ON VIEW pgveil.applied IS 'of last year'", DATABASE)
     pg.psql("SELECT pg_create_logical_replication_slot('tap', 'pgoutput')", DATABASE)
     pg.psql("CREATE DATABASE source", "postgres")
     pg.psql(
