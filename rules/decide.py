@@ -277,7 +277,7 @@ class _Decision:
         ]
         if not uses:
             return ()
-        target, use = self.facts.target, uses[0]
+        target, use = self.facts.target, min(uses, key=lambda u: (u.token, u.column))
         unseen = next((s for s in self.facts.stored if s.changes and self._limited(s.column)), None)
         if target is None or unseen is not None:
             raise RefusedError(
