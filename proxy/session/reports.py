@@ -34,9 +34,9 @@ _NOT_SHOWN: Final = frozenset((Route.REPLACE, Route.SKIP, Route.CHECK))
 _RECORDED_AS: Final = "(an error or notice of the server)"
 
 
-def may_quote(fields: ErrorFields) -> bool:
+def may_quote(fields: ErrorFields, context: bytes | None) -> bool:
     """Whether a report may hold values that the text of the statement does not: words of a function or trigger, a DETAIL with a row or key."""
-    return fields.get("W") is not None or fields.sqlstate[:2] not in _SAYS_NOTHING
+    return context is not None or fields.sqlstate[:2] not in _SAYS_NOTHING
 
 
 class Reports:
@@ -56,12 +56,12 @@ class Reports:
         if raw[0] == Back.ERROR and head is not None and (head.failed or head.route in _NOT_SHOWN):
             return False
         fields = parse_error(raw[5:])
-        if not may_quote(fields):
-            return False
-        state = self._state
         context = fields.get("W")
         if head is not None and head.flow in (Flow.COPY_IN, Flow.COPY_ENDED) and context and b"\n" not in context:
             context = None  # the line of COPY data, in the client's words
+        if not may_quote(fields, context):
+            return False
+        state = self._state
         plan, withhold = state.judge.report(state.identity.login, _relation(fields, context), context)
         if withhold:
             raw = without_values(raw)

@@ -827,6 +827,10 @@ NOT_BY_REWRITING = {
     "Send the statement again.": "only while a view or function is being replaced: tests/session/test_premise.py, tests/ddl",
     "Run the statement again.": "only while new rules come in between the analysis and the decision",
     "Commit first: pgveil knows a view once others can see it. Or select from the view's own tables.": "test_hints.py::test_commit_first",
+    "Change the settings in a statement before it.": "what follows it is every other order of settings and statements: tests/settings",
+    "Prepare the statement again, or fetch its rows before the settings change.": "about what is prepared already: "
+    "tests/calculator/test_computing.py::test_each_step_has_the_settings_of_its_moment",
+    "RESET {}.": "another statement first, and the same one again: tests/settings/test_settings.py",
     "Prepare the statement again.": "about what is prepared already: tests/session/test_renewing.py",
     "Call the function with SELECT.": "another message of the protocol: test_hints.py::test_function_calls",
     "Execute it by the protocol, or send the statement itself.": "about a name of the protocol: "
@@ -879,6 +883,8 @@ NOT_BY_REWRITING = {
 # Modules all of whose hints are told elsewhere, with the reason.
 ELSEWHERE = {
     "proxy/control.py": "of the commands, to the operator",
+    "proxy/server.py:The address is in listen.proxy_protocol": "of the connection, to the operator: tests/proxy/test_balancer.py",
+    "proxy/logins.py": "of the connection, to the operator: tests/proxy/test_logins.py",
     "proxy/tls.py": "of the connection, to the operator: tests/proxy/test_certificates.py",
     "proxy/calculator/": _CALCULATOR,
     "proxy/session/collect.py": _CALCULATOR,
