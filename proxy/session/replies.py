@@ -53,7 +53,8 @@ def deallocated(text: bytes) -> bytes | None:
 # Stands in a COPY's field whose value pgveil refuses, so that the server refuses it too, in its place among the row's other errors. No sealed
 # value looks so: the domain's CHECK (23514) turns it away. What the server says of it (ON_ERROR ignore, LOG_VERBOSITY verbose) is the client's.
 STAND_IN: Final = b"pgveil-bad-value"
-_SEALED: Final = re.compile(SEALED_IN_TEXT.encode())
+# With the "..." where PostgreSQL has cut it: how long the text is in which a value is stored says nothing of the value.
+_SEALED: Final = re.compile(SEALED_IN_TEXT.encode() + rb"(?:\.\.\.)?")
 _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}|" + STAND_IN)

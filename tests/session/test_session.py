@@ -681,6 +681,19 @@ def test_ciphertext_and_schemas_are_taken_out_of_reports(bench: Bench) -> None:
     assert client.count(b"Key (card)=(<sealed>) in customers") == 2
 
 
+def test_a_sealed_value_that_postgresql_cut_is_told_like_a_whole_one(bench: Bench) -> None:
+    """`Failing row contains (...)` has 64 bytes of each value, the context of a COPY 100: that is the stored text's length, not the value's."""
+    session = started(bench)
+    session.client_received(m.build_query(b"SELECT 1"))
+    row = b"(7, %s..., ~%s..., %s, %s..., f)" % (b"^" + b"A" * 63, b"B" * 56 + b"-abcdef", b"x" * 16, b"y" * 64)
+    context = b'COPY cards, line 1, column pan: "~' + b"C" * 99 + b'..."'
+    body = b"SERROR\0VERROR\0C23502\0Mnull value\0DFailing row contains " + row + b".\0W" + context + b"\0\0"
+    session.server_received(m.message(m.Back.ERROR, body) + READY)
+    client, _ = taken(session)
+    assert b"Failing row contains (7, <sealed>, <sealed>, %s, %s..., f)." % (b"x" * 16, b"y" * 64) in client
+    assert b'column pan: "<sealed>"' in client
+
+
 def test_settings_that_stay_unknown_refuse(bench: Bench) -> None:
     session = started(bench)
     bench.judge.table[b"SELECT x"] = NeedSettings()
