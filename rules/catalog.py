@@ -57,7 +57,7 @@ class CatalogColumn:
     """One live column of a relation (pg_attribute, attnum > 0, not dropped).
 
     `type_oid` is the base type's OID where the declared type is a domain (what RowDescription shows); `declared_type` is
-    format_type's text with the modifier, of the declared type ("character varying(19)", "pgveil.sealed"). `own_collation`: it is neither
+    format_type's text with the modifier, of the declared type ("character varying(19)", "pgveil.sealed"). `always`: its identity is GENERATED ALWAYS. `own_collation`: it is neither
     the database's nor the type's.
     """
 
@@ -70,6 +70,7 @@ class CatalogColumn:
     default: str | None = None
     generated: bool = False
     identity: bool = False
+    always: bool = False
     own_collation: bool = False
 
 
@@ -294,6 +295,7 @@ def _column(row: Row, texts: _Texts) -> CatalogColumn:
         default=texts.one("default", row["relation"], row["attnum"], row["default"]),
         generated=row["generated"],
         identity=row["identity"],
+        always=row["always"],
         own_collation=row["own_collation"],
     )
 

@@ -92,6 +92,7 @@ SELECT a.attrelid::int8 AS relation, a.attnum::int AS attnum, a.attname::text AS
        {_DEFAULT_TEXT} AS "default",
        a.attgenerated <> '' AS generated,
        a.attidentity <> '' AS identity,
+       a.attidentity = 'a' AS always,
        a.attcollation <> (SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid = COALESCE(p.type_oid, a.atttypid)) AS own_collation
   FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid

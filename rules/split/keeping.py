@@ -115,7 +115,8 @@ def _kept(
 
 
 def _settable(column: CatalogColumn) -> bool:
-    return not column.generated and not column.identity
+    """Whether it can be given its own value: an identity column can, unless it is GENERATED ALWAYS."""
+    return not column.generated and not column.always
 
 
 def _asked(

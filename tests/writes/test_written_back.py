@@ -103,6 +103,26 @@ def test_constants_and_forms(bank: Bank, sql: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "sql", "count"),
+    [
+        ("people", "UPDATE people SET name = 'A*** K****' WHERE id = 1", 1),  # an identity is all that is left
+        ("people", "UPDATE people SET name = 'A*** K****', phone = '138****1234' WHERE id = 1 RETURNING id, name", 1),
+        ("people", "UPDATE people SET name = 'x' WHERE id = 2", 0),
+        ("numbered", "UPDATE numbered SET name = 'A*** K****' WHERE id = 1", 1),  # beside an identity ALWAYS
+    ],
+)
+def test_where_nothing_but_the_key_is_left(bank: Bank, table: str, sql: str, count: int) -> None:
+    everything = f"SELECT * FROM {table}"
+    before = bank.real(everything)
+    with bank.connect(AGENT) as connection:
+        assert connection.execute(sql.encode()).rowcount == count
+        assert connection.execute(sql.encode(), prepare=True).rowcount == count
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(sql.encode().replace(b"A***", b"B***").replace(b"id = 2", b"id = 1"))
+    assert bank.real(everything) == before
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "UPDATE customers SET name = 'B*** K****', city = 'lost' WHERE id = 1",
