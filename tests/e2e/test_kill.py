@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import signal
 import subprocess
 import sys
 import threading
