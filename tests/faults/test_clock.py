@@ -22,6 +22,7 @@ WALL = {
     "proxy/guard.py": "records' times, and that account",
     "proxy/worker_process.py": "that account",
     "audit/commands.py": "what the commands over the log are asked for",
+    "keys/backup.py": "when a backup was made",
     "keys/ring.py": "when a key was made",
 }
 
