@@ -89,7 +89,7 @@ class Renewing:
         state = self._state
         new = self._successor(old, decision, _declared(old))
         text, types = _sent(new)
-        if old.absent or (text, types) != _sent(old):
+        if old.absent or _held(new) != _held(old):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             refusal = yield from self._replace(old, new, asked, between=between)
             if refusal is not None:
@@ -144,7 +144,7 @@ class Renewing:
         if (known is not None and known != prepared.types) or (told is not None and _columns(shown) != _columns(told)):
             return PLAN_CHANGED
         text, types = _sent(new)
-        if old.absent or (text, types) != _sent(old):
+        if old.absent or _held(new) != _held(old):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             yield from self._replace(old, new, asked, between=False)
         else:
@@ -236,6 +236,14 @@ def _sent(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...]]:
     if statement.computed is None:
         return decision.text, parameter_types(statement.types, statement.plan)
     return decision.text, server_types(decision, statement.types, statement.computed.prepared.fetched)
+
+
+def _held(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...], tuple[bool, ...]]:
+    """What the server holds, and which of the columns are sealed: to the server that is another type, though the client is told the same."""
+    plan = statement.plan
+    results = None if plan is None else plan.results
+    sealed = tuple(column.open is not None for column in results or ())
+    return (*_sent(statement), sealed if any(sealed) else ())
 
 
 def _columns(described: bytes) -> tuple[tuple[bytes, int, int], ...]:

@@ -291,6 +291,30 @@ def test_two_pgveils_and_pools_of_prepared_statements(pg: Postgres, tmp_path: Pa
     assert errors == []
 
 
+def test_a_sealed_column_s_own_prepared_statements(pg: Postgres, tmp_path: Path) -> None:
+    """The server finds another type in them and would never run them again; the client was told the type that it still gets."""
+    ground = make(pg, tmp_path)
+    read = "select id, note from orders where id = %s"
+    saved = "update orders set note = note where id = %s returning note"
+    with ExitStack() as stack:
+        stack.callback(ground.stop)
+        ground.start()
+        people = [
+            stack.enter_context(psycopg.connect(ground.dsn(login), autocommit=True))
+            for login in ("ro_clear", "ro_masked")
+        ]
+        for person in people:
+            assert person.execute(read, (3,), prepare=True).fetchone() == (3, "note 3")
+        assert people[0].execute(saved, (3,), prepare=True).fetchone() == ("note 3",)
+        asyncio.run(applied(ground, SEALING))
+        take_up(ground, SEALING, ground.home / "keys")
+        for _ in range(2):
+            shown = [person.execute(read, (3,), prepare=True).fetchone() for person in people]
+            assert shown == [(3, "note 3"), (3, None)]
+            assert people[0].execute(saved, (3,), prepare=True).fetchone() == ("note 3",)
+        assert told(ground) == []
+
+
 @contextmanager
 def others(dsn: Callable[[str], str], outcomes: list[dict[str, Any]]) -> Iterator[None]:
     """Pools of node-postgres, pgx and pgjdbc with HikariCP, of both logins; what each says at its end."""

@@ -11,7 +11,7 @@ import pytest
 from proxy.session.gate import Refuse
 from proxy.wire import messages as m
 from rules.model import Verdict
-from rules.plan import Reason, Refusal, SealParam
+from rules.plan import Reason, Refusal, ResultColumn, SealParam
 
 from .conftest import CARD, Bench, FakeJudge, opened, plan
 from .conversation import Result, Server, Talk, error_of, kinds
@@ -219,6 +219,33 @@ def test_a_verdict_alone_sends_nothing(bench: Bench, cut: Callable[[bytes], list
     got = scene.run()
     assert b"************2233" in got
     assert "P" not in scene.server.kinds()
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_column_sealed_under_the_same_text(bench: Bench, cut: Callable[[bytes], list[bytes]], passed: bool) -> None:
+    """The client is told the type that it knows; to the server the column has another, so it would never run what it has planned."""
+    scene = Scene(bench, cut)
+    text = "SELECT card FROM payments WHERE id = $1"
+    plain, stored = m.Field(b"card", 9, 3, 1043, -1, 23, 0), m.Field(b"card", 9, 3, 25, -1, -1, 0)
+    scene.server.results[text.encode()] = Result((plain,), [(b"4000001111222233",)], (23,))
+    if not passed:
+        bench.judge.admit(text, plan(ResultColumn()))
+    for name in (b"s", b"t"):
+        scene.talk.say(
+            m.build_parse(name, text.encode()), m.build_describe(b"S", name) if name == b"s" else b"", m.SYNC
+        )
+    sealed = bench.seal(CARD, "4000001111222233").encode()
+    scene.server.results[text.encode()] = Result((stored,), [(sealed,)], (23,))
+    bench.judge.sources[9, 3] = CARD.name
+    bench.judge.generation += 1
+    bench.judge.admit(text, plan(opened(CARD)))
+    for name in (b"s", b"t"):
+        scene.server.kinds()
+        got = scene.run(name)
+        assert (kinds(got), b"4000001111222233" in got) == ("2DCZ", True)
+        assert scene.server.kinds().startswith("CP")
+        scene.run(name)
+        assert "P" not in scene.server.kinds()
 
 
 def test_any_order_of_rules_errors_and_uses(bench: Bench) -> None:
