@@ -89,7 +89,7 @@ class Renewing:
         state = self._state
         new = self._successor(old, decision, _declared(old))
         text, types = _sent(new)
-        if old.absent or _held(new) != _held(old):
+        if _outdated(old, new):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             refusal = yield from self._replace(old, new, asked, between=between)
             if refusal is not None:
@@ -144,7 +144,7 @@ class Renewing:
         if (known is not None and known != prepared.types) or (told is not None and _columns(shown) != _columns(told)):
             return PLAN_CHANGED
         text, types = _sent(new)
-        if old.absent or _held(new) != _held(old):
+        if _outdated(old, new):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             yield from self._replace(old, new, asked, between=False)
         else:
@@ -238,12 +238,18 @@ def _sent(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...]]:
     return decision.text, server_types(decision, statement.types, statement.computed.prepared.fetched)
 
 
-def _held(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...], tuple[bool, ...]]:
-    """What the server holds, and which of the columns are sealed: to the server that is another type, though the client is told the same."""
+def _outdated(old: PreparedStatement, new: PreparedStatement) -> bool:
+    """Whether the server has to hold another statement.
+
+    A column that is sealed now has another type to the server, which would refuse what it has planned for ever, though the client is told the same.
+    """
+    return old.absent or _sent(new) != _sent(old) or not _opened(new) <= _opened(old)
+
+
+def _opened(statement: PreparedStatement) -> frozenset[int]:
     plan = statement.plan
-    results = None if plan is None else plan.results
-    sealed = tuple(column.open is not None for column in results or ())
-    return (*_sent(statement), sealed if any(sealed) else ())
+    results = () if plan is None or plan.results is None else plan.results
+    return frozenset(index for index, column in enumerate(results) if column.open is not None)
 
 
 def _columns(described: bytes) -> tuple[tuple[bytes, int, int], ...]:
