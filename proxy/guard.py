@@ -294,18 +294,25 @@ class Guard:
 
     def _hand_over(self, before: Mapping[str, Gate | ObservingGate | None]) -> None:
         """Every session is judged by the newer rules from its next statement on. Who has not taken up those before does so at once."""
+        busy: list[tuple[Client, Judge]] = []
         for client in list(self._clients.values()):
-            gate = self._databases.current(client.context.database)
-            if gate is not None and client.session.judge is not gate:
-                at_once = client.session.judge is not before.get(client.context.database)
-                client.session.judged_by(gate, at_once=at_once)
-        asyncio.get_running_loop().call_later(HAND_OVER_SECONDS, self._hand_over_the_rest)
+            gate, older = self._databases.current(client.context.database), client.session.judge
+            if gate is not None and older is not gate:
+                client.session.judged_by(gate, at_once=older is not before.get(client.context.database))
+                if client.session.judge is older:
+                    busy.append((client, older))
+        if busy:
+            asyncio.get_running_loop().call_later(HAND_OVER_SECONDS, self._hand_over_the_rest, busy)
 
-    def _hand_over_the_rest(self) -> None:
-        """What is still on its way goes on, and is answered by the newer rules' lights: nobody keeps the older ones standing for ever."""
-        for client in list(self._clients.values()):
-            gate = self._databases.current(client.context.database)
-            if gate is not None and client.session.judge is not gate:
+    def _hand_over_the_rest(self, busy: list[tuple[Client, Judge]]) -> None:
+        """What is still on its way goes on, and is answered by the newer rules' lights: nobody keeps the older ones standing for ever.
+
+        Only what was on its way at that reload: what began since, and is on its way at a later one, has a minute of its own.
+        """
+        for client, older in busy:
+            here = self._clients.get(client.context.number) is client
+            gate = self._databases.current(client.context.database) if here else None
+            if gate is not None and client.session.judge is older and older is not gate:
                 client.session.judged_by(gate, at_once=True)
 
     def _judges(self, database: str) -> frozenset[Judge]:

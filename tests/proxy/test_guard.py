@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ class _Databases:
         self.answers = list(answers)
         self.refreshes = 0
         self.during: Callable[[], None] = lambda: None
+        self.gate = ""
+
+    def current(self, _name: str) -> str:
+        return self.gate
 
     async def refresh(self, _name: str) -> None:
         self.refreshes += 1
@@ -46,6 +51,12 @@ class _Session:
     outdated: int = 1
     refreshed: int = 0
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    judge: str = ""
+    busy: bool = False
+
+    def judged_by(self, judge: str, *, at_once: bool) -> None:
+        if at_once or not self.busy:
+            self.judge = judge
 
     def catalog_refreshed(self) -> None:
         self.catalog_stale = False
@@ -135,3 +146,34 @@ async def test_who_asks_again_and_again_keeps_nobody_waiting(monkeypatch: pytest
     assert databases.refreshes <= 2
     busy.again = 0
     await _until_fresh(busy)
+
+
+async def test_each_reload_gives_what_is_on_its_way_a_minute_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a statement that is running at a reload, a minute after an earlier one, has its result withheld."""
+    timers: list[Callable[[], None]] = []
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "call_later", lambda _seconds, call, *with_: timers.append(partial(call, *with_))
+    )
+    resting, busy, gone = _Session(again=0), _Session(again=0), _Session(again=0, busy=True)
+    databases = _Databases()
+    guard = _guard(monkeypatch, databases, resting, busy, gone)
+
+    def reload(gate: str) -> None:
+        before, databases.gate = databases.gate, gate
+        guard._hand_over({"shop": before})  # type: ignore[dict-item]
+
+    reload("first")
+    assert [s.judge for s in (resting, busy, gone)] == ["first", "first", ""]
+    busy.busy = True
+    reload("second")
+    assert [s.judge for s in (resting, busy, gone)] == ["second", "first", "second"], "who missed one waits no longer"
+    timers.pop(0)()
+    assert busy.judge == "first", "it has begun after that reload"
+    timers.pop(0)()
+    assert busy.judge == "second"
+    assert timers == []
+    gone.busy = True
+    reload("third")
+    del guard._clients[2]
+    timers.pop(0)()
+    assert [s.judge for s in (resting, busy, gone)] == ["third", "third", "second"], "who has left is let be"
