@@ -30,7 +30,7 @@ from proxy.named import (
     unknown_statement,
     unknown_to_unfenced,
 )
-from proxy.opaque import Opaque
+from proxy.opaque import Opaque, makes_temporary_view
 from proxy.plan_cache import BoundedCache, CacheObserver, GateLimits, SilentCache
 from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
@@ -1016,6 +1016,14 @@ class Gate:
             plan = replace(plan, storing=storing(facts, lexed, protection.rules))
         if part.kind is StatementKind.CREATE_AS and asker.limited and facts.columns:
             return facts.significant, _no_limited("CREATE TABLE or VIEW over protected columns", part.first)
+        if part.kind is StatementKind.CREATE_AS and facts.columns and makes_temporary_view(lexed.tokens, part.first):
+            return facts.significant, Refusal(
+                Reason.UNSUPPORTED,
+                UNSUPPORTED,
+                "a temporary view over protected columns can't be recorded or opened: no catalog that pgveil reads shows it",
+                hint="Put the view's query into WITH, or make a view that is not temporary.",
+                token=part.first,
+            )
         if not plan.touched and not plan.edits and not called:
             return facts.significant, _Nothing()
         if part.kind is StatementKind.PREPARE:

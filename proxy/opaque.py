@@ -40,6 +40,7 @@ _CODE: Final = frozenset(
     | {"conversion", "language", "transform", "extension", "access"}
 )
 _KIND_WITHIN: Final = 5  # CREATE OR REPLACE CONSTRAINT TRIGGER
+_BEFORE_VIEW: Final = frozenset({"or", "replace", "global", "local", "temp", "temporary", "recursive"})
 
 
 class Opaque:
@@ -107,6 +108,17 @@ class Opaque:
         if before.kind is Kind.QUOTED or (before.kind is Kind.WORD and before.value not in self._keywords):
             return True
         return before.value == "," and _is_common_table(tokens, at, last)
+
+
+def makes_temporary_view(tokens: Sequence[Token], first: int) -> bool:
+    """Whether a CREATE VIEW makes one that no catalog but the session's own shows, by its words or its schema."""
+    at = first + 1
+    while tokens[at].value in _BEFORE_VIEW:
+        at += 1
+    if tokens[at].value != "view":
+        return False
+    temporary = any(t.value in {"temp", "temporary"} for t in tokens[first:at])
+    return temporary or (tokens[at + 1].value.startswith(_TEMPORARY) and tokens[at + 2].value == ".")
 
 
 def _defines_code(tokens: Sequence[Token], part: Classified, first: int) -> bool:

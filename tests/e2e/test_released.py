@@ -73,7 +73,6 @@ WAYS = {
         "create procedure pg_temp.p() language plpgsql as $$ begin raise notice '%', (select phone from customers where id = 7); end $$",
         "call pg_temp.p()",
     ],
-    "a temporary view": ["create temp view v as select phone from customers limit 20", "select * from v"],
     "a temporary table": ["create temp table t as select phone from customers limit 20", "select * from t"],
     "query_to_xml": [f"select query_to_xml('{READ}', true, true, '')"],
     "query_to_xml_and_xmlschema": [f"select query_to_xml_and_xmlschema('{READ}', true, true, '')"],

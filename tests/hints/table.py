@@ -156,10 +156,18 @@ CASES = (
         AGENT,
         "create temp view numbers as select phone from customers",
         (
-            Step("create temp view numbers as select phone from customers", login=TELLER),
+            Step("create temp table numbers as select phone from customers", login=TELLER),
             Step("select phone from customers where id = 1", [(PHONE,)], login=TELLER),
         ),
         sqlstate="42501",
+    ),
+    Case(
+        "a view that only its session sees",
+        "Put the view's query into WITH, or make a view that is not temporary.",
+        "unsupported",
+        TELLER,
+        "create temp view numbers as select phone from customers",
+        (Step("with numbers as (select id, phone from customers) select phone from numbers where id = 1", [(PHONE,)]),),
     ),
     Case(
         "an owner's DO",

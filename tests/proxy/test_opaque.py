@@ -184,6 +184,28 @@ def test_what_shows_what_it_says_has_no_record(gate: Gate, sql: str) -> None:
     assert read(gate, sql) == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("CREATE TEMP VIEW v AS SELECT phone FROM customers", True),
+        ("create or replace temporary view v (a) as select id from customers where name = 'x'", True),
+        ("CREATE TEMP RECURSIVE VIEW v (a) AS SELECT phone FROM customers", True),
+        ("CREATE VIEW pg_temp.v AS SELECT * FROM customers", True),
+        ("CREATE TEMP VIEW v AS SELECT id, branch_id FROM customers", False),
+        ("CREATE TEMP VIEW v AS SELECT city FROM branches", False),
+        ("CREATE VIEW v AS SELECT phone FROM customers", False),
+        ("CREATE VIEW public.v AS SELECT phone AS temp FROM customers", False),
+        ("CREATE TEMP TABLE view AS SELECT phone FROM customers", False),
+    ],
+)
+def test_a_view_that_no_catalog_shows(gate: Gate, sql: str, refused: bool) -> None:
+    """What is read through it later would be neither recorded nor opened."""
+    decision = gate.decide(sql.encode(), gate.principal("app"), SETTINGS, extended=False)
+    if isinstance(decision, NeedNames):
+        decision = decision.otherwise
+    assert isinstance(decision, Refuse) is refused
+
+
 def test_what_runs_later_is_recorded_when_it_runs(gate: Gate) -> None:
     decision = gate.decide(b"PREPARE p AS SELECT made_a_moment_ago(1)", gate.principal("app"), SETTINGS, extended=False)
     assert isinstance(decision, Admit)
