@@ -11,6 +11,7 @@ from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
 from lifecycle.apply.inspect import PUBLIC, relation_sql
 from rules.hidden import hidden_reads
+from rules.loose import loose_triggers
 from rules.model import ColumnName, Protection, TableName, quote_ident, quote_literal
 
 if TYPE_CHECKING:
@@ -221,6 +222,14 @@ def _hidden(facts: Facts) -> Iterator[Found]:
                 f"writing {read.relation} runs {read.what}, which reads {listed(sorted(read.columns))} with rights that are not the writer's",
                 "make the function SECURITY INVOKER, or drop the rule",
             )
+    for loose in loose_triggers(facts.protection):
+        if any(columns & loose.columns for columns in limited.values()):
+            yield Found(
+                Severity.WARNING,
+                str(loose.relation),
+                f"trigger function {loose.function} is given rows of {loose.relation} and finds names by the writer's search_path: who sees {min(loose.columns)} masked could put tables or functions of its own there",
+                f"ALTER FUNCTION {loose.function}() SET search_path = {loose.relation.schema}, pg_temp",
+            )
     for table, trigger in facts.database.triggers:
         yield Found(
             Severity.NOTE,
@@ -316,7 +325,7 @@ CHECKS: Final = (
         "trigger-reads",
         Group.OBJECTS,
         "No trigger or rule reads masked columns for somebody else",
-        "A rule reads with its table's owner's rights, a SECURITY DEFINER trigger with its own: who may write there can be shown what it reads.",
+        "A rule reads with its table's owner's rights, a SECURITY DEFINER trigger with its own: who may write there can be shown what it reads. A trigger function without a search_path of its own finds names by the writer's, temporary tables first: it could be led to put its row there.",
         _hidden,
     ),
     Check(

@@ -51,6 +51,7 @@ from rules.difference import text_digest
 from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.hidden import HiddenRead, by_name, hidden_reads, read_by_writing, triggered
 from rules.lexer import Kind, LexError, LexLimitError, lex
+from rules.loose import LooseTrigger, loose_triggers, made_by_roles
 from rules.model import Protection, TableName, Verdict, quote_ident
 from rules.named import NameUse
 from rules.plan import Action, Plan, Reason, Refusal, Touched
@@ -86,6 +87,8 @@ class _World:
     changing: Changing
     guarded: frozenset[str]
     hidden: tuple[HiddenRead, ...]
+    loose: tuple[LooseTrigger, ...]
+    made: Mapping[str, frozenset[TableName]]
     definitions: Definitions
     opaque: Opaque
     written: Mapping[str, frozenset[ColumnName]]
@@ -195,6 +198,7 @@ class Gate:
         rules = with_derived(rules, catalog)
         protection = ProtectionMap(rules, catalog, self._sources, self._marks)
         hidden = hidden_reads(protection)
+        loose = loose_triggers(protection)
         written = read_by_writing(protection)
         functions = frozenset(protection.functions)
         triggers = (
@@ -214,6 +218,8 @@ class Gate:
             Changing(catalog, self._sources, functions),
             frozenset(r.name.name for r in catalog.relations.values() if r.row_security),
             hidden,
+            loose,
+            made_by_roles(protection) if loose else {},
             Definitions(catalog, self._vocabulary),
             Opaque(catalog, self._vocabulary),
             written,
@@ -316,7 +322,9 @@ class Gate:
 
     def protected_names(self, names: frozenset[str]) -> frozenset[str]:
         """See Judge."""
-        return names & self._world.protection.relation_words
+        world = self._world
+        diverting = (n for n in names if any(loose.meets(n) for loose in world.loose))
+        return (names & world.protection.relation_words) | frozenset(diverting)
 
     def as_run(
         self,
@@ -474,6 +482,9 @@ class Gate:
         computing: bool,
     ) -> Decision:
         parts = [classify(lexed, first, last) for first, last in lexed.statements]
+        diverted = self._diverted(lexed, parts, asker, settings)
+        if diverted is not None:
+            return diverted
         by_name = any(p.kind in _BY_NAME for p in parts)
         if not by_name and not self._matters(lexed, parts, asker):
             return self._pass(lexed, parts, settings)
@@ -724,10 +735,10 @@ class Gate:
         return column.type if column is not None and column.protection is Protection.SEALED else None
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
-        """Whether a temporary relation of a protected name may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
+        """Whether a temporary relation of a name that matters may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
         if settings.temporary:
             return True
-        return not lexed.words.isdisjoint(self._world.protection.relation_words) and (ddl or _selects_into(lexed))
+        return (ddl or _selects_into(lexed)) and bool(self.protected_names(lexed.words))
 
     def _matters(self, lexed: Lexed, parts: list[Classified], asker: _Asker) -> bool:
         """Whether the text could reach anything protected. Most texts end here."""
@@ -790,7 +801,8 @@ class Gate:
         plans: list[Plan | None] = []
         unsettled = changed = False
         # What hides a protected name is certain for the first statement only: it may drop it.
-        settings = replace(settings, temporary=world.protection.shadowed(settings.search_path, settings.temporary))
+        hiding = settings.temporary & world.protection.relation_words
+        settings = replace(settings, temporary=world.protection.shadowed(settings.search_path, hiding))
         for index, (part, (first, last)) in enumerate(zip(parts, lexed.statements, strict=True)):
             words = _words(lexed, (first, last), settings.temporary)
             named = not words.isdisjoint(world.triggers)
@@ -830,6 +842,42 @@ class Gate:
                 raise _RefusedError(written)
             plans = [written]
         return plans
+
+    def _diverted(
+        self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> Refuse | NeedSettings | None:
+        """Why a text may write nothing now: a trigger could take something of the login's own for what it means, and give it a row."""
+        loose = self._diverting(asker, settings)
+        if loose is None:
+            return None
+        for part, (first, last) in zip(parts, lexed.statements, strict=True):
+            if self._may_write(part, _words(lexed, (first, last), settings.temporary)):
+                known = settings.search_path is not None
+                return self._refuse(_diverted(loose, first), lexed, settings) if known else NeedSettings()
+        return None
+
+    def _diverting(self, asker: _Asker, settings: Settings) -> LooseTrigger | None:
+        """A trigger that is given what the login does not see clear, and could take something of the login's for what it means, or may while
+        nothing is known of the session."""
+        world = self._world
+        if not asker.limited or not world.loose:
+            return None
+        login, path = asker.principal.login, settings.search_path
+        roles = (login, *world.protection.catalog.memberships(login))
+        made = {n.name for role in roles for n in world.made.get(role, ()) if path and n.schema in path}
+        for loose in world.loose:
+            unseen = any(asker.principal.policy.verdict(c) is not Verdict.CLEAR for c in loose.columns)
+            if unseen and (path is None or any(loose.meets(name) for name in (*settings.temporary, *made))):
+                return loose
+        return None
+
+    def _may_write(self, part: Classified, words: frozenset[str]) -> bool:
+        """Whether a statement may write something of the catalog's, by triggers and foreign keys any table then."""
+        if part.kind in {StatementKind.EXECUTE, StatementKind.DYNAMIC}:
+            return True
+        catalog = self._world.protection.catalog
+        writes = not words.isdisjoint(_WRITING) and any(r.name.name in words for r in catalog.relations.values())
+        return writes or any(f.name.name in words for f in catalog.functions)
 
     def _by_name(
         self,
@@ -1380,6 +1428,18 @@ def _selects_into(lexed: Lexed) -> bool:
     return "into" in lexed.words and any(
         t.kind is Kind.WORD and t.value == "into" and (i == 0 or tokens[i - 1].value not in {"insert", "merge"})
         for i, t in enumerate(tokens)
+    )
+
+
+def _diverted(loose: LooseTrigger, token: int) -> Refusal:
+    """A trigger would find something of the login's own by one of its names, and give it the row."""
+    return Refusal(
+        Reason.UNSUPPORTED,
+        UNSUPPORTED,
+        f'writing can give a row of "{loose.relation}" to trigger function "{loose.function}", which finds something of this login\'s own by a name that it uses',
+        hint=f"Drop what you made under that name, or: ALTER FUNCTION {loose.function}() SET search_path = {loose.relation.schema}, pg_temp.",
+        column=min(loose.columns),
+        token=token,
     )
 
 

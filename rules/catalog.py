@@ -117,6 +117,7 @@ class Function:
 
     `immutable`: its owner declares that it looks at nothing but its arguments; of compiled code of an extension that is to be believed.
     `unread`: compiled code that no extension brought (`LANGUAGE c`, or `internal` under a name of somebody's own), or made of such.
+    `path`: the search_path that it sets for itself.
     """
 
     oid: int
@@ -127,6 +128,7 @@ class Function:
     source: str
     unread: bool = False
     immutable: bool = False
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +316,7 @@ def _function(row: Row, bodies: Sequence[str]) -> Function:
         source="\n".join(filter(None, (row["source"], *bodies))),
         unread=row["unread"],
         immutable=row["immutable"],
+        path=row["path"],
     )
 
 

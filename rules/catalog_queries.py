@@ -140,6 +140,8 @@ SELECT p.oid::int8 AS oid, n.nspname::text AS schema, p.proname::text AS name,
        COALESCE(support.language, l.lanname)::text AS language, p.prosecdef OR COALESCE(support.definer, false) AS security_definer,
        CASE WHEN p.prokind = 'a' THEN COALESCE(parts.unread, false) ELSE {_UNREAD.replace("s.", "p.")} END AS unread,
        p.provolatile = 'i' AS immutable,
+       (SELECT pg_catalog.substr(s.setting, 13) FROM pg_catalog.unnest(p.proconfig) AS s (setting)
+         WHERE pg_catalog.starts_with(s.setting, 'search_path=')) AS path,
        CASE WHEN p.prokind = 'a' THEN support.source
             WHEN l.lanname IN ('c', 'internal') THEN ''
             ELSE COALESCE({_P_BODY}, p.prosrc)
@@ -174,7 +176,7 @@ _OPERATORS = f"""
 SELECT o.oid::int8 AS oid, n.nspname::text AS schema, o.oprname::text AS name,
        pg_catalog.pg_get_userbyid(o.oprowner)::text AS owner,
        l.lanname::text AS language, p.prosecdef AS security_definer,
-       l.lanname IN ('c', 'internal') AS unread, p.provolatile = 'i' AS immutable,
+       l.lanname IN ('c', 'internal') AS unread, p.provolatile = 'i' AS immutable, NULL::text AS path,
        CASE WHEN l.lanname IN ('c', 'internal') THEN ''
             ELSE COALESCE({_P_BODY}, p.prosrc)
        END AS source

@@ -16,6 +16,7 @@ from lifecycle.apply.ground import memory_sql
 from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, Change, Kind, Obstacle, Statements
 from rules.hidden import hidden_reads
+from rules.loose import loose_triggers
 from rules.model import Protection, Verdict, quote_ident
 from rules.rights import may_insert, may_read, may_update
 
@@ -426,10 +427,19 @@ def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap,
             draft.warnings.append(
                 f"writing {read.relation} runs {read.what}, which reads {min(read.columns)} with rights that are not the writer's: no privilege keeps it from who may write there"
             )
+    _warn_loose(draft, state, people, protection)
     for owner, grantee in state.default_grants:
         if any(people.limited(n, masked) for n in people.members(grantee)):
             draft.warnings.append(
                 f"default privileges of {owner} grant SELECT on new tables to {_who(grantee)}: run apply again after making tables or views"
+            )
+
+
+def _warn_loose(draft: Draft, state: State, people: People, protection: ProtectionMap) -> None:
+    for loose in loose_triggers(protection):
+        if any(people.limited(n, loose.columns) for n in state.logins):
+            draft.warnings.append(
+                f"writing {loose.relation} gives its row to trigger function {loose.function}, which finds names by the writer's search_path: who sees {min(loose.columns)} masked could put tables or functions of its own there. ALTER FUNCTION {loose.function}() SET search_path = {loose.relation.schema}, pg_temp"
             )
 
 

@@ -253,7 +253,7 @@ class Judge(Protocol):
         """The rules' column of that name."""
 
     def protected_names(self, names: frozenset[str]) -> frozenset[str]:
-        """Those of the names that a protected relation, or a view of one, bears in any schema."""
+        """Those of the names that a protected relation, or a view of one, bears in any schema, or that a trigger could take for what it means."""
 
 
 class BadValue(Exception):  # noqa: N818 - the name says what is wrong
