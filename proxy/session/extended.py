@@ -433,7 +433,9 @@ class Extended:
             if entry.premise is not None:
                 entry.premise.judge = portal.judge
             if statement.decision.names:
-                entry.renaming = Renaming(statement.decision.names, statement.settings, statement.generation)
+                entry.renaming = Renaming(
+                    statement.decision.names, statement.settings, statement.generation, portal.judge
+                )
             if entry.ddl:
                 state.ddl_in_flight = True
             state.afterwards(statement.decision)

@@ -15,19 +15,22 @@ from rules.encodings import EncodingError, encode_sql
 from rules.named import NameUse
 
 if TYPE_CHECKING:
-    from proxy.session.gate import Settings
+    from proxy.session.gate import Judge, Settings
     from proxy.session.state import State
 
 
 class Renaming:
     """What one text does to the session's names, statement by statement as these complete. `settings`, `generation`: it was decided under them."""
 
-    __slots__ = ("_at", "_changes", "_generation", "_settings")
+    __slots__ = ("_at", "_changes", "_generation", "_judge", "_settings")
 
-    def __init__(self, changes: tuple[NameChange | None, ...], settings: Settings, generation: int) -> None:
+    def __init__(
+        self, changes: tuple[NameChange | None, ...], settings: Settings, generation: int, judge: Judge | None = None
+    ) -> None:
         self._changes = changes
         self._settings = settings
         self._generation = generation
+        self._judge = judge  # who decided, where that is one by older rules: a cursor that is declared keeps it
         self._at = 0
 
     def completed(self, state: State) -> None:
@@ -42,7 +45,9 @@ class Renaming:
             case NameUse.PREPARES if name is not None:
                 state.statements.put(name, self._statement(name, change, state))
             case NameUse.DECLARES if name is not None:
-                state.portals.put(name, Portal(name, self._statement(b"", change, state)))
+                portal = Portal(name, self._statement(b"", change, state))
+                portal.judge = self._judge
+                state.portals.put(name, portal)
             case NameUse.DEALLOCATES if name is not None:
                 state.statements.remove(name)
             case NameUse.CLOSES if name is not None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.session.gate import Refuse
+from proxy.session.gate import NameChange, Pass, Refuse
 from proxy.wire import messages as m
 from rules.model import Verdict
+from rules.named import NameUse
 from rules.plan import Reason, Refusal, ResultColumn, SealParam
 
 from .conftest import CARD, Bench, FakeJudge, opened, plan
@@ -388,6 +389,26 @@ def test_a_portal_is_described_by_who_decided_on_it(bench: Bench) -> None:
     session.client_received(m.build_query(b"COMMIT"))
     session.server_received(m.build_command_complete(b"COMMIT") + READY)
     assert session.judges == {newer}
+
+
+def test_a_cursor_is_described_by_who_decided_on_its_declare(bench: Bench) -> None:
+    """Newer rules come between the Bind of a DECLARE and its Execute: what it declares is as the older ones decided."""
+    declare = b"DECLARE c CURSOR FOR " + ITEM.encode()
+    change = NameChange(NameUse.DECLARES, "c", Pass(), ITEM.encode())
+    bench.judge.table[declare] = Pass(names=(change,))
+    session = _begun(bench)
+    session.client_received(m.build_query(b"BEGIN"))
+    session.server_received(m.build_command_complete(b"BEGIN") + m.build_ready(b"T"))
+    session.client_received(m.build_parse(b"", declare) + m.build_bind(b"", b"") + m.FLUSH)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE)
+    session.judged_by(_stricter())
+    session.client_received(m.build_execute(b"") + m.SYNC)
+    session.server_received(m.NO_DATA * _taken(session)[1].count(m.build_describe(b"P", b"")))
+    session.server_received(m.build_command_complete(b"DECLARE CURSOR") + m.build_ready(b"T"))
+    _taken(session)
+    session.client_received(m.build_describe(b"P", b"c") + m.SYNC)
+    session.server_received(ITEMS + m.build_ready(b"T"))
+    assert _taken(session)[0] == ITEMS + m.build_ready(b"T")
 
 
 def test_copy_data_waits_for_nobody(bench: Bench) -> None:
