@@ -95,9 +95,15 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Backup:
     """A backup that opened: every live key in it unwrapped and tried."""
 
+    file: Path
     created: str
     ring: KeyRing
     content: _Content
+
+    @property
+    def note(self) -> Note:
+        """What a key directory is told of it."""
+        return Note(self.created, str(self.file.absolute()), tuple(e.id for e in self.ring.entries()))
 
     def __reduce__(self) -> str:
         raise TypeError("keys are not pickled")
@@ -148,7 +154,7 @@ def back_up(
     except BackupError:
         target.unlink(missing_ok=True)
         raise
-    _note(directory, Note(created, str(target.absolute()), tuple(e.id for e in entries)))
+    _note(directory, made.note)
     return made
 
 
@@ -175,7 +181,7 @@ def read_backup(file: Path, passphrase: bytes) -> Backup:
         inner = msgspec.json.decode(plain, type=_Content)
     except (InvalidTag, ValueError):
         raise BackupError(f"{file} does not open: another passphrase, or the file was altered") from None
-    return Backup(found.head.created, _open(file, inner), inner)
+    return Backup(file, found.head.created, _open(file, inner), inner)
 
 
 def restore(backup: Backup, directory: Path) -> None:
@@ -193,6 +199,8 @@ def restore(backup: Backup, directory: Path) -> None:
     except OSError as error:
         raise BackupError(f"key directory {directory}: {error.strerror}") from error
     _open(directory, _read_directory(directory))
+    if backup.note not in notes_of(directory):
+        _note(directory, backup.note)
 
 
 def notes_of(directory: Path) -> tuple[Note, ...]:
@@ -211,7 +219,7 @@ def _note(directory: Path, note: Note) -> None:
         with locked(directory / LOCK_FILE, time.sleep):
             replace(directory / NOTES_FILE, content)
     except (LockedError, OSError) as error:
-        raise BackupError(f"the backup is made, but {directory / NOTES_FILE} cannot be written") from error
+        raise BackupError(f"all is done, but {directory / NOTES_FILE} cannot be written") from error
 
 
 def _is_there(path: Path, content: bytes) -> bool:

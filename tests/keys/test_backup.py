@@ -83,7 +83,9 @@ def test_a_backup_is_all_that_is_needed(keys: Path, tmp_path: Path) -> None:
     back = ring(keys)
     assert open_sealed(back.newest("pan"), sealed) == b"4929000011112101"
     assert open_sealed(back.keys("pan")[1], older) == b"x"
-    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in keys.iterdir()} == {"master.key": 0o600, "ring.json": 0o600}
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in keys.iterdir()}
+    assert modes == dict.fromkeys(("master.key", "ring.json", "ring.lock", "backups.json"), 0o600)
+    assert [(n.file, n.keys) for n in notes_of(keys)] == [(str(tmp_path / "b"), (1, 2, 3))], "for doctor"
     back.create("pan", os.urandom)
     assert {e.id for e in ring(keys).entries()} == {1, 2, 3, 4}, "ids go on where they were"
 
