@@ -13,10 +13,10 @@ _WRAP: Final = 1 << 32
 
 ANNOUNCE_QUERY: Final = "SELECT pg_catalog.pg_try_advisory_lock_shared($1::pg_catalog.int4, $2::pg_catalog.int4)"
 WITHDRAW_QUERY: Final = "SELECT pg_catalog.pg_advisory_unlock_shared($1::pg_catalog.int4, $2::pg_catalog.int4)"
-# objsubid 2: a lock by two numbers.
+# objsubid 2: a lock by two numbers. A prepared transaction holds locks too, and is no pgveil: it has no process.
 SERVING_QUERY: Final = f"""
 SELECT l.objid::pg_catalog.int8 AS rules, l.pid, COALESCE(a.usename::pg_catalog.text, '') AS login
-  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.classid = {_CLASS}::pg_catalog.oid AND l.objsubid = 2 AND l.granted
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
  ORDER BY 1, 2
