@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.session.computing import Compute, Kept, Leaf, Write
+from proxy.session.computing import Compute, Constant, Kept, Leaf, Write
 from proxy.session.gate import Admit, OffsetMap, Pass
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.decide import unseen
@@ -68,7 +68,7 @@ class Keeping:
             return None
         numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
         parameters = max(numbers, default=0)
-        columns = tuple(f"c{i}" for i in range(len(found.values)))
+        columns = tuple(f"c{i}" for i in range(sum(1 + value.chosen for value in found.values)))
         source = Compute(
             leaves=(Leaf(leaf_name(0), columns, fetch),),
             together=None,
@@ -101,19 +101,19 @@ class Keeping:
         kept = []
         for value in found.values:
             refusal = unseen(value.column, self._policy.verdict(value.column), "changed", None)
-            if value.constant is None:
-                kept.append(Kept(refusal))
-                continue
-            token = self._lexed.tokens[value.constant]
-            column = self._rules.column(value.column)
-            if token.kind is Kind.PARAM:
-                kept.append(Kept(refusal, column, parameter=int(token.value)))
-            elif token.kind is Kind.WORD:
-                kept.append(Kept(refusal, column))
-            else:
-                text = ("-" if value.negative else "") + literal_value(self._lexed, value.constant)
-                kept.append(Kept(refusal, column, constant=text, number=token.kind is Kind.NUMBER))
+            column = self._rules.column(value.column) if value.constants else None
+            constants = tuple(self._constant(*each) for each in value.constants)
+            kept.append(Kept(refusal, column, constants, value.chosen))
         return tuple(kept)
+
+    def _constant(self, at: int, negative: bool) -> Constant:
+        token = self._lexed.tokens[at]
+        if token.kind is Kind.PARAM:
+            return Constant(parameter=int(token.value))
+        if token.kind is Kind.WORD:
+            return Constant()
+        text = ("-" if negative else "") + literal_value(self._lexed, at)
+        return Constant(text=text, number=token.kind is Kind.NUMBER)
 
     def _fetch(self, text: str, shape: str, generation: int) -> Admit | None:
         raw = encode_sql(text, self._settings.client_encoding)

@@ -61,18 +61,26 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """A value of the client's: a parameter, a constant's text (`number`: written as one), or neither, which is NULL."""
+
+    parameter: int | None = None
+    text: str | None = field(default=None, repr=False)
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A value that must be what the login is shown of a column, in each row that the source gives; else there is `refusal` (ADR 0027).
 
-    The source's column says whether it is; or, with `column`, holds what is shown, and the value is the client's parameter, a constant's text
-    (`number`: written as one), or neither, which is NULL.
+    The source's column says whether it is; or, with `column`, holds what is shown, and the value is one of `constants`: the only one, or
+    (`chosen`) that whose number, from 1 on, is in the source's next column, NULL standing for itself.
     """
 
     refusal: Refusal
     column: Column | None = None
-    parameter: int | None = None
-    constant: str | None = field(default=None, repr=False)
-    number: bool = False
+    constants: tuple[Constant, ...] = ()
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

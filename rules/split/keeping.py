@@ -1,7 +1,8 @@
 """An UPDATE that gives columns the masks that they show, as whole objects are saved: it is taken for one that leaves them out (ADR 0027).
 
 What the columns show is asked first, of the rows that the statement finds, and locked; then the client's statement runs without these
-assignments. A column that is kept plain is compared by the server, mask with value; of a sealed one only pgveil knows the mask.
+assignments. A column that is kept plain is compared by the server, mask with value; of a sealed one only pgveil knows the mask, and a value
+for it never reaches the server as it is: where CASE chooses among several, the server is asked for the number of the one.
 """
 
 # ruff: noqa: S608 - put together from the client's own text and quoted names
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from rules.lexer import Kind
 from rules.logical import has_equality, type_of_oid
 from rules.model import quote_ident
-from rules.split.clauses import split_at
-from rules.split.writing import clauses_behind, is_constant, unbounded
+from rules.split.clauses import closing_of, split_at
+from rules.split.writing import clauses_behind, is_cast, is_constant, unbounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +40,22 @@ class Shown(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeptValue:
-    """One assignment that is left out. `token`: the column's in the client's text. `constant`: the value's token, where pgveil has to compare."""
+    """One assignment that is left out. `constants`: the tokens that it may be, and whether a minus is before each, where pgveil has to compare.
+
+    `chosen`: the fetch tells by another column which of them it is, the first being 1.
+    """
 
     column: ColumnName
-    token: int
-    constant: int | None = None
-    negative: bool = False
+    constants: tuple[tuple[int, bool], ...] = ()
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeepText:
-    """`fetch`: a SELECT with one column for each of `values`: whether the value is what is shown, or what is stored where pgveil compares."""
+    """`fetch`: a SELECT with a column for each of `values`: whether the value is what is shown, or what is stored where pgveil compares.
+
+    Behind it, where it is `chosen`, another one.
+    """
 
     fetch: str
     apply: str
@@ -66,7 +73,7 @@ def keep(text: Text, database: Protected, shown_as: Callable[[ColumnName], Shown
         return None
     clauses = clauses_behind(text, use.last + 1, {"set", "from", "where", "returning"})
     where = clauses.get("where")
-    if "set" not in clauses or "from" in clauses or (where is not None and text.value(where[0]) == "current"):
+    if "set" not in clauses or (where is not None and text.value(where[0]) == "current"):
         return None
     return _kept(text, database, shown_as, use, relation, clauses)
 
@@ -80,22 +87,23 @@ def _kept(
     clauses: dict[str, Span],
 ) -> KeepText | None:
     protected = database.columns_of(relation)
+    assignments = _assignments(text, clauses["set"])
+    if assignments is None:
+        return None
     values: list[KeptValue] = []
     asked: list[str] = []
     left: list[str] = []
-    for item in split_at(text.lexed, clauses["set"], ","):
-        if not text.is_name(item[0]) or text.value(item[0] + 1) != "=" or item[0] + 2 > item[1]:
-            return None
-        name = protected.get(text.value(item[0]))
+    for token, value in assignments:
+        name = protected.get(text.value(token))
         how = None if name is None else shown_as(name)
         if name is None or how is None:
-            left.append(text.source(item))
+            left.append(f"{text.source((token, token))} = {text.source(value)}")
             continue
-        made = _asked(text, use, relation, item, name, how)
+        made = _asked(text, use, relation, token, value, name, how)
         if made is None:
             return None
         values.append(made[0])
-        asked.append(made[1])
+        asked += made[1]
     if not left:
         untouched = next((c for c in relation.columns if c.name not in protected and _settable(c)), None)
         if untouched is None:
@@ -104,6 +112,8 @@ def _kept(
         left.append(f"{quote_ident(untouched.name)} = {quote_ident(use.shown)}.{quote_ident(untouched.name)}")
     shown, where = quote_ident(use.shown), clauses.get("where")
     fetch = f"SELECT {', '.join(asked)} FROM {text.source((use.first, use.last))} AS {shown}"
+    if "from" in clauses:
+        fetch += f", {text.source(clauses['from'])}"
     if where is not None:
         fetch += f" WHERE {text.source(where)}"
     first, last = clauses["set"]
@@ -119,25 +129,106 @@ def _settable(column: CatalogColumn) -> bool:
     return not column.generated and not column.always
 
 
+def _assignments(text: Text, span: Span) -> list[tuple[int, Span]] | None:
+    """Each column's token and its value; None for what is no pair of these, as the columns of a subquery."""
+    found: list[tuple[int, Span]] = []
+    for first, last in split_at(text.lexed, span, ","):
+        if text.is_name(first):
+            columns, at = [(first, first)], first + 1
+        else:
+            closing = closing_of(text.lexed, first, last) if text.value(first) == "(" else None
+            if closing is None:
+                return None
+            columns, at = split_at(text.lexed, (first + 1, closing - 1), ","), closing + 1
+        if text.value(at) != "=" or at + 1 > last:
+            return None
+        values = [(at + 1, last)]
+        if text.value(first) == "(":
+            row = at + 1 + (text.value(at + 1) == "row")
+            if text.value(row) != "(" or closing_of(text.lexed, row, last) != last or _is_query(text, row + 1):
+                return None
+            values = split_at(text.lexed, (row + 1, last - 1), ",")
+        if len(columns) != len(values) or any(a != b or not text.is_name(a) for a, b in columns):
+            return None
+        found += [(column, value) for (column, _), value in zip(columns, values, strict=True)]
+    return found
+
+
+def _is_query(text: Text, at: int) -> bool:
+    return text.value(at) in {"select", "with", "values", "table", "("}
+
+
 def _asked(
-    text: Text, use: TableUse, relation: Relation, item: Span, name: ColumnName, how: Shown
-) -> tuple[KeptValue, str] | None:
-    """The assignment `item`, and what is asked for it."""
-    column, value = relation.column(text.value(item[0])), (item[0] + 2, item[1])
+    text: Text, use: TableUse, relation: Relation, token: int, value: Span, name: ColumnName, how: Shown
+) -> tuple[KeptValue, list[str]] | None:
+    """The assignment of `value` to the column at `token`, and what is asked for it."""
+    column = relation.column(text.value(token))
     if column is None or (value[0] == value[1] and text.value(value[0]) == "default"):
         return None
     reference = f"{quote_ident(use.shown)}.{quote_ident(column.name)}"
     if how is Shown.BY_PGVEIL:
-        if not is_constant(text, value):
+        constants: list[tuple[int, bool]] = []
+        which = _numbered(text, value, constants)
+        if which is None:
             return None
-        negative = text.value(value[0]) == "-"
-        return KeptValue(name, item[0], value[0] + (text.value(value[0]) in {"-", "+"}), negative), reference
+        chosen = not is_constant(text, value)
+        return KeptValue(name, tuple(constants), chosen), [reference, which] if chosen else [reference]
     given = f"({text.source(value)})"
     known = type_of_oid(column.type_oid, -1)
     if is_constant(text, value):
         given = f"CAST({given} AS {unbounded(column.declared_type if known is None else known)})"
     if how is Shown.NOTHING:
-        return KeptValue(name, item[0]), f"{given} IS NULL"
+        return KeptValue(name), [f"{given} IS NULL"]
     if known is None or not has_equality(known):
         reference, given = f"{reference}::pg_catalog.text", f"{given}::pg_catalog.text"
-    return KeptValue(name, item[0]), f"({reference} IS NOT DISTINCT FROM {given})"
+    return KeptValue(name), [f"({reference} IS NOT DISTINCT FROM {given})"]
+
+
+def _numbered(text: Text, value: Span, constants: list[tuple[int, bool]]) -> str | None:
+    """The value with numbers in place of its constants, which are added to `constants`; None where it may be anything else."""
+    first, last = value
+    if is_constant(text, value):
+        constants.append((first + (text.value(first) in {"-", "+"}), text.value(first) == "-"))
+        return str(len(constants))
+    if text.value(first) == "(" and (closing := closing_of(text.lexed, first, last)) is not None:
+        # Perhaps under a cast, which numbers do without.
+        inside = closing == last or is_cast(text, (closing + 1, last))
+        return _numbered(text, (first + 1, closing - 1), constants) if inside else None
+    if text.value(first) == "cast" and text.value(first + 1) == "(" and closing_of(text.lexed, first + 1, last) == last:
+        word = next((i for i in range(last, first, -1) if text.value(i) == "as"), first)
+        return _numbered(text, (first + 2, word - 1), constants) if word > first + 2 else None
+    return _case(text, value, constants)
+
+
+_BRANCHES: Final = frozenset({"when", "then", "else", "end"})
+
+
+def _case(text: Text, value: Span, constants: list[tuple[int, bool]]) -> str | None:
+    """A CASE, whose words are reserved: each names what stands behind it, up to the next one."""
+    first, last = value
+    if text.value(first) != "case":
+        return None
+    pieces: list[str] = []
+    begun, word, depth = first, "case", 0
+    for at in range(first + 1, last + 1):
+        token = text.token(at)
+        if text.value(at - 1) == ".":
+            continue
+        if token.kind is Kind.PUNCT:
+            depth += (token.value in "([") - (token.value in ")]")
+        elif token.kind is Kind.WORD and token.value == "case":
+            depth += 1
+        elif token.kind is Kind.WORD and token.value in _BRANCHES and depth == 0:
+            result = text.source((begun, at - 1))
+            if word in {"then", "else"}:
+                made = _numbered(text, (begun + 1, at - 1), constants)
+                if made is None:
+                    return None
+                result = f"{word} {made}"
+            pieces.append(result)
+            begun, word = at, token.value
+            if word == "end":
+                return " ".join([*pieces, word]) if at == last or is_cast(text, (at + 1, last)) else None
+        elif token.kind is Kind.WORD and token.value == "end":
+            depth -= 1
+    return None

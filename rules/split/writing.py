@@ -484,7 +484,7 @@ def is_constant(text: Text, span: Span) -> bool:
     constant = token.kind in (Kind.STRING, Kind.BITSTRING, Kind.NUMBER, Kind.PARAM)
     if not constant and not (token.kind is Kind.WORD and token.value in _CONSTANT_WORDS):
         return False
-    return at == span[1] or (text.value(at + 1) == "::" and _is_cast(text, (at + 1, span[1])))
+    return at == span[1] or is_cast(text, (at + 1, span[1]))
 
 
 def unbounded(declared: str) -> str:
@@ -493,8 +493,10 @@ def unbounded(declared: str) -> str:
     return _UNBOUNDED.get(plain, plain)
 
 
-def _is_cast(text: Text, span: Span) -> bool:
-    """Whether nothing but types stands in the span: `::varchar(19)`, but not `::text || 'x'`."""
+def is_cast(text: Text, span: Span) -> bool:
+    """Whether the span is casts, and nothing else: `::varchar(19)`, but not `::text || 'x'`."""
+    if text.value(span[0]) != "::":
+        return False
     for index in range(span[0], span[1] + 1):
         typed = text.is_name(index) or text.token(index).kind is Kind.NUMBER
         if not typed and text.value(index) not in {"::", ".", ",", "(", ")", "[", "]"}:

@@ -49,6 +49,13 @@ TAIL = """
 - **Catalogs tell the truth about the database:** `\\d`, reflection and `getColumns` show the type `pgveil.sealed`, and pgveil's schemas. A result's description has the
   logical type. To a login that sees masks it names the masking view as a column's source, so pgjdbc does not find out there that a column is a serial.
 
+## Whole objects, saved by who sees masks
+
+`tests/writes/test_orms.py`: Django, SQLAlchemy (on psycopg and psycopg2), Hibernate, TypeORM and Sequelize load objects as a login that sees masks, change something that is
+not protected, and save the whole object, in each way that they have for it: all fields, versioned, locked, merged, in batches, `bulk_update`, `refresh`, `get_or_create`. What
+was not protected is stored, the values behind the masks stay, nothing is an error; a really new value is refused with a hint
+([ADR 0027](adr/0027-writes-by-logins-with-limits.md)). Their upserts (`INSERT ... ON CONFLICT`) are refused to such logins.
+
 ## pg_dump
 
 What is tested by `tests/drivers/test_dump.py` with pg_dump 15 in the plain, custom and directory formats, with `--inserts` and `--rows-per-insert`, and with 16 and 18 in

@@ -91,6 +91,13 @@ async def test_asyncpg_saves_in_binary_under_the_columns_own_types(bank: Bank) -
         "UPDATE cards SET credit = '1000.00', expires_on = '2028-01-01' WHERE id IN (21)",
         "UPDATE cards SET pan = NULL, status = 'active' WHERE id = 24",
         "UPDATE cards SET pan = 'whatever' WHERE id = -1",
+        "UPDATE cards SET (pan, status) = ('************2101', 'active') WHERE id = 21",
+        "UPDATE cards SET status = 'active', (pan, credit) = ROW (NULL, NULL::numeric) WHERE id = 24",
+        "UPDATE customers SET (name, city, phone) = ('A*** K****', 'x', '138****1234') WHERE id = 1",
+        "UPDATE customers SET name = v.n, city = 'x' FROM (VALUES (1, 'A*** K****')) AS v (i, n) WHERE id = v.i",
+        "UPDATE customers c SET name = CASE c.id WHEN 1 THEN 'A*** K****' ELSE 'x' END, city = 'x' WHERE id = 1",
+        "UPDATE customers c SET name = o.name, city = 'x' FROM customers o WHERE o.id = c.id AND c.id = 1",
+        "UPDATE cards SET pan = '************2101', status = o.item FROM (VALUES (1, 'active')) AS o (k, item) WHERE o.k = customer_id AND cards.id = 21",
     ],
 )
 def test_constants_and_forms(bank: Bank, sql: str) -> None:
@@ -100,6 +107,51 @@ def test_constants_and_forms(bank: Bank, sql: str) -> None:
         wanted = 0 if sql.endswith("-1") else 1
         assert connection.execute(sql.encode()).rowcount == wanted
     assert (bank.real(columns), bank.real("SELECT id, pan, expires_on, credit FROM cards ORDER BY id")) == before
+
+
+CASES = [
+    "(CASE WHEN (id = 21) THEN '************2101' WHEN id = 22 THEN '************2202' ELSE NULL END)::varchar(19)",
+    "CASE id WHEN 21 THEN '************2101'::varchar ELSE CASE WHEN true THEN '************2202' END END",
+    "CAST((CASE WHEN status IN (CASE WHEN id > 0 THEN 'active' END) THEN ('************2101') ELSE '************2202' END) AS varchar(19))",
+]
+
+
+@pytest.mark.parametrize("value", CASES)
+def test_a_case_for_each_row(bank: Bank, value: str) -> None:
+    """Django's bulk_update."""
+    real = "SELECT id, pan, expires_on, credit, status FROM cards ORDER BY id"
+    before = bank.real(real)
+    date = "(CASE id WHEN 21 THEN '2028-01-01' WHEN 22 THEN '2027-01-01' END)::date"
+    credit = "CASE WHEN id = 22 THEN 0 ELSE +1000.0 END"
+    sql = (
+        f"UPDATE cards SET pan = {value}, expires_on = {date}, credit = {credit}, status = status WHERE id IN (21, 22)"
+    )
+    with bank.connect(AGENT) as connection:
+        for prepare in (False, True):
+            assert connection.execute(sql.encode(), prepare=prepare).rowcount == 2
+        for right, wrong in (("2202'", "2201'"), ("2101'", "2202'"), ("'2027-01-01'", "NULL"), ("+1000.0", "1001")):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="can't be changed"):
+                connection.execute(sql.replace(right, wrong).encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="can't be changed"):
+            connection.execute(sql.replace("(21, 22)", "(21, 22, 23)").encode())
+    assert bank.real(real) == before
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_case_of_parameters(bank: Bank, prepare: bool) -> None:
+    sql = """UPDATE cards SET pan = (CASE WHEN (cards.id = %s) THEN %s WHEN (cards.id = %s) THEN %s ELSE NULL END)::varchar(19),
+             status = (CASE WHEN (cards.id = %s) THEN %s WHEN (cards.id = %s) THEN %s ELSE NULL END)::text WHERE cards.id IN (%s, %s)"""
+    before = bank.real("SELECT id, pan FROM cards ORDER BY id")
+    values = [22, "************2202", 24, None, 22, "c1", 24, "c2", 22, 24]
+    with bank.connect(AGENT) as connection:
+        assert connection.execute(sql, values, prepare=prepare).rowcount == 2
+        assert bank.real("SELECT status FROM cards WHERE id IN (22, 24) ORDER BY id") == [("c1",), ("c2",)]
+        values[1::2] = ["************2202", "************2202", "lost", "lost", 24]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="can't be changed"):
+            connection.execute(sql, values, prepare=prepare)
+    assert bank.real("SELECT id, pan FROM cards ORDER BY id") == before
+    with bank.connect("wr_teller") as teller:
+        teller.execute("UPDATE cards SET status = CASE id WHEN 22 THEN 'blocked' ELSE 'active' END")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +187,12 @@ def test_where_nothing_but_the_key_is_left(bank: Bank, table: str, sql: str, cou
         "UPDATE cards SET expires_on = '2028-03-31', status = 'lost' WHERE id = 21",
         "UPDATE cards SET credit = NULL, status = 'lost' WHERE id = 21",
         "UPDATE cards SET pan = upper('x'), status = 'lost' WHERE id = 21",
-        "UPDATE cards SET (pan, status) = ('************2101', 'lost') WHERE id = 21",
+        "UPDATE cards SET (pan, status) = ('************2102', 'lost') WHERE id = 21",
+        "UPDATE cards SET (pan, status) = (SELECT '************2101', 'lost') WHERE id = 21",
+        "UPDATE cards SET pan = CASE WHEN true THEN '************2101' || '' END, status = 'lost' WHERE id = 21",
+        "UPDATE cards SET pan = v.p, status = 'lost' FROM (VALUES (21, '************2101')) AS v (i, p) WHERE id = v.i",
+        "UPDATE customers SET name = v.n, city = 'lost' FROM (VALUES (1, 'B*** K****')) AS v (i, n) WHERE id = v.i",
+        "UPDATE customers c SET name = o.name, city = 'lost' FROM customers o WHERE o.id = c.id + 1 AND c.id = 1",
         "UPDATE cards SET pan = DEFAULT, status = 'lost' WHERE id = 24",
     ],
 )
