@@ -1,12 +1,15 @@
 """The keys: whether they open, who can reach them, and whether what is stored opens with them."""
 
+# ruff: noqa: S608 - statements for people to run; nothing here runs them
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from doctor.facts import Missing, known
 from doctor.model import Check, Found, Group, NotChecked, Severity, listed
-from rules.model import Protection
+from lifecycle.apply.inspect import relation_sql
+from rules.model import Protection, quote_ident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +89,24 @@ def _opens(facts: Facts) -> Iterator[Found]:
                 sample.column,
                 f"of {sample.looked} values of {sample.column}, {sample.opened} open; {listed(wrong)}",
                 "use the key directory that they were sealed with (pgveil keys list); damaged values come from a backup",
+            )
+
+
+def _repeated(facts: Facts) -> Iterator[Found]:
+    for sample in known(facts.database.samples):
+        if sample.repeated:
+            many = (
+                f"{sample.repeated} sealed texts of {sample.column} stand"
+                if sample.repeated > 1
+                else f"1 sealed text of {sample.column} stands"
+            )
+            name = next(c.name for c in facts.rules.protected_columns() if str(c.name) == sample.column)
+            table, column = relation_sql(name.relation), quote_ident(name.column)
+            yield Found(
+                Severity.WARNING,
+                sample.column,
+                f"{many} in more than one row: the column is randomized, so one statement gave several rows one value, or somebody copied it past pgveil",
+                f"look at these rows: SELECT {column}, count(*) FROM {table} WHERE {column} IS NOT NULL GROUP BY 1 HAVING count(*) > 1; a copied value comes back from a backup, or is written again through pgveil",
             )
 
 
@@ -171,6 +192,13 @@ CHECKS: Final = (
         "Stored values of sealed columns open (a sample of each)",
         "A value that does not open is lost, unless another copy of the keys opens it. Better to know before the old keys are gone.",
         _opens,
+    ),
+    Check(
+        "sealed-repeated",
+        Group.KEYS,
+        "No randomized value stands in two rows (tables of up to 100,000 rows; larger ones with --deep)",
+        "Each one is sealed with a nonce of its own, so equal texts are copies. A value opens in any row of its column: copied past pgveil, it shows one person's as another's.",
+        _repeated,
     ),
     Check(
         "key-place",

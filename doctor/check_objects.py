@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
 from lifecycle.apply.inspect import PUBLIC, relation_sql
+from lifecycle.apply.moving import movable
 from rules.hidden import hidden_reads
 from rules.loose import loose_triggers
 from rules.model import ColumnName, Protection, TableName, quote_ident, quote_literal
@@ -69,6 +70,16 @@ def _writable_columns(facts: Facts) -> Iterator[Found]:
             f"{table} for {login}",
             f"PostgreSQL lets {login}{role} {what} {table}, which it does not see clear: what it writes is compared with what is there",
             fix,
+        )
+
+
+def _mixed_domains(facts: Facts) -> Iterator[Found]:
+    for moving in movable(facts.people, facts.protection, facts.database.state.held):
+        yield Found(
+            Severity.WARNING if moving.accepted else Severity.BAD,
+            str(moving.into),
+            f"{moving.into}: {moving.problem}",
+            moving.fix,
         )
 
 
@@ -264,6 +275,13 @@ CHECKS: Final = (
         "PostgreSQL itself lets no login change a column that it does not see clear",
         "A write compares: the size of an UPDATE's log record and a constraint's error tell whether a guess is right. And a sealed value could be forged or moved.",
         _writable_columns,
+    ),
+    Check(
+        "domain-mixed",
+        Group.OBJECTS,
+        "No login can carry a sealed value to a column that it sees clear",
+        "Sealed values open in every column of their key domain. Who may write one that it sees clear, and read what is stored in one that it does not, copies it over past pgveil and reads it here.",
+        _mixed_domains,
     ),
     Check(
         "object-open",

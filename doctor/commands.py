@@ -44,6 +44,9 @@ def doctor(
         list[str] | None, typer.Option("--skip", help="Leave this check out. Repeatable.", metavar="CODE")
     ] = None,
     why: Annotated[bool, typer.Option("--why", help="Say why each finding matters, and what is well.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read tables whole that are otherwise too large to look through.")
+    ] = False,
     codes: Annotated[bool, typer.Option("--codes", help="List the checks, and do nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
 ) -> None:
@@ -75,7 +78,7 @@ def doctor(
     except PackageNotFoundError:
         own = "(not installed)"
     try:
-        facts = asyncio.run(gather(settings, database, time.time, own))
+        facts = asyncio.run(gather(settings, database, time.time, own, deep=deep))
     except UrlError as error:
         _fail(_USAGE, str(error))
     report = examine(

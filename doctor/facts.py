@@ -40,7 +40,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some stored values of a sealed column, as counts: looked at, opened, without a key, damaged, not sealed at all."""
+    """Some stored values of a sealed column, as counts: looked at, opened, without a key, damaged, not sealed at all.
+
+    `repeated`: of all values of a randomized column, texts that stand in more than one row; None where they were not counted.
+    """
 
     column: str
     looked: int
@@ -48,6 +51,7 @@ class Sample:
     no_key: int
     damaged: int
     plain: int
+    repeated: int | None = None
 
 
 class OwnSetting(NamedTuple):

@@ -49,8 +49,10 @@ class UrlError(Exception):
     """The URL that was given is none, or there is none."""
 
 
-async def gather(config: Config, url: str | None, clock: Callable[[], float], own_version: str) -> Facts:
-    """Everything. `url`: of the database, instead of the configuration's. Raises UrlError."""
+async def gather(
+    config: Config, url: str | None, clock: Callable[[], float], own_version: str, *, deep: bool = False
+) -> Facts:
+    """Everything. `url`: of the database, instead of the configuration's. `deep`: read large tables whole. Raises UrlError."""
     problems, rules, places = _rules(config.rules)
     ring = _ring(config.keys)
     own_url = _own_url(config)
@@ -72,7 +74,7 @@ async def gather(config: Config, url: str | None, clock: Callable[[], float], ow
         database = Missing(str(error), "see that the server runs, and that the URL and pg_hba.conf let doctor in")
     else:
         try:
-            database = replace(database, samples=await _samples(connection, rules, ring, database))
+            database = replace(database, samples=await _samples(connection, rules, ring, database, deep=deep))
         except asyncpg.PostgresError as error:
             database = replace(database, samples=Missing(f"the database says: {describe_error(error)}", "try again"))
         finally:
@@ -103,13 +105,13 @@ async def gather(config: Config, url: str | None, clock: Callable[[], float], ow
 
 
 async def _samples(
-    connection: Connection, rules: Rules | Missing, ring: KeyRing | Missing, database: Database
+    connection: Connection, rules: Rules | Missing, ring: KeyRing | Missing, database: Database, *, deep: bool
 ) -> tuple[Sample, ...] | Missing:
     if isinstance(rules, Missing):
         return rules
     if isinstance(ring, Missing):
         return ring
-    return await read_samples(connection, rules, ring, database.state.catalog)
+    return await read_samples(connection, rules, ring, database.state.catalog, deep=deep)
 
 
 def without_password(url: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rules.columns import read_column
 from rules.document import MAX_BYTES, Place, Scalar, read_document
 from rules.document import Mapping as Branches
+from rules.mixed import mixed_in_role
 from rules.model import Column, ColumnName, Level, Role, Rules, SealMode, Table, TableName, Verdict
 from rules.names import NameFormError, column_name, show_name, single_name, table_name
 from rules.problems import Problem, RulesError, nearest_name
@@ -96,6 +97,7 @@ def check_rules(text: str, filename: str) -> Checked:
         rules = Rules(_digest(file.tables, file.roles), MappingProxyType(file.tables), MappingProxyType(file.roles))
         file.check_lookups(rules)
         file.check_writes(rules)
+        file.check_mixed(rules)
         rules = None if reader.failed else rules
     return Checked(rules, reader.problems(), MappingProxyType(file.places))
 
@@ -131,6 +133,8 @@ class _File:
         self._holders: dict[str, str] = {}
         self._lookups_asked: list[tuple[Role, ColumnName, Place]] = []
         self._writes_asked: list[tuple[Role, ColumnName, Place]] = []
+        self._role_places: dict[str, Place] = {}
+        self._mixed_places: dict[str, ReadOnly[str, Place]] = {}
 
     def read(self, root: Node) -> None:
         fields = self._reader.fields(root, "a rules file", TOP_KEYS)
@@ -255,6 +259,8 @@ class _File:
         columns = self._verdicts(what, fields.get("columns"), asked, written)
         levels = self._levels(what, fields.get("levels"), named=columns.keys())
         limit = self._lookup_limit(what, fields.get("lookups"), {**asked, **written})
+        mixed = dict(self._reader.words(fields.get("mixed_domains"), f"the mixed_domains of {what}"))
+        self._role_places[name], self._mixed_places[name] = key.place, mixed
         self.roles[name] = made = Role(
             name,
             frozenset(n for n, _ in logins),
@@ -264,6 +270,7 @@ class _File:
             frozenset(asked),
             limit,
             frozenset(written),
+            frozenset(mixed),
         )
         self._lookups_asked += [(made, column, place) for column, place in asked.items()]
         self._writes_asked += [(made, column, place) for column, place in written.items()]
@@ -338,6 +345,26 @@ class _File:
                 )
             elif column.type.endswith("]"):
                 self._reader.error(place, f"{what}: the column is an array", "take `write` away")
+
+    def check_mixed(self, rules: Rules) -> None:
+        """Key domains of which a role sees some columns clear and others not: meant, or told of."""
+        for role in rules.roles.values():
+            found = {mixed.domain: mixed for mixed in mixed_in_role(rules, role)}
+            for domain, place in self._mixed_places[role.name].items():
+                if domain not in found:
+                    self._reader.warn(
+                        place,
+                        f"role {role.name} sees all columns of key domain {domain[:80]} alike",
+                        "take it out of `mixed_domains`",
+                    )
+            for domain, mixed in found.items():
+                if not mixed.accepted:
+                    self._reader.warn(
+                        self._role_places[role.name],
+                        f"role {role.name} sees {mixed.clear[0]} clear and {mixed.hidden[0]} not, and both are of key domain {domain}:"
+                        " a login that may write the one and read what is stored in the other could copy values over past pgveil, and read them",
+                        "let the role see both alike, or give them domains of their own; `pgveil apply` refuses where a login has these privileges",
+                    )
 
     def _levels(self, what: str, node: Node | None, *, named: Collection[ColumnName]) -> dict[Level, Verdict]:
         """Verdicts by level; `named` are the columns for which the role says something of its own."""
@@ -457,6 +484,7 @@ def _digest(tables: ReadOnly[TableName, Table], roles: ReadOnly[str, Role]) -> s
                 sorted(r.columns.items()),
                 *([sorted(r.lookups), r.lookups_per_minute] if r.lookups else ()),
                 *([sorted(r.writes), r.lookups_per_minute, "write"] if r.writes else ()),
+                *([sorted(r.mixed_domains), "mixed"] if r.mixed_domains else ()),
             )
             for r in roles.values()
         ),

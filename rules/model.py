@@ -133,7 +133,8 @@ class Role:
 
     The verdict on a column is `columns[column]` where given, else `levels[level]`, else the column's strictest. `lookups`: columns that it
     sees masked and may search by their real value all the same; `writes`: those that it does not see clear and may change all the same; together
-    at most `lookups_per_minute` values a minute and login (None: as many as it likes).
+    at most `lookups_per_minute` values a minute and login (None: as many as it likes). `mixed_domains`: key domains of which it is meant to see
+    some columns clear and others not (`rules.mixed`).
     """
 
     name: str
@@ -144,6 +145,7 @@ class Role:
     lookups: frozenset[ColumnName] = frozenset()
     lookups_per_minute: int | None = None
     writes: frozenset[ColumnName] = frozenset()
+    mixed_domains: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from rules.names import NameFormError, single_name
 from rules.problems import Problem, Severity, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from enum import StrEnum
 
     from rules.document import Node
@@ -113,6 +113,15 @@ class Reader:
 
     def names(self, node: Node | None, what: str) -> tuple[tuple[str, Place], ...]:
         """A list of names, canonical, each with its place; a name that comes twice is a warning."""
+        return self._list(node, what, self.name)
+
+    def words(self, node: Node | None, what: str) -> tuple[tuple[str, Place], ...]:
+        """A list of strings, as `names`."""
+        return self._list(node, what, self.word)
+
+    def _list(
+        self, node: Node | None, what: str, read: Callable[[Node, str], str | None]
+    ) -> tuple[tuple[str, Place], ...]:
         if node is None or (isinstance(node, Scalar) and node.value is None):
             return ()
         if not isinstance(node, Sequence):
@@ -120,7 +129,7 @@ class Reader:
             return ()
         found: dict[str, Place] = {}
         for item in node.items:
-            name = self.name(item, f"an entry of {what}")
+            name = read(item, f"an entry of {what}")
             if name is None:
                 continue
             if name in found:

@@ -26,7 +26,7 @@ STORED = ("sealed", "plain")
 TOP_KEYS = ("version", "tables", "roles")
 TABLE_KEYS = ("subject", "columns")
 COLUMN_KEYS = ("level", "protection", "stored", "mode", "type", "domain", "mask", "on_damage", "placeholder")
-ROLE_KEYS = ("logins", "member_of", "levels", "columns", "lookups")
+ROLE_KEYS = ("logins", "member_of", "levels", "columns", "lookups", "mixed_domains")
 ROLE_COLUMN_KEYS = ("verdict", "lookup", "write")
 LOOKUPS_KEYS = ("per_minute",)
 LOOKUP_FORMS = ("equality", "none")
@@ -204,6 +204,12 @@ def _role() -> dict[str, Any]:
                         "default": DEFAULT_LOOKUPS,
                     }
                 },
+            },
+            "mixed_domains": {
+                "description": "Key domains of which the post may see some columns clear and others not, though it writes them.",
+                "type": ["array", "null"],
+                "maxItems": MAX_LIST,
+                "items": {"type": "string"},
             },
         },
     }

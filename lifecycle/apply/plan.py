@@ -10,6 +10,7 @@ from lifecycle.apply.inspect import read_state
 from lifecycle.apply.lookups import plan_lookups
 from lifecycle.apply.masking import plan_views
 from lifecycle.apply.model import Draft, Kind, MakeView, Obstacle
+from lifecycle.apply.moving import tell_moving
 from lifecycle.apply.old_form import plan_domain
 from lifecycle.apply.privileges import people_of, plan_wall
 from lifecycle.apply.recording import plan_record
@@ -65,9 +66,10 @@ async def plan_inside(
     await plan_domain(connection, draft, state)
     late = draft.beside()
     protection = ProtectionMap(rules, state.catalog, unknown=False)
-    before = plan_wall(late, state, people, protection, rules)
+    wall = plan_wall(late, state, people, protection, rules)
+    tell_moving(draft, wall)
     views = draft.beside()
-    first = plan_views(views, state, rules, people, protection, before)
+    first = plan_views(views, state, rules, people, protection, wall.before)
     gone = plan_lookups(views, state, rules, people, protection)
     gates = plan_writing(views, state, rules, people, protection)
     draft.changes += [*gates, *gone, *first]

@@ -234,8 +234,8 @@ class Wall:
             self.after.add(atom)
 
 
-def plan_wall(draft: Draft, state: State, people: People, protection: ProtectionMap, rules: Rules) -> frozenset[Atom]:
-    """The changes of privileges. Gives back the privileges before, from which access to the masking views follows."""
+def plan_wall(draft: Draft, state: State, people: People, protection: ProtectionMap, rules: Rules) -> Wall:
+    """The changes of privileges. Gives back what they were, from which access to the masking views follows, and what they shall be."""
     before = frozenset(_before(state))
     wall = Wall(draft, people, protection, before)
     catalog = state.catalog
@@ -253,7 +253,7 @@ def plan_wall(draft: Draft, state: State, people: People, protection: Protection
             wall.fence_object(state.routines[function.oid], function.owner, read, _EXECUTE)
     _plan_difference(draft, state, wall)
     _warn(draft, state, people, protection, rules)
-    return before
+    return wall
 
 
 def _is_masked(rules: Rules, name: ColumnName) -> bool:

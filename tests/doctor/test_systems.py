@@ -27,6 +27,7 @@ from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from lifecycle.demo.postgres import PostgresUnavailableError
 from proxy.config import load_config
+from rules.load import load_rules_text
 from tests.doctor import page, systems
 from tests.doctor.systems import DATABASE, PASSWORD, bad_system, good_system
 from tests.e2e.world import records_in
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "clock": "test_a_clock_that_differs",
     "disk-space": "test_a_full_disk",
+    "domain-mixed": "test_a_key_domain_that_is_not_seen_alike",
     "key-missing": "test_keys_that_are_not_those",
     "key-ring": "test_keys_that_are_not_those",
     "live-rules": "test_a_reload_that_was_forgotten",
     "live-version": "test_another_version_runs",
     "memory-on-disk": "test_memory_that_reaches_a_disk",
     "open-files": "test_too_few_files",
+    "sealed-repeated": "test_a_sealed_value_copied_to_another_row",
     "server-encoding": "test_another_encoding",
     "server-version": "test_versions",
     "wal-level": "test_logical_replication_that_nothing_uses",
@@ -107,10 +110,14 @@ def facts(good: System) -> Facts:
     return read(good)
 
 
-def read(system: System, *, clock_ahead: float = 0, url: str | None = None, **changes: Any) -> Facts:
+def read(
+    system: System, *, clock_ahead: float = 0, url: str | None = None, deep: bool = False, **changes: Any
+) -> Facts:
     """A system as doctor reads it, with parts of its configuration changed."""
     config = replace(load_config(system.config), **changes)
-    return asyncio.run(gather(config, url or system.url("postgres"), lambda: time.time() + clock_ahead, "0.1.0"))
+    return asyncio.run(
+        gather(config, url or system.url("postgres"), lambda: time.time() + clock_ahead, "0.1.0", deep=deep)
+    )
 
 
 def found(facts: Facts, code: str) -> list[tuple[str, str]]:
@@ -220,7 +227,7 @@ def test_by_pgveil_s_own_login_what_it_can_t_see_is_said(good: System) -> None:
     assert done.returncode == 1
     unseen = {f["code"] for f in json.loads(done.stdout)["findings"] if not f["checked"]}
     assert unseen == {
-        *("apply-pending", "apply-obstacle", "derived-column", "password-md5", "sealed-opens"),
+        *("apply-pending", "apply-obstacle", "derived-column", "password-md5", "sealed-opens", "sealed-repeated"),
         "server-tls-offered",  # ssl_min_protocol_version is for superusers to see
         *("hba-error", "hba-trust", "hba-weak", "hba-plain", "hba-past", "hba-cert", "hba-replication"),
     }
@@ -395,6 +402,43 @@ def test_another_encoding(good: System) -> None:
     ((severity, text),) = found(read(good, url=url), "server-encoding")
     assert severity == "bad"
     assert "LATIN1" in text
+
+
+def test_a_key_domain_that_is_not_seen_alike(good: System, facts: Facts) -> None:
+    assert found(facts, "domain-mixed")[0][0] == "ok"
+    own = "columns: {public.customers.fingerprint: refused}\n  call_centre"
+    assert own in good.rules.read_text()
+    for more, wanted in (("", "bad"), ("\n    mixed_domains: [pan]", "warning")):
+        seen = f"columns: {{public.customers.fingerprint: refused, public.orders.pan: masked}}{more}\n  call_centre"
+        rules = load_rules_text(good.rules.read_text().replace(own, seen), "rules.yaml")
+        ((severity, text),) = found(replace(facts, rules_or=rules), "domain-mixed")
+        assert severity == wanted
+        assert "login teller may write it" in text
+        assert text.startswith("public.cards.pan")
+
+
+def test_a_sealed_value_copied_to_another_row(good: System, facts: Facts) -> None:
+    """Past pgveil, by whoever may write the column there. What has the column's default in common is no copy."""
+    assert found(facts, "sealed-repeated")[0][0] == "ok"
+    first, second = "(SELECT min(id) FROM customers)", "(SELECT max(id) FROM customers)"
+    url = good.url("postgres")
+    copy = (
+        f"UPDATE customers SET fingerprint = (SELECT fingerprint FROM customers WHERE id = {first}) WHERE id = {second}"
+    )
+    good.sql(f"CREATE TABLE kept AS SELECT fingerprint FROM customers WHERE id = {second}")
+    try:
+        good.sql(copy)
+        ((severity, text),) = found(read(good, url=url), "sealed-repeated")
+        assert severity == "warning"
+        assert text.startswith("1 sealed text of public.customers.fingerprint stands in more than one row")
+        good.sql("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'customers'::regclass")
+        assert found(read(good, url=url), "sealed-repeated")[0][0] == "ok"
+        assert found(read(good, url=url, deep=True), "sealed-repeated")[0][0] == "warning"
+    finally:
+        good.sql(
+            f"UPDATE customers SET fingerprint = (SELECT fingerprint FROM kept) WHERE id = {second}; DROP TABLE kept; ANALYZE customers"
+        )
+    assert found(read(good, url=url), "sealed-repeated")[0][0] == "ok"
 
 
 def test_versions(facts: Facts) -> None:
