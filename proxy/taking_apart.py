@@ -111,7 +111,7 @@ class TakingApart:
                 return None
             source = computed
         # The client binds all of its parameters, whatever the source needs of them.
-        source = replace(source, parameters=found.first - 1)
+        source = replace(source, parameters=found.first - 1, action=plan.action)
         returning = None
         if found.returning is not None:
             names, local = found.returning

@@ -17,6 +17,7 @@ from proxy.session.replies import (
     UNDEFINED_PORTAL,
     UNDEFINED_STATEMENT,
     Trouble,
+    as_the_clients,
     own_words,
     server_report,
     without_values,
@@ -538,6 +539,9 @@ class Backend:
             expected = fields.sqlstate == _REPLACED.get(head.kind)
             ours = head.route is Route.REPLACE and (expected or head.in_any_case)
         sqlstate = fields.sqlstate
+        statement = head.statement if head.portal is None else head.portal.statement
+        if statement is not None and statement.plan is not None:
+            response = as_the_clients(response, statement.plan.action)
         if head.witness is not None:
             response = head.witness.error(response)
         if head.failed or head.route is Route.SKIP:

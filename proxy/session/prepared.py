@@ -185,8 +185,11 @@ def fetching(admit: Admit) -> Admit:
 
 
 def fetch_of(compute: Compute) -> Admit:
-    """The statement that brings the rows."""
-    return fetching(compute.leaves[0].fetch if compute.together is None else compute.together)
+    """The statement that brings the rows. Its action is that of what they are for."""
+    fetch = fetching(compute.leaves[0].fetch if compute.together is None else compute.together)
+    plan = fetch.plans[0]
+    assert plan is not None
+    return replace(fetch, plans=(replace(plan, action=compute.action),))
 
 
 def audited(compute: Compute) -> Admit:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from keys.sealed import SEALED_IN_TEXT
 from proxy.errors import error_response
 from proxy.wire.messages import Back, ErrorFields, build_error, parse_error
+from rules.plan import Action
 
 if TYPE_CHECKING:
     from proxy.session.gate import BadValue, OffsetMap, ServerCheck
@@ -32,6 +33,7 @@ TYPE_ERRORS: Final = frozenset({"42804", "42846", "42883"})
 SYNTAX_ERROR: Final = "42601"
 UNDEFINED_FUNCTION: Final = "42883"
 UNDEFINED_STATEMENT: Final = "26000"
+READ_ONLY: Final = "25006"
 UNDEFINED_PORTAL: Final = "34000"
 
 # The one form of DEALLOCATE that drivers send; after others every description is checked again.
@@ -58,6 +60,9 @@ _SEALED: Final = re.compile(SEALED_IN_TEXT.encode() + rb"(?:\.\.\.)?")
 _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}|" + STAND_IN)
+# The commands that are done by fetching rows first, and what the fetch's own is called.
+_LOCKING: Final = frozenset({Action.UPDATE, Action.DELETE, Action.MERGE})
+_LOCKS: Final = re.compile(rb"SELECT FOR (?:NO KEY )?UPDATE")
 # What the domain's check says (lifecycle.apply.ground), and what the client is told instead.
 _SEALED_CHECK: Final = (b"sealed", b"sealed_format")
 _CHECK_VIOLATION: Final = "23514"
@@ -169,6 +174,18 @@ def without_values(raw: bytes) -> bytes:
         pairs = [(code, _WITHHELD_MESSAGE if code == ord("M") else text) for code, text in pairs if code != ord("H")]
     pairs.append((ord("D"), _WITHHELD_DETAIL))
     return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
+
+
+def as_the_clients(raw: bytes, action: Action) -> bytes:
+    """The server's error about rows that pgveil fetches for a write, with the client's command in place of pgveil's own.
+
+    A read-only transaction's error names it, in any language: the rows are locked where PostgreSQL would have written them.
+    """
+    fields = parse_error(raw[5:])
+    message = fields.get("M")
+    if fields.sqlstate != READ_ONLY or message is None or action not in _LOCKING:
+        return raw
+    return build_error(fields.replace("M", _LOCKS.sub(action.upper().encode(), message)), Back.ERROR)
 
 
 def withheld(raw: bytes) -> bytes:

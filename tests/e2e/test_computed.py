@@ -85,6 +85,27 @@ def test_writes(world: World, client: type[psycopg.Cursor[tuple[object, ...]]]) 
         assert connection.execute("SELECT pan FROM cards WHERE id = %s", (first,)).fetchone() == (pan,)
 
 
+@pytest.mark.usefixtures("may_delete")
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("UPDATE cards SET pan = reverse(pan) WHERE id = 1", "UPDATE"),
+        ("UPDATE cards SET pan = reverse('x') WHERE id = 1", "UPDATE"),
+        ("UPDATE cards SET pan = 'x' WHERE pan LIKE '6%' RETURNING length(pan)", "UPDATE"),
+        ("DELETE FROM cards WHERE pan LIKE '6%'", "DELETE"),
+        ("INSERT INTO cards (id, pan) SELECT id, reverse(pan) FROM cards", "INSERT"),
+        ("SELECT upper(pan) FROM cards FOR UPDATE", "SELECT FOR UPDATE"),
+    ],
+)
+def test_in_a_read_only_transaction(world: World, sql: str, what: str) -> None:
+    for client in (psycopg.Cursor, psycopg.ClientCursor):
+        with psycopg.connect(world.dsn("teller"), cursor_factory=client) as connection:
+            connection.read_only = True
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as caught:
+                connection.execute(sql.encode())
+            assert caught.value.diag.message_primary == f"cannot execute {what} in a read-only transaction"
+
+
 def test_what_is_written_is_in_the_record(world: World) -> None:
     with psycopg.connect(world.dsn("teller")) as connection:
         connection.execute("UPDATE cards SET pan = upper(pan) WHERE pan LIKE '6%'")

@@ -53,7 +53,7 @@ def write(*results: ResultColumn, parameters: int = 0, returning: Compute | None
     fetch = Admit(texts[0], OffsetMap(), (plan(PLAIN, opened(CARD)),), "shape of the source", 1)
     source = Compute(
         (Leaf("pgveil_leaf_0", ("c0", "c1"), fetch),), None, "SELECT c0, upper(c1) FROM pgveil_leaf_0", 0, "WITH ", " ",
-        OffsetMap(), parameters, Action.SELECT, "shape", 1, positions=False,
+        OffsetMap(), parameters, Action.UPDATE, "shape", 1, positions=False,
     )  # fmt: skip
     one = plan(
         *results, params=(SealParam(first + 1, CARD),), writes=True, action=Action.UPDATE, results=results or None
@@ -314,3 +314,29 @@ def test_only_parameters_get_their_types(constant: str, encoding: str) -> None:
     before, found, after = text.rpartition("pg_catalog.unnest($2), pg_catalog.unnest($3)")
     arrays = found.replace("$2", "$2::pg_catalog.text[]::tid[]").replace("$3", "$3::pg_catalog.text[]::varchar[]")
     assert typed == encode_sql(before + arrays + after, encoding)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            b"cannot execute SELECT FOR UPDATE in a read-only transaction",
+            b"cannot execute UPDATE in a read-only transaction",
+        ),
+        (b"SELECT FOR NO KEY UPDATE ist nicht erlaubt", b"UPDATE ist nicht erlaubt"),
+        (
+            b"cannot execute nextval() in a read-only transaction",
+            b"cannot execute nextval() in a read-only transaction",
+        ),
+    ],
+)
+def test_a_read_only_transaction_refuses_what_the_client_sent(
+    bench: Bench, cut: Callable[[bytes], list[bytes]], said: bytes, told: bytes
+) -> None:
+    scene = Scene(bench, cut, write(), DESCRIBED, VALUES)
+    scene.source.broken = error("25006", said.decode())
+    answer = scene.query()
+    assert error_of(answer).sqlstate == "25006"
+    assert error_of(answer).get("M") == told
+    assert scene.ended() == [("error", "25006", None)]
+    scene.alive()

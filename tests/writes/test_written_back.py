@@ -244,3 +244,24 @@ def test_it_is_recorded_as_an_update_that_read_masks(bank: Bank) -> None:
     records = [r for r in bank.records("statement") if r.get("application") == "written-back"]
     assert [r["action"] for r in records] == ["update"]
     assert {(c["column"], c["verdict"]) for c in records[0]["columns"]} == {("public.cards.credit", "masked")}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE customers SET name = 'A*** K****', city = 'x' WHERE id = 1",
+        "UPDATE customers SET name = 'x' WHERE id = 1",
+        "UPDATE cards SET pan = '************2101', status = 'active' WHERE id = 21 RETURNING pan",
+        "UPDATE cards SET pan = NULL WHERE id = -1",
+    ],
+)
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_read_only_transaction_says_what_postgresql_says(bank: Bank, sql: str, prepare: bool) -> None:
+    errors = []
+    for direct in (True, False):
+        with bank.connect("wr_teller" if direct else AGENT, direct=direct) as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as caught:
+                connection.execute("UPDATE customers SET city = 'x'" if direct else sql.encode(), prepare=prepare)
+            errors.append((caught.value.diag.message_primary, caught.value.diag.statement_position))
+    assert errors[0] == errors[1]
