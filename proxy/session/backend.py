@@ -521,6 +521,7 @@ class Backend:
         state = self._state
         head = state.pipeline.head
         response, fields = server_report(raw, None if head is None else _offsets(head))
+        response = as_the_clients(response, None if head is None else _plan(head))
         if state.principal.exposed:
             response = without_values(response)
         if head is None or fields.fatal:
@@ -539,9 +540,6 @@ class Backend:
             expected = fields.sqlstate == _REPLACED.get(head.kind)
             ours = head.route is Route.REPLACE and (expected or head.in_any_case)
         sqlstate = fields.sqlstate
-        statement = head.statement if head.portal is None else head.portal.statement
-        if statement is not None and statement.plan is not None:
-            response = as_the_clients(response, statement.plan.action)
         if head.witness is not None:
             response = head.witness.error(response)
         if head.failed or head.route is Route.SKIP:
@@ -666,6 +664,11 @@ def _offsets(head: Expectation) -> OffsetMap | None:
         return head.run.admit.offsets
     statement = head.statement if head.portal is None else head.portal.statement
     return None if statement is None else statement.offsets
+
+
+def _plan(head: Expectation) -> Plan | None:
+    statement = head.statement if head.portal is None else head.portal.statement
+    return None if statement is None else statement.plan
 
 
 def _rows_of(tag: bytes, run: Run) -> int | None:

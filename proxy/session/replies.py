@@ -13,7 +13,7 @@ from rules.plan import Action
 
 if TYPE_CHECKING:
     from proxy.session.gate import BadValue, OffsetMap, ServerCheck
-    from rules.plan import Refusal
+    from rules.plan import Plan, Refusal
 
 # Text that fails in the server's analysis for every role and setting, so a refused statement fails for real (docs/errors.md).
 REFUSED_TEXT: Final = b"SELECT pg_catalog.pgveil_refused()"
@@ -176,16 +176,18 @@ def without_values(raw: bytes) -> bytes:
     return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
 
 
-def as_the_clients(raw: bytes, action: Action) -> bytes:
+def as_the_clients(raw: bytes, plan: Plan | None) -> bytes:
     """The server's error about rows that pgveil fetches for a write, with the client's command in place of pgveil's own.
 
     A read-only transaction's error names it, in any language: the rows are locked where PostgreSQL would have written them.
     """
+    if plan is None or plan.action not in _LOCKING:
+        return raw
     fields = parse_error(raw[5:])
     message = fields.get("M")
-    if fields.sqlstate != READ_ONLY or message is None or action not in _LOCKING:
+    if fields.sqlstate != READ_ONLY or message is None:
         return raw
-    return build_error(fields.replace("M", _LOCKS.sub(action.upper().encode(), message)), Back.ERROR)
+    return build_error(fields.replace("M", _LOCKS.sub(plan.action.upper().encode(), message)), Back.ERROR)
 
 
 def withheld(raw: bytes) -> bytes:
