@@ -158,6 +158,8 @@ class Backend:
         if head.premise is not None and not self._stands(head, head.premise):
             self.held = self._framer.buffered > 0
             return False
+        if head.shares and head.run is not None and not self._state.take_up(head, head.run):
+            self._audit_down(head)
         if head.ticket and not self._may_answer(head):
             self.held = True
             return False
@@ -225,10 +227,12 @@ class Backend:
             return False
         head.ticket = 0
         if head.error is None and not head.failed:
-            self._failures.fail(
-                head, Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint), AUDIT_DOWN
-            )
+            self._audit_down(head)
         return True
+
+    def _audit_down(self, head: Expectation) -> None:
+        trouble = Trouble(AUDIT_DOWN.sqlstate, AUDIT_DOWN.message, hint=AUDIT_DOWN.hint)
+        self._failures.fail(head, trouble, AUDIT_DOWN)
 
     # -- messages --------------------------------------------------------------------------------------------------------------------
 

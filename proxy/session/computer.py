@@ -76,7 +76,7 @@ class Computer:
 
     def _query(self, compute: Compute, arrived: float) -> Steps:
         state = self._state
-        run, ticket = self._judging.start(audited(compute), arrived, counts=True)
+        run, ticket = self._state.start_run(audited(compute), arrived, counts=True)
         if run is None:
             self._fail(refused(AUDIT_DOWN), compute, None)
             return
@@ -216,7 +216,7 @@ class Computer:
         if asked.outdated(state.tracker.output):
             self._fail(refused(READ_OTHERWISE), computed.compute, None)
             return
-        run, ticket = self._judging.start(audited(computed.compute), arrived, counts=True, portal=portal)
+        run, ticket = self._state.start_run(audited(computed.compute), arrived, counts=True, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), computed.compute, None)
             return

@@ -360,7 +360,9 @@ class Extended:
         if statement is not None and not (yield from self._witnessed(statement, entry)):
             return
         if statement is not None and isinstance(statement.decision, Admit) and plan is not None:
-            entry.run, entry.ticket = judging.start(statement.decision, arrived, counts=limit > 0, portal=portal)
+            before = portal.run
+            entry.run, entry.ticket = state.start_run(statement.decision, arrived, counts=limit > 0, portal=portal)
+            entry.shares = before is not None and entry.run is before
             if entry.run is None:
                 judging.refuse(Kind.EXECUTE, AUDIT_DOWN, shape=_shape(statement))
                 return

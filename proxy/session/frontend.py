@@ -280,7 +280,7 @@ class Frontend:
     ) -> Generator[Callable[[], bool], None, bool]:
         """Begin the execution's audit records; whether it may be sent."""
         state = self._state
-        entry.run, entry.ticket = self._judging.start(decision, arrived)
+        entry.run, entry.ticket = self._state.start_run(decision, arrived)
         if entry.run is None:
             return False
         if entry.ticket and entry.run.writes:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from struct import pack
 from typing import TYPE_CHECKING, Final, Protocol
 
-from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, Names, NeedNames, NeedSettings, Pass, Refuse
@@ -20,7 +19,6 @@ from proxy.session.premise import CATALOG_UNKNOWN, same
 from proxy.session.prepared import fetch_of
 from proxy.session.replies import CHECK_NAME, PROBE_NAME, REFUSED_NAME, REFUSED_TEXT, refusal_response
 from proxy.session.settings import PROBE_TEXT, Probe
-from proxy.session.statements import Portal, PreparedStatement, Run
 from proxy.wire import messages
 from rules.named import NameUse
 from rules.plan import Reason, Refusal
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from proxy.session.gate import Decision, Judge, Known
     from proxy.session.state import State
-    from proxy.session.statements import Portal
+    from proxy.session.statements import Portal, PreparedStatement
 
     Steps = Generator[Callable[[], bool], None, None]
 
@@ -627,38 +625,6 @@ class Judging:
             state.send(messages.SYNC, Expectation(Kind.SYNC))
 
     # -- audit -----------------------------------------------------------------------------------------------------------------------
-
-    def start(
-        self, admit: Admit, arrived: float, *, counts: bool = False, portal: Portal | None = None
-    ) -> tuple[Run | None, int]:
-        """Record the start of each statement of a text: the execution, and the ticket of its last record. None: it cannot be recorded.
-
-        A portal that is suspended goes on with the execution that has its record.
-        """
-        state = self._state
-        going_on = None if portal is None else portal.suspended
-        if portal is not None and going_on is not None:
-            portal.suspended = None
-            if going_on.admit.shape == admit.shape and going_on.admit.generation == admit.generation:
-                going_on.sent = state.clock()
-                return going_on, 0
-            going_on.portal = None
-            state.end_run(going_on, "suspended", None)
-        ids: list[int] = []
-        ticket = 0
-        for plan in admit.plans:
-            number = 0
-            if plan is not None and plan.touched:
-                try:
-                    ticket, number = state.trail.start(state.principal, plan, admit.shape)
-                except AuditUnavailable:
-                    state.end_run(Run(admit, tuple(ids), arrived), "error", "58030")
-                    return None, 0
-            ids.append(number)
-        run = Run(admit, tuple(ids), arrived, sent=state.clock(), counts=counts and ticket > 0, portal=portal)
-        if ticket:
-            state.recorded[run.number] = run
-        return run, ticket
 
     def writes_settled(self) -> bool:
         """Whether every writing statement's record is durable, or its statement has been ended because it never will be."""

@@ -132,6 +132,7 @@ class Expectation:
     `judge`: who decided on the cursor that it fetches from, where that is not the session's judge any longer.
     `premise`: what an answer rests on besides, where nothing of it may pass before the catalog has been looked at.
     `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
+    `shares`: it was sent while the execution `run` was under way, which may have ended when this is answered.
     `probes`: statements of the text before which it asks for the settings; while the first of them is the next, the answers are nobody's.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
@@ -164,6 +165,7 @@ class Expectation:
     copy_out: CopyOut | None = None
     copy_in: CopyIn | None = None
     probes: tuple[int, ...] = ()
+    shares: bool = False
 
     @property
     def probing(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from audit.errors import AuditUnavailable
 from proxy.errors import error_response
 from proxy.session.pipeline import UNTIL_READY, Expectation, Kind, Pipeline, Route
 from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT
 from proxy.session.settings import SettingsTracker
-from proxy.session.statements import Book, Portal, PreparedStatement
+from proxy.session.statements import Book, Portal, PreparedStatement, Run
 from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from proxy.session.limits import SessionLimits
     from proxy.session.metering import LookupMeter
     from proxy.session.prepared import ComputeCache
-    from proxy.session.statements import Run
     from proxy.session.trail import Identity, Trail
     from proxy.session.values import ValueCodec
     from proxy.session.witness import DescriptionCache
@@ -300,6 +300,49 @@ class State:
             self.to_client.append(self.refuse_error(response, sqlstate))
         self.end_runs("disconnected")
 
+    def start_run(
+        self, admit: Admit, arrived: float, *, counts: bool = False, portal: Portal | None = None
+    ) -> tuple[Run | None, int]:
+        """Record the start of each statement of a text: the execution, and the ticket of its last record. None: it cannot be recorded.
+
+        A portal whose execution has not ended goes on with it: it is suspended, or was sent and may be so when its next rows are asked for.
+        """
+        going_on = None if portal is None else portal.run
+        if portal is not None and going_on is not None:
+            same = going_on.admit.shape == admit.shape and going_on.admit.generation == admit.generation
+            if same and not going_on.over:
+                going_on.sent = self.clock()
+                return going_on, 0
+            self._let_go(portal)
+        ids: list[int] = []
+        ticket = 0
+        for plan in admit.plans:
+            number = 0
+            if plan is not None and plan.touched:
+                try:
+                    ticket, number = self.trail.start(self.principal, plan, admit.shape)
+                except AuditUnavailable:
+                    self.end_run(Run(admit, tuple(ids), arrived), "error", "58030")
+                    return None, 0
+            ids.append(number)
+        run = Run(admit, tuple(ids), arrived, sent=self.clock(), counts=counts and ticket > 0, portal=portal)
+        if portal is not None:
+            portal.run = run
+        if ticket:
+            self.recorded[run.number] = run
+        return run, ticket
+
+    def take_up(self, head: Expectation, run: Run) -> bool:
+        """An Execute that was to go on with the execution before it is to be answered. Where that has ended, it is one of its own; whether it may be."""
+        head.shares = False
+        if not run.over:
+            return True
+        portal = head.portal
+        if portal is not None and self.portals.get(portal.name) is not portal:
+            portal = None  # nobody can ask it for more
+        head.run, head.ticket = self.start_run(run.admit, self.clock(), counts=True, portal=portal)
+        return head.run is not None
+
     def end_runs(self, outcome: Outcome) -> None:
         """Every execution under way is over."""
         computation, self.computation = self.computation, None
@@ -321,8 +364,10 @@ class State:
 
         A portal that is suspended goes on with its execution: that ends with its last rows, or with the portal.
         """
-        if outcome == "suspended" and run.portal is not None:
-            self._suspend(run, run.portal, rows)
+        if run.ids and run.over:
+            return
+        if outcome == "suspended" and (run.portal is not None or self._awaited(run)):
+            self._suspend(run, rows)
             return
         now = self.clock()
         rows = rows if rows is None and not run.before else (rows or 0) + run.before
@@ -340,19 +385,25 @@ class State:
         run.shown = None
         run.rows = run.before = 0
 
-    def _suspend(self, run: Run, portal: Portal, rows: int | None) -> None:
+    def _suspend(self, run: Run, rows: int | None) -> None:
         plan, now = run.plan, self.clock()
         self.observer.statement(None if plan is None else plan.action, 0.0, now - (run.sent or now))
         run.before += rows or 0
         run.shown = None
         run.rows = 0
-        portal.suspended = run
+
+    def _awaited(self, run: Run) -> bool:
+        """Whether more of its rows have been asked for than those that are answered now."""
+        head = self.pipeline.head
+        return any(entry.run is run and entry is not head for entry in self.pipeline.waiting())
 
     def _let_go(self, portal: Portal) -> None:
-        """Nothing leads to a portal any longer: what it has not given yet it never will."""
-        run, portal.suspended = portal.suspended, None
-        if run is not None:
-            run.portal = None
+        """Nothing leads to a portal any longer: what it has not given yet, and has not been asked for, it never will."""
+        run, portal.run = portal.run, None
+        if run is None or run.over:
+            return
+        run.portal = None
+        if run is not self.under_way and not any(entry.run is run for entry in self.pipeline.waiting()):
             self.end_run(run, "suspended", None)
 
 

@@ -111,8 +111,7 @@ class Portal:
     its own and is shared by all its Binds. `asked_for`: what the client bound to a computed statement, and what it has not taken of the answer.
     `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
     the statement, or of another portal of it, need not be true of this one. `judge`: whose decision it is, where newer rules are in force since.
-    `suspended`: the execution that has given some of its rows, and goes on at the next Execute.
-    the statement, or of another portal of it, need not be true of this one. `trusted`: nothing was sent since that may have closed it and opened
+    `run`: the execution that its rows belong to, until it has ended: a portal is executed once, however many messages ask for its rows. `trusted`: nothing was sent since that may have closed it and opened
     another one of its name; else the server is asked again.
     """
 
@@ -125,7 +124,7 @@ class Portal:
     names: int | None = None
     fresh: bool = False
     judge: Judge | None = None
-    suspended: Run | None = None
+    run: Run | None = None
     trusted: bool = True
 
     @property
@@ -207,6 +206,11 @@ class Run:
     rows: int = 0
     before: int = 0
     portal: Portal | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether all of its statements have ended."""
+        return self.index >= len(self.ids)
 
     @property
     def number(self) -> int:

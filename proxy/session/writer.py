@@ -99,7 +99,7 @@ class Writer(Computer):
         if self._reads_otherwise(writing, asked):
             self._fail(refused(READ_OTHERWISE), writing.write.source, None)
             return
-        run, ticket = self._judging.start(_told(writing.write), arrived, counts=limit > 0, portal=portal)
+        run, ticket = self._state.start_run(_told(writing.write), arrived, counts=limit > 0, portal=portal)
         if run is None:
             self._fail(refused(AUDIT_DOWN), writing.write.source, None)
         elif asked.applied is not None:
@@ -213,7 +213,7 @@ class Writer(Computer):
         if isinstance(made, Failed):
             self._fail(made, write.source, None)
             return
-        run, ticket = self._judging.start(_told(write), arrived)
+        run, ticket = self._state.start_run(_told(write), arrived)
         if run is None:
             self._fail(refused(AUDIT_DOWN), write.source, None)
             return

@@ -24,7 +24,7 @@ def _rows_do_not_wait(patch: pytest.MonkeyPatch) -> None:
 
 def _writes_do_not_wait(patch: pytest.MonkeyPatch) -> None:
     def recorded(self: Any, decision: Any, entry: Any, arrived: float) -> Generator[Any, None, bool]:
-        entry.run, entry.ticket = self._judging.start(decision, arrived)
+        entry.run, entry.ticket = self._state.start_run(decision, arrived)
         yield from ()
         return entry.run is not None
 

@@ -112,3 +112,89 @@ def test_a_client_that_leaves_ends_it(bench: Bench, session: Session) -> None:
     _execute(session, 1, m.PORTAL_SUSPENDED)
     session.client_eof()
     assert _ends(bench) == [("disconnected", 1)]
+
+
+# -- Several Executes of one portal in one batch: the first is not answered when the others are sent.
+
+
+def _pipelined(session: Session, executes: int, *behind: bytes, text: str = ROWS, portal: bytes = b"c") -> None:
+    session.client_received(
+        m.build_parse(b"", text.encode())
+        + m.build_bind(portal, b"")
+        + m.build_describe(b"P", portal)
+        + m.build_execute(portal, 1) * executes
+        + b"".join(behind)
+    )
+    session.client_received(m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + DESCRIBED)
+
+
+def _taken(session: Session) -> bytes:
+    taken, session.to_client = b"".join(session.to_client), []
+    return taken
+
+
+def test_executes_of_one_batch_are_one_execution(bench: Bench, session: Session) -> None:
+    _pipelined(session, 5)
+    session.server_received((ROW + m.PORTAL_SUSPENDED) * 4 + m.build_command_complete(b"SELECT 0") + READY)
+    assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+    assert _ends(bench) == [("ok", 4)]
+
+
+def test_a_batch_that_leaves_rows_and_one_that_goes_on(bench: Bench, session: Session) -> None:
+    _pipelined(session, 2)
+    session.server_received((ROW + m.PORTAL_SUSPENDED) * 2 + BLOCK)
+    session.client_received(m.build_execute(b"c", 1) * 2 + m.SYNC)
+    assert bench.recorder.kinds() == ["StatementStarted"]
+    session.server_received(ROW + m.PORTAL_SUSPENDED + m.build_command_complete(b"SELECT 0") + BLOCK)
+    assert bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+    assert _ends(bench) == [("ok", 3)]
+
+
+def test_what_comes_after_the_last_row_is_an_execution_of_its_own(bench: Bench, session: Session) -> None:
+    """As where it is sent when the end is known: a cursor may have been moved back."""
+    _pipelined(session, 3)
+    end = m.build_command_complete(b"SELECT 1")
+    session.server_received(ROW + end + ROW + m.PORTAL_SUSPENDED + m.build_command_complete(b"SELECT 0") + READY)
+    assert _ends(bench) == [("ok", 1), ("ok", 1)]
+    assert bench.recorder.kinds().count("StatementStarted") == 2
+
+
+def test_an_execution_of_its_own_waits_for_its_record(bench: Bench, session: Session) -> None:
+    _pipelined(session, 2)
+    end = m.build_command_complete(b"SELECT 1")
+    bench.recorder.prompt = False
+    session.server_received(ROW + end + ROW + end)
+    assert _taken(session).count(end) == 1
+    session.audit_durable(bench.recorder.flush())
+    assert _taken(session).count(end) == 1
+
+
+def test_a_portal_closed_behind_its_executes_ends_with_their_rows(bench: Bench, session: Session) -> None:
+    _pipelined(session, 2, m.build_close(b"P", b"c"))
+    session.server_received((ROW + m.PORTAL_SUSPENDED) * 2 + m.CLOSE_COMPLETE + BLOCK)
+    assert _ends(bench) == [("suspended", 2)]
+    assert not session._state.recorded
+
+
+def test_the_unnamed_portal_bound_anew_in_the_same_batch(bench: Bench, session: Session) -> None:
+    again = m.build_bind(b"", b"") + m.build_execute(b"", 1)
+    _pipelined(session, 2, again, portal=b"")
+    session.server_received((ROW + m.PORTAL_SUSPENDED) * 2 + m.BIND_COMPLETE)
+    session.server_received(DESCRIBED + ROW + m.build_command_complete(b"SELECT 1") + READY)
+    assert _ends(bench) == [("suspended", 2), ("ok", 1)]
+    assert bench.recorder.kinds().count("StatementStarted") == 2
+
+
+def test_an_error_in_the_batch_ends_it_once(bench: Bench, session: Session) -> None:
+    _pipelined(session, 4)
+    error = m.build_error(m.ErrorFields(((ord("S"), b"ERROR"), (ord("C"), b"22012"), (ord("M"), b"x"))), m.Back.ERROR)
+    session.server_received(ROW + m.PORTAL_SUSPENDED + error + m.build_ready(b"E"))
+    assert _ends(bench) == [("error", 1)]
+
+
+def test_what_a_write_returns_to_several_executes(bench: Bench, session: Session) -> None:
+    _pipelined(session, 3, text=WRITE)
+    session.server_received((ROW + m.PORTAL_SUSPENDED) * 2 + m.build_command_complete(b"UPDATE 2") + READY)
+    assert _ends(bench) == [("ok", 2)]
+    assert bench.recorder.kinds().count("StatementStarted") == 1

@@ -296,6 +296,23 @@ async def test_portal_suspension_goes_on_opening(shop: Shop) -> None:
     assert outcomes == [("ok", 90)], "one execution, however often the client asks for more"
 
 
+def test_several_executes_of_one_batch_are_one_execution(shop: Shop) -> None:
+    """F6.1: the first is not known to be suspended when the second is sent."""
+    query = b"SELECT card FROM customers ORDER BY id"
+    shop.bench.judge.admit(query.decode(), plan(opened(CARD)))
+    raw = RawClient(shop)
+    one = ("E", b"\0\0\0\0\1")
+    raw.send(("P", b"\0" + query + b"\0\0\0"), ("B", b"\0\0\0\0\0\0\0\0"), one, one, one, one, ("S", b""))
+    assert raw.until_ready() == "12DsDsDsCZ"
+    assert shop.bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+    assert [(e.outcome, e.rows) for e in endings(shop)] == [("ok", 3)]
+    # Fewer than there are: it ends with its portal.
+    raw.send(("P", b"\0" + query + b"\0\0\0"), ("B", b"\0\0\0\0\0\0\0\0"), one, one, ("C", b"P\0"), ("S", b""))
+    assert raw.until_ready() == "12DsDs3Z"
+    assert [(e.outcome, e.rows) for e in endings(shop)][1:] == [("suspended", 2)]
+    raw.close()
+
+
 def test_witness_refuses_what_the_analysis_missed(shop: Shop) -> None:
     with shop.connect() as c:
         for prepare in (False, True):
