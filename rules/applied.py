@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rules.catalog import Catalog, CatalogColumn
-    from rules.model import PolicyClass, Rules
+    from rules.model import PolicyClass, Rules, Table
 
 _TEXT_OID: Final = 25
 
@@ -52,14 +52,20 @@ def as_applied(rules: Rules, catalog: Catalog) -> Catalog:
 
 def recorded(rules: Rules, catalog: Catalog) -> Catalog:
     """The catalog with a record that says of what is there that it is as the rules want it."""
+    hidden = {view_name(t.name): t for t in with_derived(rules, catalog).tables.values()}
     own = (r for r in catalog.relations.values() if r.kind == "v" and r.name.schema.startswith(f"{OWN_SCHEMA}_"))
     functions = (f for f in catalog.functions if f.name.schema.startswith(f"{OWN_SCHEMA}_"))
     record = Record(
         columns=tuple(sealed_as(c) for c in rules.protected_columns() if c.protection is Protection.SEALED),
-        views=tuple(sorted((MadeAs(*r.name, text_digest(r.definition or "")) for r in own), key=lambda v: v.table)),
+        views=tuple(sorted((_made(r, hidden.get(r.name.name)) for r in own), key=lambda v: v.table)),
         functions=tuple(sorted((MadeAs(*f.name, text_digest(f.source)) for f in functions), key=lambda f: f.table)),
     )
     return replace(catalog, applied=record.text())
+
+
+def _made(view: Relation, table: Table | None) -> MadeAs:
+    derived = () if table is None else tuple(sorted(n for n, c in table.columns.items() if c.derived))
+    return MadeAs(*view.name, text_digest(view.definition or ""), derived)
 
 
 def _is_own_schema(name: str) -> bool:

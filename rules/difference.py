@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from rules.catalog import Catalog, Relation
-    from rules.model import Column, Rules
+    from rules.model import Column, PolicyClass, Rules
     from rules.record import Record, SealedAs
 
 SEALED_DOMAIN: Final = "pgveil.sealed"
@@ -97,8 +97,11 @@ def lost_keys(recorded: Iterable[str], marks: frozenset[str]) -> tuple[str, ...]
     )
 
 
-def view_problem(catalog: Catalog, view: TableName, table: TableName) -> str | None:
-    """Why a masking view of a table can't be used; None where it is the one that `pgveil apply` has made."""
+def view_problem(catalog: Catalog, view: TableName, table: TableName, derived: Iterable[str]) -> str | None:
+    """Why a masking view of a table can't be used; None where it is the one that `pgveil apply` has made.
+
+    `derived`: columns that it has to hide by what the database makes them of now.
+    """
     relation = catalog.by_name.get(view)
     if relation is None:
         return f'there is no masking view of "{table}" as the rules in force want it for this login'
@@ -107,11 +110,28 @@ def view_problem(catalog: Catalog, view: TableName, table: TableName) -> str | N
         return f"the database has no record of this login's masking view of \"{table}\": this pgveil's apply has not made it"
     if not is_text_of(relation.definition, made.text):
         return f'this login\'s masking view of "{table}" is not the one that pgveil apply has made'
+    shown = sorted(set(derived).difference(made.derived))
+    if shown:
+        return f'column "{table}.{shown[0]}" is made of protected columns since this login\'s masking view of "{table}" was made'
     return None
 
 
-def wanted_views(rules: Rules, catalog: Catalog) -> set[TableName]:
-    """The masking views that the rules want for those of whom they and the catalog know: some of these logins may not be there."""
+def derived_for(rules: Rules, policy: PolicyClass, columns: Mapping[str, ColumnName]) -> tuple[str, ...]:
+    """Of a relation's protected columns those that a class's masking view hides for what the database makes them of."""
+    return tuple(
+        sorted(
+            name
+            for name, of in columns.items()
+            if (column := rules.column(of)) is not None and column.derived and policy.verdict(of) is not Verdict.CLEAR
+        )
+    )
+
+
+def wanted_views(rules: Rules, catalog: Catalog) -> dict[TableName, frozenset[ColumnName]]:
+    """The masking views that the rules want for those of whom they and the catalog know: some of these logins may not be there.
+
+    With each the columns that it hides for what the database makes them of.
+    """
     named = {login for role in rules.roles.values() for login in role.logins}
     # Whoever holds the same roles sees the same: one of them is enough.
     alike = {
@@ -119,14 +139,17 @@ def wanted_views(rules: Rules, catalog: Catalog) -> set[TableName]:
     }
     found = (rules.principal(n, catalog.memberships(n)).policy for n in alike.values())
     policies = {policy.schema: policy for policy in found}
-    return {
-        TableName(policy.schema, view_name(column.name.relation))
-        for policy in policies.values()
-        for column in rules.protected_columns()
-        if column.protection is Protection.MASKED
-        and policy.verdict(column.name) is not Verdict.CLEAR
-        and column.name.relation in catalog.by_name
-    }
+    wanted: dict[TableName, frozenset[ColumnName]] = {}
+    for policy in policies.values():
+        for column in rules.protected_columns():
+            if (
+                column.protection is Protection.MASKED
+                and policy.verdict(column.name) is not Verdict.CLEAR
+                and column.name.relation in catalog.by_name
+            ):
+                view = TableName(policy.schema, view_name(column.name.relation))
+                wanted[view] = wanted.get(view, frozenset()) | ({column.name} if column.derived else set())
+    return wanted
 
 
 def is_text_of(definition: str | None, digest: str) -> bool:

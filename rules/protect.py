@@ -18,6 +18,7 @@ from rules.dangerous import is_dangerous
 from rules.difference import (
     SEALED_DOMAIN,
     column_differences,
+    derived_for,
     is_text_of,
     sealed_in,
     view_problem,
@@ -114,18 +115,23 @@ class ProtectionMap:
             and (recorded is None or name in recorded or self.rules.column(name) is not None)
         ]
         made = () if record is None else record.views
+        wanted = wanted_views(self.rules, self.catalog)
         for view in made:
             relation = self.catalog.by_name.get(view.table)
             if relation is None or not is_text_of(relation.definition, view.text):
                 found.append(f'masking view "{view.table}" is not the one that pgveil apply has made')
-        wanted = {n.schema for n in wanted_views(self.rules, self.catalog)}
-        if wanted and wanted.isdisjoint(v.schema for v in made):
+            late = [c for c in wanted.get(view.table, ()) if c.column not in view.derived]
+            found += [f'column "{c}" is made of protected columns since masking views were made' for c in sorted(late)]
+        schemas = {n.schema for n in wanted}
+        if schemas and schemas.isdisjoint(v.schema for v in made):
             found.append("there are no masking views as the rules in force want them")
         return tuple(found)
 
     def view_problem(self, policy: PolicyClass, table: TableName) -> str | None:
         """Why a class's masking view of a table can't be used; None where it is what the rules and the record say."""
-        return view_problem(self.catalog, TableName(policy.schema, view_name(table)), table)
+        relation = self.catalog.by_name.get(table)
+        derived = () if relation is None else derived_for(self.rules, policy, self.columns_of(relation))
+        return view_problem(self.catalog, TableName(policy.schema, view_name(table)), table, derived)
 
     # -- what the analysis asks
 

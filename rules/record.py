@@ -45,12 +45,16 @@ class SealedAs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.mode, self.type, self.domain) == (other.mode, other.type, other.domain)
 
 
-class MadeAs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A masking view or look-up function, whose name says what it shows (ADR 0029). `text`: md5 of the server's own words for it."""
+class MadeAs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A masking view or look-up function, whose name says what it shows (ADR 0029). `text`: md5 of the server's own words for it.
+
+    `derived`: the columns that the view hides because the database makes them of protected ones. They come and go with DDL, and the name does not.
+    """
 
     schema: str
     name: str
     text: str = ""
+    derived: tuple[str, ...] = ()
 
     @property
     def table(self) -> TableName:

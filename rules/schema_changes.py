@@ -34,10 +34,15 @@ _ORDERED: Final = frozenset({"btree", "hash"})
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The tokens from `first` to `last` say what is done to it; `sealed` are its sealed columns."""
+    """The tokens from `first` to `last` say what is done to it; `sealed` are its sealed columns, `masked` the masked ones.
+
+    `named`: all of its columns that the rules name, or that have their protection.
+    """
 
     tokens: Sequence[Token]
     sealed: Mapping[str, Column]
+    masked: Mapping[str, Column]
+    named: frozenset[str]
 
     def value(self, at: int) -> str:
         """A keyword, an operator or a parenthesis; '' for anything that is a name because it is quoted, and beyond the end."""
@@ -103,9 +108,9 @@ def refused_change(
     if found is None:
         return None
     place, column, what, hint = found
-    return Refusal(
-        Reason.UNSUPPORTED, UNSUPPORTED, f'{what} column "{column.name}", which is sealed', hint=hint, column=column.name, token=first + place
-    )  # fmt: skip
+    how = "is sealed" if column.protection is Protection.SEALED else "the rules mask"
+    message = f'{what} column "{column.name}", which {how}'
+    return Refusal(Reason.UNSUPPORTED, UNSUPPORTED, message, hint=hint, column=column.name, token=first + place)
 
 
 _Found = tuple[int, "Column", str, str]
@@ -133,8 +138,13 @@ def _table(
     if relation is None:
         return None, at
     columns = {name: rules.column(of) for name, of in database.columns_of(relation).items()}
-    sealed = {n: c for n, c in columns.items() if c is not None and c.protection is Protection.SEALED}
-    return (_Table(tokens, sealed) if sealed else None), at
+    sealed, masked = (
+        {n: c for n, c in columns.items() if c is not None and c.protection is protection}
+        for protection in (Protection.SEALED, Protection.MASKED)
+    )
+    entry = rules.tables.get(relation.name)
+    named = frozenset(columns) | frozenset(() if entry is None else entry.columns)
+    return (_Table(tokens, sealed, masked, named) if sealed or masked else None), at
 
 
 # -- ALTER TABLE
@@ -186,7 +196,11 @@ def _of_actions(table: _Table, at: int, kept: set[int]) -> Iterator[_Found]:
             continue
         word = table.value(first)
         if word == "alter":
-            yield from _altered(table, first + 1 + (table.value(first + 1) == "column"))
+            named = first + 1 + (table.value(first + 1) == "column")
+            yield from _altered(table, named)
+            if [table.value(named + i) for i in range(1, 4)] == ["set", "expression", "as"]:
+                yield from _computed(table, named + 4, last)
+                yield from _shown(table, named, last)
         elif word == "drop" and table.value(first + 1) != "constraint":
             yield from _dropped(table, first + 1, last)
         elif word == "add":
@@ -204,6 +218,16 @@ def _altered(table: _Table, at: int) -> Iterator[_Found]:
     elif then[:2] == ["set", "default"] and then[2] != "null":
         hint = "Give the value in the INSERT: pgveil seals it there."
         yield at, column, "the database can't seal a default for", hint
+
+
+def _shown(table: _Table, at: int, last: int) -> Iterator[_Found]:
+    """A generated column that everybody may read, and that would be made of a masked one: masking views go on showing it until the next apply."""
+    name = table.tokens[at].value
+    for place in range(at + 4, last + 1):
+        source = table.masked.get(table.tokens[place].value) if table.tokens[place].kind in _NAMES else None
+        if source is not None and name not in table.named:
+            hint = "Name the generated column in the rules first, with a mask or `level: general`, and run pgveil apply --reload."
+            yield place, source, "everybody who may read the generated column would see what is made of", hint
 
 
 def _dropped(table: _Table, at: int, last: int) -> Iterator[_Found]:

@@ -10,6 +10,7 @@ from keys.typespec import parse_type
 from lifecycle.apply.ground import digest
 from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, SEALED_TYPE, Change, Kind, MakeView, Obstacle, Statements, options
+from rules.difference import derived_for
 from rules.logical import type_of_oid
 from rules.model import Protection, TableName, Verdict, quote_ident, view_name
 from rules.record import MadeAs
@@ -50,7 +51,8 @@ def plan_views(
             view = _view(draft, columns, relation, policy)
             if view is not None:
                 wanted[TableName(view.schema, view.name)] = (table, policy, view)
-                draft.made.views.append(MadeAs(policy.schema, view_name(table.name)))
+                hides = derived_for(rules, policy, protection.columns_of(relation))
+                draft.made.views.append(MadeAs(policy.schema, view_name(table.name), derived=hides))
     schemas = {name.schema for name in wanted}
     _drop_stale(draft, first, state, rules, wanted.keys(), schemas)
     made = _make_schemas(draft, state, schemas)

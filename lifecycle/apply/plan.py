@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.guards import plan_guards
 from lifecycle.apply.inspect import read_state
@@ -21,7 +23,6 @@ from lifecycle.apply.writing import plan_writing
 from lifecycle.database import fix_settings
 from rules.derived import derived_from, with_derived
 from rules.protect import ProtectionMap
-from rules.record import MadeAs
 from rules.serving import number_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def _keep(draft: Draft, state: State) -> None:
     ):
         made = {m.table for m in now}
         now += [
-            MadeAs(*b.table) for b in before if b.table in there and b.table not in made and str(b.table) not in gone
+            msgspec.structs.replace(b, text="")
+            for b in before
+            if b.table in there and b.table not in made and str(b.table) not in gone
         ]
 
 

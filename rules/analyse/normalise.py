@@ -17,8 +17,10 @@ _BEHIND_A_LABEL: Final = frozenset({",", "from", ")"})
 # SQL/JSON functions, whose arguments end in clauses that change nothing that the analysis asks (PostgreSQL manual, 9.16.1 and 9.16.2).
 _JSON: Final = frozenset(
     f"json_{name}"
-    for name in ("object", "array", "objectagg", "arrayagg", "query", "value", "exists", "serialize", "scalar")
+    for name in ("object", "array", "objectagg", "arrayagg", "query", "value", "exists", "serialize", "scalar", "table")
 ) | {"json"}
+_PASSING: Final = frozenset({"json_query", "json_exists"})
+_ON: Final = (("on",), ("empty", "error"))
 _TAILS: Final = (
     (("null", "absent"), ("on",), ("null",)),
     (("with", "without"), ("unique",), ("keys",)),
@@ -32,6 +34,8 @@ _TAILS: Final = (
     (("keep", "omit"), ("quotes",)),
     (("format",), ("json",), ("encoding",), ("utf8", "utf16", "utf32")),
     (("format",), ("json",)),
+    (("error", "null", "true", "false", "unknown", "empty"), *_ON),
+    (("empty",), ("array", "object"), *_ON),
 )
 _OVERRIDING: Final = frozenset({("system", "value"), ("user", "value")})
 
@@ -107,7 +111,10 @@ class _Scan:
 
     def _nest(self, at: int, sign: str) -> None:
         if sign in {"(", "["}:
-            self._within.append(self._text(at - 1))
+            before = self._text(at - 1)
+            # The columns of a JSON_TABLE end in the same clauses.
+            inside = before == "columns" and self._within[-1:] == ["json_table"]
+            self._within.append("json_table" if inside else before)
         elif sign in {")", "]"} and self._within:
             self._within.pop()
 
@@ -115,10 +122,33 @@ class _Scan:
         """ABSENT ON NULL and its like; RETURNING is with the others of its name."""
         if self._text(at - 1) in {"(", ",", "."}:
             return
+        function, word = self._within[-1], self._text(at)
+        if word == "default":
+            self._json_default(at)
+        elif word == "passing" and function in _PASSING:
+            self._found.spellings[at] = ","
+        elif word == "as" and self._is_name(at + 1) and function in _PASSING | {"json_table"}:
+            self._drop(at, at + 1)  # what PASSING calls a value in the path, or a path's own name
+            self._found.accounted.add(at + 1)
+        elif word == "exists" and function == "json_table":
+            self._drop(at, at)
         for words in _TAILS:
             if all(self._text(at + n) in word for n, word in enumerate(words)):
                 self._drop(at, at + len(words) - 1)
                 return
+
+    def _json_default(self, at: int) -> None:
+        """DEFAULT expression ON EMPTY or ERROR: it can hold no column (42804). What a function in it reads, its name has to account for."""
+        end, depth = at + 1, 0
+        while end <= self._last and depth >= 0:
+            sign = self._text(end)
+            depth += (sign in {"(", "["}) - (sign in {")", "]"})
+            if depth == 0 and sign == "on" and self._text(end + 1) in {"empty", "error"}:
+                self._drop(at, end + 1)
+                return
+            if depth == 0 and sign == ",":
+                return
+            end += 1
 
     def _returning(self, at: int) -> None:
         """RETURNING WITH (OLD AS o, NEW AS n) of a statement; RETURNING type of an SQL/JSON function."""

@@ -827,6 +827,7 @@ _OPERATOR = "tells the operator what to set up"
 _FAILOVER = "while the server that is asked for is away: tests/faults/test_failover.py"
 _CONNECTION = "of the connection, before any statement"
 NOT_BY_REWRITING = {
+    "Name the generated column in the rules first, with a mask or `level: general`, and run pgveil apply --reload.": "a change of rules; tests/fixtures/decisions/newer.sql has a column that is named",
     "A failover is under way, or this login's default_transaction_read_only says otherwise. Try again.": _FAILOVER,
     "See server.target_session_attrs in pgveil's configuration; try again after the failover.": _FAILOVER,
     "If tables or columns were changed a moment ago, try again.": "the witness's of a write: tests/ddl",

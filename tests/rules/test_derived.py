@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rules.applied import recorded
 from rules.catalog import Catalog, CatalogColumn, Relation
 from rules.derived import derived_from, with_derived
 from rules.load import load_rules_text
-from rules.model import ColumnName, Level, Protection, TableName, Verdict
+from rules.model import ColumnName, Level, Protection, TableName, Verdict, view_name
+from rules.protect import ProtectionMap
 
 RULES = """
 version: 1
@@ -104,3 +106,56 @@ def test_nothing_derived_changes_nothing() -> None:
     plain = Catalog("1", "d", 160000, {1: Relation(1, TableName("public", "customers"), "r", "o", COLUMNS[:4])})
     assert with_derived(given, plain) is given
     assert with_derived(given, Catalog("1", "d", 160000, {})) is given
+
+
+def _family(*more: CatalogColumn) -> Catalog:
+    """The table and a child of it that has all its columns and some of its own."""
+    parent = Relation(1, TableName("public", "customers"), "r", "o", COLUMNS, children=(2,))
+    child = Relation(2, TableName("public", "vip"), "r", "o", (*COLUMNS, *more), parents=(1,))
+    return Catalog("1", "d", 160000, {1: parent, 2: child})
+
+
+def test_what_a_child_makes_of_the_columns_that_it_has_by_inheritance() -> None:
+    own = _column(10, "shout", "upper((name)::text)", generated=True)
+    catalog = _family(own, _column(11, "loud", "upper((city)::text)", generated=True))
+    given = load_rules_text(RULES.format(more=""), "rules.yaml")
+    rules = with_derived(given, catalog)
+    shout = ColumnName("public", "vip", "shout")
+    assert {str(n) for n in derived_from(given, catalog)} == {str(TSV), str(BOTH), str(shout)}
+    assert rules.principal("nobody", ()).policy.verdict(shout) is Verdict.MASKED
+    assert rules.principal("app", ()).policy.verdict(shout) is Verdict.CLEAR
+    # What it has by inheritance goes by its parent's name.
+    assert set(ProtectionMap(rules, catalog).columns_of(catalog.relations[2])) == {
+        *("name", "phone", "name_tsv", "both", "shout")
+    }
+    assert with_derived(rules, catalog) is rules
+    said = RULES.format(more="").replace("roles:", "  public.vip:\n    columns:\n      shout: {level: general}\nroles:")
+    assert shout not in derived_from(load_rules_text(said, "rules.yaml"), catalog)
+
+
+def test_a_masking_view_made_before_a_column_was_derived_is_not_served() -> None:
+    """ALTER COLUMN ... SET EXPRESSION: the view shows what was harmless when it was made."""
+    given = load_rules_text(RULES.format(more=""), "rules.yaml")
+    name = TableName("public", "customers")
+    policy = given.principal("nobody", ()).policy
+    view = Relation(9, TableName(policy.schema, view_name(name)), "v", "o", COLUMNS, definition="SELECT 1")
+
+    def catalog(tsv: str | None) -> Catalog:
+        columns = tuple(_column(5, "name_tsv", tsv, generated=True) if c.name == "name_tsv" else c for c in COLUMNS)
+        return Catalog("1", "d", 160000, {1: Relation(1, name, "r", "o", columns), 9: view})
+
+    def judged(now: str, then: str) -> tuple[bool, int]:
+        """By the record of one moment, at another: whether the view serves, and what of it /readyz does not like."""
+        made = recorded(given, catalog(then)).applied
+        at = Catalog("1", "d", 160000, catalog(now).relations, applied=made)
+        protection = ProtectionMap(with_derived(given, at), at)
+        found = protection.view_problem(with_derived(given, at).principal("nobody", ()).policy, name)
+        assert found is None or "customers.name_tsv" in found
+        return found is None, sum("name_tsv" in p for p in protection.not_served)
+
+    city, of_name, of_phone = (f"upper(({c})::text)" for c in ("city", "name", "phone"))
+    assert judged(city, city) == (True, 0)
+    assert judged(of_name, city) == (False, 1)
+    assert judged(of_name, of_name) == (True, 0)
+    assert judged(of_phone, of_name) == (True, 0), "NULL stands there whatever it is made of"
+    assert judged(city, of_name) == (True, 0), "less is shown than could be, until apply"

@@ -1,0 +1,1 @@
+"""SQL that PostgreSQL 17 and 18 brought, on protected tables."""
