@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,9 @@ from psycopg.types.range import Range
 
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
-from lifecycle.demo.postgres import Postgres, PostgresUnavailableError, free_port
+from lifecycle.demo.postgres import Postgres, PostgresUnavailableError, find_bin_dir, free_port
+from lifecycle.plain import plain_types_sql
+from rules.load import load_rules_text
 from tests.e2e.world import start_pgveil, wait_ready, write_config
 from tests.writes.conftest import apply
 
@@ -258,3 +262,35 @@ def test_a_view_that_shows_what_has_become_protected_is_not_served(twins: Twins)
         assert "was made" in answer[1]
     finally:
         twins.pg.psql(change.format("city || city"), twins.real)
+
+
+def _dump(port: int, login: str, database: str, *options: str) -> str:
+    place = f"postgresql://{login}@127.0.0.1:{port}/{database}?sslmode=disable"
+    program = [str(find_bin_dir("18") / "pg_dump"), "-d", place, "-n", "public", "-O", "-x", *options]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        program, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL
+    )
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+def test_statistics_in_dumps_are_what_the_database_holds(twins: Twins) -> None:
+    """Of sealed columns they are of sealed values: none of the clear ones beside them, and none left where the columns become plain again."""
+    twins.pg.psql("analyze", twins.real)
+    through = _dump(twins.port, TELLER, twins.real, "--statistics")
+    only = _dump(twins.port, TELLER, twins.real, "--statistics-only")
+    past = _dump(twins.pg.port, "postgres", twins.real, "--statistics-only")
+    bounds = re.compile(r"'attname', '(\w+)',.*?\n\);", re.DOTALL)
+    for text in (through, only, past):
+        found = {(m[1], "'{~" in m[0], any(name in m[0] for name in NAMES)) for m in bounds.finditer(text)}
+        assert {("pan", True, False), ("name", False, True)} <= found
+        assert not any(sealed and clear for _, sealed, clear in found)
+    assert "can't dump table" in _dump(twins.port, AGENT, twins.real, "--statistics-only")
+    plain = twins.pg.create_database()
+    twins.pg.psql("DROP SCHEMA public; CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text", plain)
+    twins.pg.psql(through.replace("\\restrict", "--").replace("\\unrestrict", "--"), plain)
+    sealed = "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND histogram_bounds::text LIKE '{~%'"
+    with psycopg.connect(twins.pg.dsn(plain)) as connection:
+        assert connection.execute(sealed).fetchone() == (2,)
+        connection.execute(plain_types_sql(load_rules_text(RULES, "rules.yaml")).encode())
+        assert connection.execute(sealed).fetchone() == (0,)
+        assert connection.execute("SELECT pan FROM parts WHERE id = 1").fetchone() == (PAN,)
