@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from keys.sealed import SEALED_IN_TEXT
+from proxy.estimates import estimate
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
@@ -98,11 +99,25 @@ class Sealing:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What one fetch reads, by the server's count: about `rows` of `table`, or with `narrowed` those that its conditions leave.
+
+    More than `limit` of them end in 54000.
+    """
+
+    table: str
+    rows: int
+    narrowed: bool
+    limit: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """One statement of the text, which begins at 1-based character `position`.
 
-    `runs` is what the server gets, sealed constants shortened; `fetches` what pgveil asks for first, where it computes. `by_mask`: columns
-    of which the conditions meet masks. `audit`: the record that is written before it runs.
+    `runs` is what the server gets, sealed constants shortened; `fetches` what pgveil asks for first, where it computes, and `reads` how much
+    that is, as far as the server has counted. `by_mask`: columns of which the conditions meet masks. `audit`: the record that is written before it runs.
     """
 
     position: int
@@ -117,6 +132,7 @@ class Statement:
     results: tuple[Result, ...] | None = None
     sealed: tuple[Sealing, ...] = ()
     fetches: tuple[str, ...] = ()
+    reads: tuple[Reading, ...] = ()
     by_mask: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
 
@@ -162,17 +178,20 @@ class Explanation:
         return found
 
 
-def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool = True) -> Explanation:
+def explain(
+    gate: Gate, text: str, login: str, settings: Settings, *, keys: bool = True, rows: int | None = None
+) -> Explanation:
     """What `gate` decides on `text`, told. `settings.client_encoding` must be UTF8. Raises UnicodeEncodeError where `text` is no text.
 
     `keys` false: the gate seals with a key that nothing is stored under, so nothing of sealed constants is shown.
+    `rows`: how many may be fetched to compute a statement.
     """
     principal = gate.principal(login)
     decision = gate.decide(text.encode(), principal, settings, extended=False)
     if isinstance(decision, NeedNames):
         # Nobody's session: names that the text itself does not make are not known.
         decision = decision.otherwise
-    statements, refusal = _Telling(gate, principal, text, settings, keys=keys).tell(decision)
+    statements, refusal = _Telling(gate, principal, text, settings, keys=keys, rows=rows).tell(decision)
     outcomes = {s.outcome for s in statements}
     rules, catalog = gate.protection.rules, gate.protection.catalog
     tables = [catalog.by_name[t] for t in rules.protected_tables() if t in catalog.by_name]
@@ -196,8 +215,11 @@ def explain(gate: Gate, text: str, login: str, settings: Settings, *, keys: bool
 class _Telling:
     """One text and one principal."""
 
-    def __init__(self, gate: Gate, principal: Principal, text: str, settings: Settings, *, keys: bool) -> None:
+    def __init__(
+        self, gate: Gate, principal: Principal, text: str, settings: Settings, *, keys: bool, rows: int | None
+    ) -> None:
         self._gate = gate
+        self._rows = rows
         self._keys = keys
         self._principal = principal
         self._text = text
@@ -257,7 +279,11 @@ class _Telling:
         told = self._planned(plan, self._spans()[0], (), fetch.shape)
         fetches = tuple(_shortened(decode_sql(leaf.fetch.text, "UTF8"), keys=self._keys) for leaf in source.leaves)
         runs = "" if apply is None else _shortened(decode_sql(apply.text, "UTF8"), keys=self._keys)
-        return replace(told, outcome=COMPUTED, runs=runs or "; ".join(fetches), fetches=fetches)
+        sizes = [estimate(leaf.fetch, self._gate.protection.catalog) for leaf in source.leaves]
+        reads = tuple(
+            Reading(s.table, s.rows, s.narrowed, self._rows, s.text(self._rows)) for s in sizes if s is not None
+        )
+        return replace(told, outcome=COMPUTED, runs=runs or "; ".join(fetches), fetches=fetches, reads=reads)
 
     def _planned(self, plan: Plan, span: tuple[int, int], splices: tuple[Splice, ...], shape: str) -> Statement:
         text = self._text[slice(*span)]

@@ -86,13 +86,14 @@ def explain(
 class _Place:
     """What to judge by. `ring` None: there are no keys to seal with, so sealed constants are shown without their key.
 
-    `computes`: a pgveil of this configuration has a calculator.
+    `computes`: a pgveil of this configuration has a calculator, which may fetch so many `rows` for a statement.
     """
 
     rules: Rules
     login: OwnLogin
     ring: KeyRing | None
     computes: bool = True
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,11 @@ class _World:
 
 def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
     """Raises ConfigError."""
+    from proxy.config import CalculatorSettings, load_config
     from proxy.own_login import OwnLogin
 
     if rules is not None and database is not None and "://" in database:
-        return _Place(_rules(rules), OwnLogin(database), None)
-    from proxy.config import load_config
+        return _Place(_rules(rules), OwnLogin(database), None, rows=CalculatorSettings().rows)
 
     if rules is not None and not config.exists():
         raise ConfigError("with --rules and without a configuration file, --database must be a postgresql:// URL")
@@ -130,6 +131,7 @@ def _place(config: Path, rules: Path | None, database: str | None) -> _Place:
         OwnLogin(dsn, settings.server),
         _ring(settings.keys),
         _has_calculator(settings.calculator),
+        settings.calculator.rows,
     )
 
 
@@ -208,7 +210,7 @@ def _judge(place: _Place, world: _World, text: str, login: str) -> Explanation:
 
     codec = ValueCodec(place.ring or ThrowawayKeys(), random=secrets.token_bytes, enums=world.catalog.enums)
     gate = Gate(place.rules, world.catalog, codec, computes=place.computes)
-    return tell(gate, text, login, world.settings, keys=place.ring is not None)
+    return tell(gate, text, login, world.settings, keys=place.ring is not None, rows=place.rows)
 
 
 def _print(explanation: Explanation, world: _World, *, keys: bool) -> None:

@@ -121,6 +121,8 @@ def _statement(statement: Statement) -> Iterator[Text]:
     if statement.fetches:
         limits = "(within the limits of docs/limits.md, else SQLSTATE 54000)"
         yield from _section(f"fetches, then computes on the opened rows {limits}", map(_text, statement.fetches))
+        if statement.reads:
+            yield from _section("reads, by the server's last count", (_text(r.text) for r in statement.reads))
         if statement.writes:
             yield from _section("writes what was computed", [_text(statement.runs)])
     else:

@@ -140,7 +140,9 @@ class Guard:
             return partial(Gate, computes=self._calculator.available, marks=self._force.marks)
         self._log.warning("observe.nothing_is_protected", mode=self._config.mode)
         self._keeper.start()
-        observing = partial(ObservingGate, take=self._observed, found=self._observing)
+        observing = partial(
+            ObservingGate, take=self._observed, found=self._observing, rows=self._config.calculator.rows
+        )
         return partial(observing, computes=self._calculator.available, marks=self._force.marks)
 
     def _observed(self, found: Finding | None, count: int) -> None:

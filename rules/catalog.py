@@ -147,6 +147,7 @@ class Catalog:
     `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
     `enums` has format_type's names, which are those that a rules file writes behind `enum`.
     `applied`: the document of `rules.record`, if there is one.
+    `rows`: how many rows a relation had when it was last counted (pg_class.reltuples). It says nothing of what the database is, and belongs to no version.
     `below`: roles ("public" for everybody) with a right to what lies below tables, and which: "REPLICATION", or names of functions.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
     """
@@ -163,6 +164,7 @@ class Catalog:
     operators: tuple[Function, ...] = ()
     enums: Mapping[str, EnumType] = field(default_factory=dict)
     applied: str | None = None
+    rows: Mapping[int, int] = field(default_factory=dict, compare=False)
 
     @cached_property
     def record(self) -> Record | None:
@@ -173,6 +175,26 @@ class Catalog:
     def by_name(self) -> Mapping[TableName, Relation]:
         """Relations by canonical name."""
         return {r.name: r for r in self.relations.values()}
+
+    def about_rows(self, name: TableName) -> int | None:
+        """How many rows a query of a table reads about, its children's with them; None where nobody has counted."""
+        start = self.by_name.get(name)
+        if start is None:
+            return None
+        pending, seen, found = [start.oid], {start.oid}, 0
+        while pending:
+            relation = self.relations.get(pending.pop())
+            if relation is None:
+                continue
+            own = self.rows.get(relation.oid)
+            if own is None and not relation.children:
+                return None
+            found += own or 0
+            if relation.kind == "p" and own is not None:
+                continue  # its partitions' rows are counted with it
+            pending += [oid for oid in relation.children if oid not in seen]
+            seen.update(relation.children)
+        return found
 
     def memberships(self, login: str) -> frozenset[str]:
         """Every role that `login` is a member of; empty for a login the snapshot does not know."""
@@ -223,6 +245,7 @@ def build_catalog(rows: Mapping[str, Sequence[Row]], texts: Mapping[TextKey, str
             {r["name"]: EnumType(r["oid"], r["array_oid"], tuple(r["labels"] or ())) for r in rows.get("enums", ())}
         ),
         applied=next((r["document"] for r in rows.get("applied", ())), None),
+        rows=MappingProxyType({r["oid"]: int(r["rows"]) for r in rows["relations"] if r["rows"] >= 0}),
     )
     return replace(unversioned, version=_digest(unversioned))
 

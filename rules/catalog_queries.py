@@ -45,7 +45,7 @@ _RELATIONS = f"""
 SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        CASE WHEN c.relkind IN ('v', 'm') THEN {_VIEW_TEXT} END AS definition,
-       c.relrowsecurity AS row_security,
+       c.relrowsecurity AS row_security, c.reltuples::float8 AS rows,
        (SELECT k.conkey::int4[] FROM pg_catalog.pg_constraint k
          WHERE k.conrelid = c.oid AND k.contype = 'p' AND NOT k.condeferrable) AS primary_key,
        (SELECT pg_catalog.array_agg(DISTINCT told.attnum::int4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from proxy.estimates import estimate
 from proxy.session.computing import Compute, Write
 from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from proxy.session.gate import Decision, Judge
+    from rules.catalog import Catalog
     from rules.model import ColumnName, Principal
     from rules.plan import Plan, Refusal
 
@@ -73,11 +75,20 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and by what is judged: the database, the rules' version, and the catalog's names."""
+    """Where and by what is judged: the catalog, the rules' version, and the catalog's names.
 
-    database: str
+    `limit`: rows that may be fetched to compute one statement.
+    """
+
+    catalog: Catalog
     rules: str
     names: frozenset[str]
+    limit: int | None = None
+
+    @property
+    def database(self) -> str:
+        """Its name."""
+        return self.catalog.database
 
 
 def finding(decision: Decision, principal: Principal, judge: Judge, place: Place, *, shape: str = "") -> Finding:
@@ -93,11 +104,11 @@ def finding(decision: Decision, principal: Principal, judge: Judge, place: Place
     effects: tuple[str, ...] = ()
     if isinstance(decision, Compute):
         shape, outcome = decision.shape, Outcome.COMPUTED
-        effects = _of_compute(decision, judge)
+        effects = _of_compute(decision, judge, place)
     elif isinstance(decision, Write):
         shape, outcome = decision.shape, Outcome.COMPUTED
         effects = (
-            *_of_compute(decision.source, judge),
+            *_of_compute(decision.source, judge, place),
             *_of_plans(decision.apply.plans, judge),
             "computes values before they are written",
         )
@@ -157,8 +168,8 @@ def _of_plans(plans: Iterable[Plan | None], judge: Judge) -> tuple[str, ...]:
     return tuple(sorted({e for plan in plans if plan is not None for e in _effects(plan, judge)}))
 
 
-def _of_compute(decision: Compute, judge: Judge) -> tuple[str, ...]:
-    """What is fetched, as far as conditions go with it, and computed on."""
+def _of_compute(decision: Compute, judge: Judge, place: Place) -> tuple[str, ...]:
+    """What is fetched, as far as conditions go with it, and computed on. How much that is, only where it is more than may be."""
     plans = [plan for leaf in decision.leaves for plan in leaf.fetch.plans]
     fetched = [f"fetches {' '.join(compact(_shape_of(leaf.fetch)).split())}" for leaf in decision.leaves]
     masks = {
@@ -168,7 +179,9 @@ def _of_compute(decision: Compute, judge: Judge) -> tuple[str, ...]:
         for result in plan.results or ()
         if result.open is not None and result.verdict is not Verdict.CLEAR
     }
-    return (*_of_plans(plans, judge), *fetched, *sorted(masks), "computes on opened values")
+    sizes = [estimate(leaf.fetch, place.catalog) for leaf in decision.leaves]
+    large = [f"reads {s.text(place.limit)}" for s in sizes if s is not None and place.limit and s.rows > place.limit]
+    return (*_of_plans(plans, judge), *fetched, *large, *sorted(masks), "computes on opened values")
 
 
 def _shape_of(fetch: Admit) -> str:

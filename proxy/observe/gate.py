@@ -38,7 +38,7 @@ _FINDINGS = 4096  # decisions whose findings are remembered
 class ObservingGate:
     """One database's. `take` gets each finding, with how often it was run (0: prepared); None is a statement that passes anyway.
 
-    `found(database, protected)` is told whether the rules are in force, at first and whenever that changes.
+    `rows`: how many may be fetched to compute a statement. `found(database, protected)` is told whether the rules are in force, at first and whenever that changes.
     """
 
     def __init__(
@@ -51,10 +51,12 @@ class ObservingGate:
         take: Callable[[Finding | None, int], None],
         found: Callable[[str, bool], None],
         computes: bool = False,
+        rows: int | None = None,
         vocabulary: Vocabulary | None = None,
         marks: Callable[[], Mapping[str, frozenset[str]]] | None = None,
     ) -> None:
         self._computes = computes
+        self._rows = rows
         self._marks = marks
         self._vocabulary = vocabulary
         self._sealer = sealer
@@ -86,7 +88,7 @@ class ObservingGate:
             vocabulary=self._vocabulary,
             marks=None if observes else self._marks,
         )
-        return partial(self._install, gate, Place(catalog.database, rules.version, gate.names), observes)
+        return partial(self._install, gate, Place(catalog, rules.version, gate.names, self._rows), observes)
 
     def _install(self, gate: Gate, place: Place, observes: bool) -> None:
         self._generation += 1

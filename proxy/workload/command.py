@@ -159,6 +159,7 @@ def _account(task: _Task) -> Account:
 
 
 async def _judge(task: _Task, connection: asyncpg.Connection[Any], catalog: Catalog) -> Account:
+    from proxy.config import CalculatorSettings
     from proxy.offline import login_settings
     from proxy.workload.entry import Entry, Lines
     from proxy.workload.formats import detect, reader
@@ -173,7 +174,15 @@ async def _judge(task: _Task, connection: asyncpg.Connection[Any], catalog: Cata
     everyone = (task.login,) if task.login is not None else await _one_of_each_role(task.rules, connection, catalog)
     for login in everyone:
         await meet(login)
-    bench = Bench(task.rules, catalog, askers, everyone, alone=task.login is not None, computes=task.calculator)
+    bench = Bench(
+        task.rules,
+        catalog,
+        askers,
+        everyone,
+        alone=task.login is not None,
+        computes=task.calculator,
+        rows=CalculatorSettings().rows,
+    )
     with task.workload.open("rb") as file, _Progress(task.workload) as progress:
         lines = Lines(file)
         for number, item in enumerate(reader(task.form or detect(file))(lines)):

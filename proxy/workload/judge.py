@@ -65,14 +65,15 @@ class Bench:
         *,
         alone: bool = False,
         computes: bool = False,
+        rows: int | None = None,
     ) -> None:
         """`askers` by login; `everyone`: those that a statement is judged for of which nobody says who sent it, or with `alone` any.
 
-        `computes`: there will be a calculator.
+        `computes`: there will be a calculator, which may fetch so many `rows` for a statement.
         """
         codec = ValueCodec(ThrowawayKeys(), random=secrets.token_bytes)
         self._gate = Gate(rules, as_applied(rules, catalog), codec, computes=computes)
-        self._place = Place(catalog.database, rules.version, self._gate.names)
+        self._place = Place(catalog, rules.version, self._gate.names, rows)
         self._askers = askers
         self._everyone = everyone
         self._alone = alone

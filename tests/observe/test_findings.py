@@ -16,7 +16,7 @@ from tests.proxy.golden import SETTINGS, gate, statements
 GATE = gate()
 COMPUTING = gate()
 COMPUTING.computes = True
-PLACE = Place("bank", "r1", GATE.names | {"public"})
+PLACE = Place(GATE.protection.catalog, "r1", GATE.names | {"public"})
 CANARY = "canary7311canary"
 
 

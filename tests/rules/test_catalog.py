@@ -315,6 +315,19 @@ async def test_fingerprint_rests_while_data_moves(connection: asyncpg.Connection
         assert await connection.fetchval(FINGERPRINT_QUERY) == old, statement
 
 
+async def test_rows_are_those_that_the_server_has_counted(connection: asyncpg.Connection) -> None:
+    await connection.execute(
+        "CREATE TABLE counted AS SELECT i FROM generate_series(1, 50) i; CREATE TABLE uncounted (i int); ANALYZE counted"
+    )
+    before = await snapshot(connection)
+    assert before.about_rows(TableName("public", "counted")) == 50
+    assert before.about_rows(TableName("public", "uncounted")) is None
+    await connection.execute("INSERT INTO counted SELECT 1; ANALYZE counted")
+    after = await snapshot(connection)
+    assert after.about_rows(TableName("public", "counted")) == 51
+    assert after.version == before.version
+
+
 def _minimal(**changed: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [] for name in CATALOG_QUERIES}
     return {**rows, "database": [{"database": "d", "server_version": 160000}], **changed}
@@ -329,7 +342,7 @@ def test_membership_closure_survives_a_cycle() -> None:
 def test_a_view_dropped_meanwhile_is_an_error() -> None:
     row = {
         "oid": 20000, "schema": "public", "name": "v", "kind": "v", "owner": "o",
-        "definition": None, "row_security": False, "has_triggers": False,
+        "definition": None, "row_security": False, "rows": -1, "has_triggers": False,
     }  # fmt: skip
     with pytest.raises(CatalogError, match="20000"):
         build_catalog(_minimal(relations=[row]))
