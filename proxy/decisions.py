@@ -533,12 +533,24 @@ class Gate:
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
         if all(plan is None for plan in plans):
             return self._pass(lexed, parts, settings)
+        if computing and len(plans) == 1 and self._gives_sealed(plans[0], asker):
+            kept = self._keeping(lexed, parts, asker, settings)
+            if kept is not None:
+                return kept
         admitted = self._admit(lexed, parts, tuple(plans), settings)
         if isinstance(admitted, Refuse) and computing and admitted.refusal.reason is Reason.UNSUPPORTED:
             # A constant in a form that only PostgreSQL reads, as a date in words.
             made = self._computed(admitted.refusal, lexed, parts, asker, settings)
             return admitted if made is None or isinstance(made, Refusal) else made
         return admitted
+
+    def _gives_sealed(self, plan: Plan | None, asker: _Asker) -> bool:
+        """Whether it changes a sealed column that the login does not see (ADR 0027)."""
+        if plan is None or plan.action is not Action.UPDATE:
+            return False
+        written = {t.column for t in plan.touched if t.written} & asker.principal.policy.writes
+        rules = (self._world.protection.rules.column(name) for name in written)
+        return any(rule is not None and rule.protection is Protection.SEALED for rule in rules)
 
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
         unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
@@ -598,14 +610,19 @@ class Gate:
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
     ) -> Compute | Write | NeedSettings | Refusal | None:
         """How a statement that would be refused as it is can be done in steps; None where it can't, a Refusal where it is for another column."""
-        if refusal.reason is Reason.ORACLE:
-            return self._keeping(refusal, lexed, parts, asker, settings)
+        gives = refusal.reason is Reason.PLAIN_INTO_SEALED and refusal.column in asker.principal.policy.writes
+        kept = self._keeping(lexed, parts, asker, settings) if gives or refusal.reason is Reason.ORACLE else None
+        if kept is not None or refusal.reason is Reason.ORACLE:
+            return kept
         return self._computed(refusal, lexed, parts, asker, settings)
 
     def _of_parts(
-        self, refusal: Refusal, lexed: Lexed, asker: _Asker, settings: Settings
+        self, refusal: Refusal, lexed: Lexed, asker: _Asker, settings: Settings, *, counted: bool = False
     ) -> Callable[[bytes], Decision]:
-        """How texts of ours are judged that a statement is done by, which is refused as it is."""
+        """How texts of ours are judged that a statement is done by, which is refused as it is.
+
+        `counted`: it is the part that makes the client's look-ups, which are counted where it runs.
+        """
 
         def judge(text: bytes) -> Decision:
             try:
@@ -618,12 +635,13 @@ class Gate:
                 return Refuse(refusal)
             decision = self._judged(own, asker, settings, extended=True, computing=False)
             # Look-ups are counted where the client's own statement runs, not where its parts do.
-            return Refuse(refusal) if isinstance(decision, Admit) and metered(decision.plans) else decision
+            looks_up = not counted and isinstance(decision, Admit) and metered(decision.plans)
+            return Refuse(refusal) if looks_up else decision
 
         return judge
 
     def _keeping(
-        self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+        self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
     ) -> Write | NeedSettings | None:
         """An UPDATE that may give columns just the masks that they show, as whole objects are saved."""
         if len(parts) != 1 or parts[0].kind is not StatementKind.QUERY:
@@ -631,10 +649,17 @@ class Gate:
         if settings.search_path is None:
             return NeedSettings()
         protection = self._world.protection
-
-        judge = self._of_parts(refusal, lexed, asker, settings)
+        refusal = Refusal(Reason.ORACLE, DENIED, "")
         keeping = Keeping(
-            lexed, settings, judge, protection.rules, asker.principal.policy, protection.under(settings.temporary)
+            lexed,
+            settings,
+            self._of_parts(refusal, lexed, asker, settings),
+            self._of_parts(refusal, lexed, asker, settings, counted=True),
+            protection.rules,
+            asker.principal.policy,
+            protection.under(settings.temporary),
+            # A login that owns the tables could be without the trigger that lets a column keep its value.
+            written=not asker.unfenced,
         )
         return keeping.write((parts[0].first, parts[0].last), self._shape(lexed), self._generation)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxy.session.computing import Compute, Constant, Kept, Leaf, Write
+from proxy.session.computing import KEEP, Compute, Constant, Kept, Leaf, Write
 from proxy.session.gate import Admit, OffsetMap, Pass
 from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.decide import unseen
-from rules.encodings import EncodingError, encode_sql
+from rules.encodings import EncodingError, decode_sql, encode_sql
 from rules.lexer import Kind, lex, literal_value
+from rules.lookups import given_by
 from rules.model import Protection, Verdict
 from rules.plan import Action, Plan, ResultColumn
 from rules.rights import may_update
@@ -26,20 +28,27 @@ if TYPE_CHECKING:
 
 
 class Keeping:
-    """Makes one such statement. `judge`: the decision on a text of ours, for the same principal, under the same settings."""
+    """Makes one such statement. `judge`: the decision on a text of ours, for the same principal, under the same settings; `allow`: on the one that
+    writes, which may give values that are counted. `written`: columns that may be changed without being seen can keep their values, too.
+    """
 
     def __init__(
         self,
         lexed: Lexed,
         settings: Settings,
         judge: Callable[[bytes], Decision],
+        allow: Callable[[bytes], Decision],
         rules: Rules,
         policy: PolicyClass,
         database: Protected,
+        *,
+        written: bool,
     ) -> None:
         self._lexed = lexed
         self._settings = settings
         self._judge = judge
+        self._allow = allow
+        self._written = written
         self._rules = rules
         self._policy = policy
         self._database = database
@@ -55,8 +64,12 @@ class Keeping:
 
     def _shown_as(self, name: ColumnName) -> Shown | None:
         column = self._rules.column(name)
-        if column is None or may_update(self._policy, column):
+        if column is None or self._policy.verdict(name) is Verdict.CLEAR:
             return None
+        if may_update(self._policy, column):
+            # What is kept plain its trigger keeps.
+            sealed = column.protection is Protection.SEALED and self._policy.verdict(name) is Verdict.MASKED
+            return Shown.WRITTEN if sealed and self._written else None
         if column.protection is Protection.SEALED:
             return Shown.BY_PGVEIL
         nothing = column.mask is None or column.mask.kind == "null"
@@ -66,8 +79,7 @@ class Keeping:
         fetch, apply = self._fetch(found.fetch, shape, generation), self._apply(found, shape, generation)
         if fetch is None or apply is None or not found.values:
             return None
-        numbers = [int(t.value) for t in self._lexed.tokens if t.kind is Kind.PARAM]
-        parameters = max(numbers, default=0)
+        kept, parameters = self._kept(found), found.first - 1
         columns = tuple(f"c{i}" for i in range(sum(1 + value.chosen for value in found.values)))
         source = Compute(
             leaves=(Leaf(leaf_name(0), columns, fetch),),
@@ -86,15 +98,15 @@ class Keeping:
         return Write(
             source=source,
             apply=apply,
-            first=parameters + 1,
+            first=found.first,
             many=None,
-            targets=(),
+            targets=tuple(k.column for k in kept if k.writes for _ in k.constants),
             returning=None,
             parameters=parameters,
             action=Action.UPDATE,
             shape=shape,
             generation=generation,
-            kept=self._kept(found),
+            kept=kept,
         )
 
     def _kept(self, found: KeepText) -> tuple[Kept, ...]:
@@ -103,10 +115,12 @@ class Keeping:
             refusal = unseen(value.column, self._policy.verdict(value.column), "changed", None)
             column = self._rules.column(value.column) if value.constants else None
             constants = tuple(self._constant(*each) for each in value.constants)
-            kept.append(Kept(refusal, column, constants, value.chosen))
+            kept.append(Kept(refusal, column, constants, value.chosen, value.reference is not None))
         return tuple(kept)
 
-    def _constant(self, at: int, negative: bool) -> Constant:
+    def _constant(self, at: int | None, negative: bool) -> Constant:
+        if at is None:
+            return Constant()
         token = self._lexed.tokens[at]
         if token.kind is Kind.PARAM:
             return Constant(parameter=int(token.value))
@@ -124,9 +138,10 @@ class Keeping:
 
     def _apply(self, found: KeepText, shape: str, generation: int) -> Admit | None:
         raw = encode_sql(found.apply, self._settings.client_encoding)
-        decision = self._judge(raw)
+        decision = self._allow(raw)
         if isinstance(decision, Admit):
-            return decision if _runs_alone(decision) and decision.plans[0] is not None else None
+            fits = _runs_alone(decision) and decision.plans[0] is not None
+            return self._keeping(decision, found) if fits else None
         if not isinstance(decision, Pass) or decision.unsettles:
             return None
         lexed = lex(found.apply, standard_conforming_strings=self._settings.standard_conforming_strings)
@@ -136,6 +151,19 @@ class Keeping:
         results = None if facts.outputs is None else tuple(ResultColumn() for _ in facts.outputs)
         plan = Plan(Action.UPDATE, facts.targets, results=results, writes=True)
         return Admit(raw, OffsetMap(), (plan,), shape, generation)
+
+    def _keeping(self, admit: Admit, found: KeepText) -> Admit | None:
+        """The statement with the column's own value where a parameter says that it is kept."""
+        text, number = decode_sql(admit.text, self._settings.client_encoding), found.first
+        for value in found.values:
+            for _ in value.constants if value.reference is not None else ():
+                given = f"{given_by(f'${number}', value.column)}"
+                if text.count(given) != 1:
+                    return None
+                kept = f"${number} OPERATOR(pg_catalog.=) '{KEEP}' THEN {value.reference}::pg_catalog.text"
+                text = text.replace(given, f"(CASE WHEN {kept} ELSE {given} END)")
+                number += 1
+        return replace(admit, text=encode_sql(text, self._settings.client_encoding))
 
 
 def _runs_alone(decision: Admit) -> bool:

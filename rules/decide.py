@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rules.analyse.facts import Use
 from rules.difference import REMEDY
-from rules.lookups import GIVEN, WRITING_SCHEMA, function_of
+from rules.lookups import function_of, given_by
 from rules.model import (
     Column,
     ColumnName,
@@ -17,7 +17,6 @@ from rules.model import (
     SealMode,
     Verdict,
     quote_ident,
-    quote_literal,
     view_name,
 )
 from rules.plan import Edit, Plan, Reason, Refusal, ResultColumn, SealLiteral, SealParam, Touched
@@ -189,9 +188,9 @@ class _Decision:
         assert column.type is not None
         canonical = self.judgement.canonical_type(column.type)
         cast = "" if self._sealed(column.name) or canonical.startswith(_ASSIGNED) else f"::{_spelled(canonical)}"
-        name = f"{quote_ident(WRITING_SCHEMA)}.{quote_ident(GIVEN)}"
-        yield Edit(constant.first, constant.first - 1, f"{name}(")
-        yield Edit(constant.last, constant.last, f", {quote_literal(str(column.name))}){cast}", behind=True)
+        before, behind = given_by("\0", column.name).split("\0")
+        yield Edit(constant.first, constant.first - 1, before)
+        yield Edit(constant.last, constant.last, behind + cast, behind=True)
 
     # -- small questions
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from rules.model import ColumnName, Protection, TableName, Verdict, view_name
+from rules.model import ColumnName, Protection, TableName, Verdict, quote_ident, quote_literal, view_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,11 @@ def function_name(column: ColumnName) -> str:
 def gate_name(table: TableName, column: str) -> str:
     """The name of the trigger function that lets values into a column of a table."""
     return _marked(f"{view_name(table)}.{column}", "!")
+
+
+def given_by(ticket: str, column: ColumnName) -> str:
+    """The call that gives the value of a ticket, which is SQL."""
+    return f"{quote_ident(WRITING_SCHEMA)}.{quote_ident(GIVEN)}({ticket}, {quote_literal(str(column))})"
 
 
 def _marked(plain: str, mark: str) -> str:

@@ -36,6 +36,27 @@ _REMEMBERED = 65536
 # Before triggers of others, which PostgreSQL fires in the order of their names: they may do with a value what they like.
 _TRIGGER = "!pgveil "
 
+# Behind those: what they leave of a row is what is inserted where it moves to another partition.
+_MOVING = "!pgveil~ "
+_MOVED = "pgveil.moved"
+
+# Nothing is stored. Whether two sealed texts are equal everybody sees who may read them.
+_SAME = """    IF TG_OP = 'UPDATE' AND {new} IS NOT DISTINCT FROM {old} THEN
+        RETURN NEW;
+    END IF;
+"""
+# A row that an UPDATE moves is a new one to its partition: the UPDATE vouches for it, whole as it is.
+_ROW = f"""(SELECT pg_catalog.encode({_PRIVATE}.hmac_sha256(k.inner_pad, k.outer_pad,
+                pg_catalog.convert_to('moved ' || pg_catalog.to_jsonb(NEW)::pg_catalog.text, 'UTF8')), 'hex') FROM {_PRIVATE}.lookup_key k)"""  # noqa: S608 - quoted names
+_MOVES = f"""    IF TG_ARGV[0] = 'moves' THEN
+        PERFORM pg_catalog.set_config('{_MOVED}', {_ROW}, true);
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'INSERT' AND pg_catalog.current_setting('{_MOVED}', true) = {_ROW} THEN
+        RETURN NEW;
+    END IF;
+"""
+
 GIVEN_SQL = f"""CREATE FUNCTION {_SCHEMA}.{GIVEN}(ticket pg_catalog.text, name pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -115,11 +136,13 @@ def _gate(
     type_ = SEALED_TYPE if sealed else value_type(column)
     known = type_of_oid(column.type_oid, -1)
     compared = "" if sealed or (known is not None and has_equality(known)) else "::pg_catalog.text"
-    keep = "" if sealed else _keeping(column, rule, logins, old, new, compared)
+    keep = _SAME.format(new=new, old=old) if sealed else _keeping(column, rule, logins, old, new, compared)
     # Tickets as `given` has left them: with a blank behind each.
+    inserts = sealed or rule.name in protection.told
+    moves = inserts and relation.kind == "p"
     body = f"""
 BEGIN
-{keep}    IF {new} IS NULL OR EXISTS (
+{_MOVES if moves else ""}{keep}    IF {new} IS NULL OR EXISTS (
         SELECT FROM pg_catalog.string_to_table(pg_catalog.rtrim(pg_catalog.current_setting('{_SETTING}', true)), ' ') AS t (ticket)
          WHERE {_PRIVATE}.lookup_value(t.ticket, {quote_literal(str(rule.name))})::{type_}{compared} = {new}{compared}) THEN
         RETURN NEW;
@@ -136,7 +159,11 @@ END """
     trigger, table = quote_ident(_TRIGGER + column.name), relation_sql(relation.name)
     run = f"FOR EACH ROW {when} EXECUTE FUNCTION {signature}"
     triggers = [f"CREATE TRIGGER {trigger} BEFORE UPDATE OF {quote_ident(column.name)} ON {table} {run}"]
-    if sealed or rule.name in protection.told:
+    if moves:
+        moved = quote_ident(_MOVING + column.name)
+        run_moved = run.replace("()", "('moves')", 1)
+        triggers.append(f"CREATE TRIGGER {moved} BEFORE UPDATE ON {table} {run_moved}")
+    if inserts:
         added = quote_ident(_TRIGGER + column.name + " +")
         triggers.append(f"CREATE TRIGGER {added} BEFORE INSERT ON {table} {run}")
     return MakeGate(name, signature, definition, tuple(triggers), digest("\n".join((definition, *triggers))))

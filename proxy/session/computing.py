@@ -8,7 +8,7 @@ calculator runs the client's text over them, so that everything PostgreSQL does 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +60,10 @@ class Compute:
     copy: CopyFormat | None = None
 
 
+KEEP: Final = "keep"
+"""Instead of a value: the column has what it shows. No ticket is so short."""
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """A value of the client's: a parameter, a constant's text (`number`: written as one), or neither, which is NULL."""
@@ -74,13 +78,15 @@ class Kept:
     """A value that must be what the login is shown of a column, in each row that the source gives; else there is `refusal` (ADR 0027).
 
     The source's column says whether it is; or, with `column`, holds what is shown, and the value is one of `constants`: the only one, or
-    (`chosen`) that whose number, from 1 on, is in the source's next column, NULL standing for itself.
+    (`chosen`) that whose number, from 1 on, is in the source's next column.
+    `writes`: the column may be changed all the same, so each of `constants` is a parameter of the write, in order: the value, or `KEEP`.
     """
 
     refusal: Refusal
     column: Column | None = None
     constants: tuple[Constant, ...] = ()
     chosen: bool = False
+    writes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proxy.session.asking import declared_type, inferred
-from proxy.session.gate import OffsetMap
+from proxy.session.computing import KEEP
+from proxy.session.gate import BadValue, OffsetMap
 from proxy.session.localtext import LocalText, parameters_in
 from proxy.session.prepared import TEXT_OID, Computed, Prepared
+from rules.plan import Reason
 
 if TYPE_CHECKING:
     from proxy.session.collect import Collector
@@ -41,19 +43,30 @@ def asked_for(state: State, write: Write, leaf: PreparedStatement, declared: tup
     )
 
 
-def changed(state: State, write: Write, types: tuple[int, ...], collector: Collector, asked: Asked) -> Refusal | None:
-    """Why the statement can't run: a value is not what is shown."""
+def held(
+    state: State, write: Write, types: tuple[int, ...], collector: Collector, asked: Asked
+) -> list[list[bytes | None]] | Refusal:
+    """What goes into the write: for each constant that may be written the value, as a ticket, or that the column keeps its own.
+
+    A Refusal where a value is not what is shown and may not be written. Raises BadValue.
+    """
     columns = iter(collector.columns)
+    found: list[list[bytes | None]] = []
     for kept in write.kept:
         cells = next(columns, [])
         chosen = next(columns, []) if kept.chosen else None
         if kept.column is None:
-            same = all(cell == _TRUE for cell in cells)
-        else:
-            same = _same(state, kept.column, kept.constants, types, cells, chosen, asked)
-        if not same:
+            if not all(cell == _TRUE for cell in cells):
+                return kept.refusal
+            continue
+        same = _same(state, kept.column, kept.constants, types, cells, chosen, asked)
+        if kept.writes:
+            found += [
+                [_ticket(state, kept.column, *each, types, asked)] for each in zip(kept.constants, same, strict=True)
+            ]
+        elif False in same:
             return kept.refusal
-    return None
+    return found
 
 
 def _same(
@@ -64,15 +77,47 @@ def _same(
     cells: list[bytes | None],
     chosen: list[bytes | None] | None,
     asked: Asked,
-) -> bool:
+) -> list[bool | None]:
+    """Of each constant whether it is what is shown, in each row that it goes to; None where it goes to none."""
     given = [_given(state, column, constant, types, asked) for constant in constants]
     codec, settings = state.codec, state.tracker.output
+    found: list[bool | None] = [None] * len(constants)
     for row, cell in enumerate(cells):
-        number = b"1" if chosen is None else chosen[row]
-        wanted = None if number is None else given[int(number) - 1]
-        if (None if cell is None else codec.canonical(column, cell, 0, 0, settings)) != wanted:
-            return False
-    return True
+        number = 0 if chosen is None else int(chosen[row] or b"1") - 1
+        shown = None if cell is None else codec.canonical(column, cell, 0, 0, settings)
+        found[number] = shown == given[number] and found[number] is not False
+    return found
+
+
+def _ticket(
+    state: State,
+    column: Column,
+    constant: Constant,
+    same: bool | None,
+    types: tuple[int, ...],
+    asked: Asked,
+) -> bytes | None:
+    """What the write is given of a constant. One that goes to no row is counted as a look-up all the same, unless it can't be a value."""
+    if same:
+        return KEEP.encode()
+    codec, settings = state.codec, state.tracker.output
+    try:
+        if constant.parameter is None:
+            if constant.text is None:
+                return None
+            return codec.vouch(
+                column, codec.seal_literal(column, constant.text, number=constant.number, settings=settings)
+            )
+        value = asked.values[constant.parameter - 1]
+        if value is None:
+            return None
+        oid = declared_type(constant.parameter, types)
+        bound = asked.bound or settings
+        return codec.seal_param(column, value, asked.format_of(constant.parameter), oid, bound, given=True)
+    except BadValue as bad:
+        if same is None and bad.reason is Reason.ORACLE:
+            return KEEP.encode()
+        raise
 
 
 def _given(state: State, column: Column, constant: Constant, types: tuple[int, ...], asked: Asked) -> bytes | None:
@@ -87,6 +132,5 @@ def _given(state: State, column: Column, constant: Constant, types: tuple[int, .
     value = asked.values[constant.parameter - 1]
     if value is None:
         return None
-    formats = asked.formats
-    form = formats[0] if len(formats) == 1 else formats[constant.parameter - 1] if formats else 0
+    form = asked.format_of(constant.parameter)
     return codec.canonical(column, value, form, declared_type(constant.parameter, types) or TEXT_OID, settings)

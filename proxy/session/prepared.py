@@ -129,6 +129,11 @@ class Asked:
         """The same for another result."""
         return Asked(self.values, self.formats, result_formats, read=self.read, bound=self.bound)
 
+    def format_of(self, parameter: int) -> int:
+        """In which format the client sent a parameter (numbered from 1)."""
+        formats = self.formats
+        return formats[0] if len(formats) == 1 else formats[parameter - 1] if formats else 0
+
     def outdated(self, now: OutputSettings) -> bool:
         """Whether the rows that are left look otherwise than they would now."""
         return bool(self.rows) and self.shown != now

@@ -21,12 +21,12 @@ from proxy.session.asking import Failed, declared_type, inferred, refused, shown
 from proxy.session.assigning import Assignment, assignable, cells_of, mismatch
 from proxy.session.collect import Collector, too_much
 from proxy.session.computer import Computer
-from proxy.session.computing import Compute, Question, Write
+from proxy.session.computing import KEEP, Compute, Question, Write
 from proxy.session.copying import ask, disagreed
 from proxy.session.fetching import FETCH_NAME, server_types
 from proxy.session.gate import BadValue
 from proxy.session.judging import READ_OTHERWISE
-from proxy.session.keeping import asked_for, changed
+from proxy.session.keeping import asked_for, held
 from proxy.session.localtext import LeafTypes, parameters_in, with_types
 from proxy.session.metering import metered, over_limit
 from proxy.session.pipeline import Expectation, Kind, Route
@@ -141,10 +141,12 @@ class Writer(Computer):
         if source is None or isinstance(source, Failed):
             return source
         own = source.prepared
-        columns = own.fields[: len(write.targets)]
+        columns = tuple(f.type for f in own.fields[: len(write.targets)])
+        if write.kept:
+            columns = (TEXT_OID,) * len(write.targets)
         if len(columns) != len(write.targets):
             return troubled(disagreement(None))
-        values = tuple(TEXT_OID if t is not None else f.type for t, f in zip(write.targets, columns, strict=True))
+        values = tuple(TEXT_OID if t is not None else oid for t, oid in zip(write.targets, columns, strict=True))
         known = own.fetched | own.computed
         types = tuple(t if n in known else declared_type(n, declared) for n, t in enumerate(own.types, 1))
         statement = self._fetcher.describe_admitted(fetching(write.apply), types + values)
@@ -166,7 +168,7 @@ class Writer(Computer):
         if returning is not None:
             fields, types = returning.fields, returning.types
         types = tuple(t or TEXT_OID for t in types)
-        writing = PreparedWrite(write, text, types, tuple(f.type for f in columns), own, returning)
+        writing = PreparedWrite(write, text, types, columns, own, returning)
         return replace(source, prepared=replace(own, types=types, fields=fields)), writing
 
     def _kept(
@@ -236,11 +238,9 @@ class Writer(Computer):
         source = writing.write.source
         state.under_way = run
         if writing.write.kept:
-            failed = self._changed(writing, collector, asked)
-            if failed is not None:
-                self._fail(failed, source, run)
-                return
-        columns = yield from self._values(writing, collector, asked)
+            columns = self._held(writing, collector, asked)
+        else:
+            columns = yield from self._values(writing, collector, asked)
         bound = columns if isinstance(columns, Failed) else self._admitted(writing, columns, asked)
         if isinstance(bound, Failed):
             self._fail(bound, source, run)
@@ -274,15 +274,15 @@ class Writer(Computer):
         else:
             yield from self._returned(writing, portal, asked, run, ticket, limit)
 
-    def _changed(self, writing: PreparedWrite, collector: Collector, asked: Asked) -> Failed | None:
-        """Why values that are to be kept are not what is there."""
+    def _held(self, writing: PreparedWrite, collector: Collector, asked: Asked) -> Columns | Failed:
+        """What is written beside masks that are not; why it can't be, where values that are to be kept are not what is there."""
         if collector.more:
             return troubled(too_much(f"{self._state.limits.collected_rows} rows"))
         try:
-            found = changed(self._state, writing.write, writing.types, collector, asked)
+            found = held(self._state, writing.write, writing.types, collector, asked)
         except BadValue as bad:
             return _bad(bad)
-        return None if found is None else refused(found)
+        return refused(found) if isinstance(found, Refusal) else found
 
     def _values(
         self, writing: PreparedWrite, collector: Collector, asked: Asked
@@ -343,10 +343,14 @@ class Writer(Computer):
             return _bad(bad)
 
     def _admitted(self, writing: PreparedWrite, columns: Columns, asked: Asked) -> messages.Bind | Failed:
-        """The parameters of the write, where the login may make the look-ups by computed values that it makes, one a row."""
+        """The parameters of the write, where the login may make the look-ups by computed values that it makes, one a row.
+
+        A column that keeps its value is none.
+        """
         state, write = self._state, writing.write
         rows = 1 if write.many is None or not columns else len(columns[0])
-        beyond = over_limit(state.meter, state.principal, metered(write.apply.plans) * rows)
+        unchanged = sum(c[0] in (None, KEEP.encode()) for c in columns) if write.kept else 0
+        beyond = over_limit(state.meter, state.principal, metered(write.apply.plans) * rows - unchanged)
         return self._bound(writing, columns, asked) if beyond is None else refused(beyond)
 
     def _bound(self, writing: PreparedWrite, columns: Columns, asked: Asked) -> messages.Bind | Failed:

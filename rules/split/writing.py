@@ -120,8 +120,7 @@ def rewrite(
         return None
     # Any protected column: a computed value for one that is not sealed does no harm.
     sealed = database.columns_of(use.relation)
-    numbers = [int(t.value) for t in text.lexed.tokens[text.first : text.last + 1] if t.kind is Kind.PARAM]
-    made = _Written(text, use, use.relation, max(numbers, default=0) + 1)
+    made = _Written(text, use, use.relation, next_parameter(text))
     made.logical = {column: spelled for column, name in sealed.items() if (spelled := logical(name)) is not None}
     made.dated = {column: spelled for column, spelled in made.logical.items() if spelled.startswith(_DATED)}
     match text.value(text.first):
@@ -485,6 +484,12 @@ def is_constant(text: Text, span: Span) -> bool:
     if not constant and not (token.kind is Kind.WORD and token.value in _CONSTANT_WORDS):
         return False
     return at == span[1] or is_cast(text, (at + 1, span[1]))
+
+
+def next_parameter(text: Text) -> int:
+    """The number of the first parameter that the statement does not have."""
+    numbers = [int(t.value) for t in text.lexed.tokens[text.first : text.last + 1] if t.kind is Kind.PARAM]
+    return max(numbers, default=0) + 1
 
 
 def unbounded(declared: str) -> str:

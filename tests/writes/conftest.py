@@ -54,6 +54,11 @@ tables:
   public.numbered:
     columns:
       name:       {level: important, mask: name, type: varchar(80)}
+  public.parted:
+    columns:
+      pan:        {level: core, mode: deterministic, type: varchar(19), mask: bank_card}
+      phone:      {level: important, mask: phone, type: varchar(20)}
+      secret:     {level: core, mode: randomized, type: text, mask: "null"}
   public.clients:
     columns:
       name:       {level: important, mask: name, type: varchar(80)}
@@ -79,6 +84,12 @@ roles:
       public.cards.expires_on: {write: values}
       public.cards.credit: {write: values}
       public.orders.pay_card: {write: values}
+      public.parted.pan: {write: values}
+      public.parted.phone: {write: values}
+      public.parted.secret: {write: values}
+      public.clients.phone: {write: values}
+      public.clients.pan: {write: values}
+      public.clients.credit: {write: values}
     lookups: {per_minute: 100000}
   slow:
     logins: [wr_slow]
@@ -108,6 +119,11 @@ INSERT INTO clients (id, name, phone, email, birth_date, income, notes, pan, exp
 SELECT n, 'Anna Kowal ' || n, '1380000' || n, 'anna' || n || '@example.net', date '1950-05-06' + n, n + 0.5, 'note ' || n,
        CASE WHEN n % 10 <> 1 THEN '492900001111' || n END, date '2028-03-31' + n, CASE WHEN n % 10 <> 3 THEN n + 0.25 END
   FROM generate_series(1000, 4999) n;
+CREATE TABLE parted (id bigint, region text, pan varchar(19), phone varchar(20), secret text, UNIQUE (phone, region)) PARTITION BY LIST (region);
+CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a', 'aa');
+CREATE TABLE parted_b (phone varchar(20), secret text, pan varchar(19), region text, id bigint);
+ALTER TABLE parted ATTACH PARTITION parted_b FOR VALUES IN ('b');
+INSERT INTO parted VALUES (1, 'a', '4929000011112101', '13800001234', 'tea'), (2, 'a', '4929000011112202', '13800005678', 'milk');
 INSERT INTO people VALUES (1, 'Anna Kowal', '13800001234');
 INSERT INTO numbered (name) VALUES ('Anna Kowal');
 INSERT INTO customers VALUES (1, 'Anna Kowal', '13800001234', 'anna.kowal@example.net', '1984-05-06', '12 Mill Lane, Delft', '{"a": 1}', 'Delft'),
