@@ -30,7 +30,7 @@ from proxy.named import (
     unknown_statement,
     unknown_to_unfenced,
 )
-from proxy.opaque import Opaque, makes_temporary_view
+from proxy.opaque import Opaque, made_view, makes_temporary_view
 from proxy.plan_cache import BoundedCache, CacheObserver, GateLimits, SilentCache
 from proxy.session.computing import Compute
 from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
@@ -486,7 +486,9 @@ class Gate:
         if diverted is not None:
             return diverted
         by_name = any(p.kind in _BY_NAME for p in parts)
-        if not by_name and not self._matters(lexed, parts, asker):
+        if settings.views is None and self._may_show_views(lexed, parts):
+            return NeedSettings()
+        if not by_name and not self._matters(lexed, parts, asker) and lexed.words.isdisjoint(settings.views or ()):
             return self._pass(lexed, parts, settings)
         if extended and len(parts) > 1:
             refusal = Refusal(
@@ -568,7 +570,10 @@ class Gate:
             *(p.changes for p in parts), self._world.changing.by(lexed, 0, len(lexed.tokens) - 1), Change.NONE
         )
         ddl = any(p.kind in _CHANGES_CATALOG or p.wrapped == "create" for p in parts)
-        if self._may_shadow(lexed, settings, ddl=ddl):
+        made = bool(self._world.protection.everything) and any(
+            made_view(lexed.tokens, first) is not None for first, _ in lexed.statements
+        )
+        if made or self._may_shadow(lexed, settings, ddl=ddl):
             changes = Change.ALL
         return _Afterwards(bool(changes), ddl, any(p.ends for p in parts), changes is Change.FORMS)
 
@@ -758,6 +763,12 @@ class Gate:
         """The type that clients see of a sealed column."""
         column = self.column(name)
         return column.type if column is not None and column.protection is Protection.SEALED else None
+
+    def _may_show_views(self, lexed: Lexed, parts: list[Classified]) -> bool:
+        """Whether one of the session's temporary views, whose names are not known now, may be read by a text."""
+        world = self._world
+        reads = bool(world.protection.everything) and any(p.kind in _ANALYSED or p.kind in _COPIES for p in parts)
+        return reads and world.opaque.names(lexed)
 
     def _may_shadow(self, lexed: Lexed, settings: Settings, *, ddl: bool) -> bool:
         """Whether a temporary relation of a name that matters may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
@@ -957,7 +968,8 @@ class Gate:
             self._limited(lexed, words, part, whole, asker)
         policy, names = asker.principal.policy.id, (settings.search_path, settings.temporary)
         told = self._told(lexed, whole, words)
-        key = (lexed.shape, index, policy, asker.views, names, asker.unfenced, told)
+        views = bool(settings.views) and not _words(lexed, whole, frozenset()).isdisjoint(settings.views or ())
+        key = (lexed.shape, index, policy, asker.views, names, asker.unfenced, told, views)
         significant = self._plans.get(key)
         found: object = None
         if isinstance(significant, tuple):
@@ -967,7 +979,7 @@ class Gate:
         else:
             self._observer.miss()
             significant, found = self._make(lexed, part, whole, words, asker, settings, told=told)
-            found = self._with_hidden(found, lexed, part, whole, words, asker)
+            found = self._with_hidden(found, lexed, part, whole, words, asker, views=views)
             if len(lexed.shape) <= self._limits.shape_chars:
                 literals = _literals(lexed, significant)
                 self._plans.put(key, significant, sys.getsizeof(lexed.shape))
@@ -1044,8 +1056,10 @@ class Gate:
         whole: tuple[int, int],
         words: frozenset[str],
         asker: _Asker,
+        *,
+        views: bool,
     ) -> Plan | Refusal | _Nothing:
-        """The plan with all that the statement could read and its text does not say (ADR 0031)."""
+        """The plan with all that the statement could read and its text does not say (ADR 0031). `views`: it names a temporary view."""
         world = self._world
         if isinstance(found, Refusal):
             return found
@@ -1056,7 +1070,7 @@ class Gate:
                 reads |= protection.functions[lexed.tokens[index].value]
         if not words.isdisjoint(_WRITING):
             reads.update(*(world.written[word] for word in words & world.written.keys()))
-        if world.opaque.shows(lexed, part, whole, words):
+        if views or world.opaque.shows(lexed, part, whole, words):
             reads |= protection.everything
         return _also_reads(found, self._readable(asker) & reads, asker, protection, later=part.named is not None)
 

@@ -59,6 +59,10 @@ class Opaque:
         self._keywords = frozenset[str]() if own is None else own.keywords
         self._safe = None if own is None else own.keywords | own.functions | {f.name.name for f in catalog.functions}
 
+    def names(self, lexed: Lexed) -> bool:
+        """Whether anything is named in a text that is no key word."""
+        return not lexed.words <= self._keywords
+
     def may_show(self, lexed: Lexed, parts: Iterable[Classified]) -> bool:
         """Whether `shows` may be true of a statement of the text."""
         if not lexed.words.isdisjoint(self._telling) or any(w.startswith(("pg_toast", "dblink")) for w in lexed.words):
@@ -110,12 +114,21 @@ class Opaque:
         return before.value == "," and _is_common_table(tokens, at, last)
 
 
+def made_view(tokens: Sequence[Token], first: int) -> int | None:
+    """Where the word VIEW stands in a CREATE VIEW; None in any other statement."""
+    if tokens[first].value != "create":
+        return None
+    at = next((at for at in range(first + 1, len(tokens)) if tokens[at].value not in _BEFORE_VIEW), first)
+    return at if tokens[at].value == "view" else None
+
+
 def makes_temporary_view(tokens: Sequence[Token], first: int) -> bool:
-    """Whether a CREATE VIEW makes one that no catalog but the session's own shows, by its words or its schema."""
-    at = first + 1
-    while tokens[at].value in _BEFORE_VIEW:
-        at += 1
-    if tokens[at].value != "view":
+    """Whether a CREATE VIEW makes one that no catalog but the session's own shows, by its words or its schema.
+
+    One over a temporary table is temporary as well, which its text does not say: `Settings.views`.
+    """
+    at = made_view(tokens, first)
+    if at is None:
         return False
     temporary = any(t.value in {"temp", "temporary"} for t in tokens[first:at])
     return temporary or (tokens[at + 1].value.startswith(_TEMPORARY) and tokens[at + 2].value == ".")

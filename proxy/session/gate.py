@@ -25,7 +25,7 @@ class Settings:
 
     `search_path`: the effective schemas in order (current_schemas(true)), or None while unknown. `database_role`: current_user.
     `temporary`: the session's temporary relations as far as something protected bears the same name (`Judge.protected_names`); known with
-    `search_path`.
+    `search_path`. `views`: names of its temporary views, None where it may have some that are not known.
     """
 
     standard_conforming_strings: bool = True
@@ -33,6 +33,7 @@ class Settings:
     search_path: tuple[str, ...] | None = None
     database_role: str | None = None
     temporary: frozenset[str] = frozenset()
+    views: frozenset[str] | None = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -473,7 +473,10 @@ class Judging:
             statement.there
             and not state.catalog_stale
             and statement.generation == state.judge.generation
-            and (_indifferent(statement) or (not state.tracker.doubt and self._same_settings(statement)))
+            and (
+                (_indifferent(statement) and statement.settings.views == state.tracker.settings.views)
+                or (not state.tracker.doubt and self._same_settings(statement))
+            )
             and (statement.names is None or (statement.names == state.names_version and not state.names_pending()))
         )
 

@@ -27,7 +27,8 @@ PROBE_TEXT: Final = (
     b" pg_catalog.array_to_json(pg_catalog.current_schemas(true))::pg_catalog.text, current_user::pg_catalog.text,"
     b" pg_catalog.current_setting('bytea_output'), pg_catalog.current_setting('extra_float_digits'),"
     b" CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) '0' THEN '[]' ELSE"
-    b" (SELECT COALESCE(pg_catalog.json_agg(t.relname)::pg_catalog.text, '[]') FROM (SELECT c.relname FROM pg_catalog.pg_class c"
+    b" (SELECT COALESCE(pg_catalog.json_agg(CASE WHEN t.relkind OPERATOR(pg_catalog.=) 'v' THEN pg_catalog.json_build_array(t.relname)"
+    b" ELSE pg_catalog.to_json(t.relname) END)::pg_catalog.text, '[]') FROM (SELECT c.relname, c.relkind FROM pg_catalog.pg_class c"
     b" WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 10001) t) END,"
     b" pg_catalog.current_setting('DateStyle'), pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('IntervalStyle'),"
     b" pg_catalog.json_build_array("
@@ -83,10 +84,12 @@ class SettingsTracker:
         """Whether a probe has answered since the last change."""
         return self.settings.search_path is not None
 
-    def unsettle(self) -> None:
-        """A statement that may change settings was sent, or is seen to have run."""
+    def unsettle(self, *, views: bool = True) -> None:
+        """A statement that may change settings was sent, or is seen to have run. `views`: and may have made temporary views."""
         self.touched = True
         self.doubt = self.lost = True
+        if views:
+            self._set(replace(self.settings, views=None))
         self._forget()
 
     def parameter(self, name: bytes, value: bytes) -> None:
@@ -127,7 +130,7 @@ class SettingsTracker:
             return False
         temporary = answer.temporary
         shadowing = judge.protected_names(frozenset(temporary)) if temporary else frozenset()
-        self._set(replace(answer.settings, temporary=shadowing))
+        self._set(replace(answer.settings, temporary=shadowing, views=answer.views))
         self.temporary_at = judge.generation if temporary else None
         self.lost = False
         self.output = answer.output
@@ -160,11 +163,12 @@ class SettingsTracker:
 
 
 class _Answer(NamedTuple):
-    """What PROBE_TEXT was answered. `temporary`: all of the session's temporary relations."""
+    """What PROBE_TEXT was answered. `temporary`: all of the session's temporary relations, `views` those of them that are views."""
 
     settings: Settings
     output: OutputSettings
     temporary: tuple[str, ...]
+    views: frozenset[str]
     unreadable: str | None
 
 
@@ -173,8 +177,8 @@ def _answer(row: Sequence[bytes | None]) -> _Answer | None:
     if len(values) != _COLUMNS or None in values:
         return None
     strings, encoding, schemas, role, bytea, digits, relations, dates, zone, intervals, more = (str(v) for v in values)
-    path, temporary, others = _names(schemas), _names(relations), _names(more)
-    if path is None or temporary is None or len(temporary) > _MOST_TEMPORARY:
+    path, found, others = _names(schemas), _relations(relations), _names(more)
+    if path is None or found is None or len(found[0]) > _MOST_TEMPORARY:
         return None
     if others is None or len(others) != len(OTHER_FORMS) + len(UNREADABLE):
         return None
@@ -188,9 +192,28 @@ def _answer(row: Sequence[bytes | None]) -> _Answer | None:
     return _Answer(
         Settings(strings != "off", encoding, path, role),
         OutputSettings(dates, zone, bytea, places, intervals, encoding, forms),
-        temporary,
+        *found,
         unreadable,
     )
+
+
+def _relations(text: str) -> tuple[tuple[str, ...], frozenset[str]] | None:
+    """Names of relations, and those of them that are views, each in a list of its own; None where it is nothing like that."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entries, list):
+        return None
+    names, views = [], set()
+    for entry in entries:
+        name = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
+        if not isinstance(name, str):
+            return None
+        names.append(name)
+        if name is not entry:
+            views.add(name)
+    return tuple(names), frozenset(views)
 
 
 def _names(text: str) -> tuple[str, ...] | None:

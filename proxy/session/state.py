@@ -225,7 +225,7 @@ class State:
             for portal in self.portals:
                 portal.trusted = False
         if decision.unsettles or (decision.ends and tracker.touched):
-            tracker.unsettle()
+            tracker.unsettle(views=decision.unsettles and not decision.forms)
 
     def distrusted(self, portal: Portal) -> None:
         """Another portal may bear its name: what follows is an execution of its own."""

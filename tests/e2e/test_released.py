@@ -7,7 +7,7 @@ way's record counts for it.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -185,3 +185,60 @@ def test_the_server_s_own_detail_reaches_who_sees_everything_clear(world: World)
     assert phone in (caught.value.diag.message_detail or "")
     record = world.record(kind="statement", application="detail", action="other")
     assert "public.customers.phone" in {c["column"] for c in record["columns"]}
+
+
+# Of each the last is sent three times, and what it reads is on record each time: what a view shows is there when it is read.
+VIEWS = {
+    "made by DO": [
+        "do $$ begin create temp view tv as select phone from customers limit 20; end $$",
+        "select * from tv",
+    ],
+    "over a temporary table": [
+        "create temp table few as select id from customers limit 20",
+        "create view tv as select c.phone from customers c join few using (id)",
+        "select * from tv",
+    ],
+    "made by a function": [
+        "create function pg_temp.mk() returns void language sql as 'create temp view tv as select phone from public.customers limit 20'",
+        "select pg_temp.mk()",
+        "select max(phone) from tv",
+    ],
+    "that hides a table": [
+        "do $$ begin create temp view support_tickets as select phone from customers limit 20; end $$",
+        "select * from support_tickets",
+    ],
+    "over another one": [
+        "do $$ begin create temp view tu as select phone from customers limit 20; end $$",
+        "create view tv as select * from tu",
+        "select * from tv",
+    ],
+    "in a COPY": [
+        "do $$ begin create temp view tv as select phone from customers limit 20; end $$",
+        "copy (select * from tv) to stdout",
+    ],
+}
+
+
+def told_of(world: World, application: str) -> list[dict[str, Any]]:
+    """The records of statements of an application's."""
+    return [r for r in world.records() if r["kind"] == "statement" and r["application"] == application]
+
+
+@pytest.mark.parametrize("way", VIEWS)
+def test_each_reading_of_a_temporary_view_is_on_record(world: World, way: str) -> None:
+    name = f"view {way}"
+    *before, last = VIEWS[way]
+    with psycopg.connect(world.dsn("app"), autocommit=True, application_name=name) as app:
+        for sql in before:
+            app.execute(sql)
+        for prepare in (False, True, True):
+            made = len(told_of(world, name))
+            if last.startswith("copy"):
+                with app.cursor() as cursor, cursor.copy(last) as copy:
+                    assert list(copy)
+            else:
+                assert app.execute(last, prepare=prepare).fetchall()
+            told = told_of(world, name)[made:]
+            assert [{c["column"] for c in r["columns"] if c["read"]} >= {"public.customers.phone"} for r in told] == [
+                True
+            ]

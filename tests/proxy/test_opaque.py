@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from proxy.decisions import Gate
-from proxy.session.gate import Admit, NeedNames, Pass, Refuse, Settings
+from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse, Settings
 from proxy.vocabulary import VOCABULARY_QUERY, vocabulary
 from rules.catalog import CATALOG_QUERIES, build_catalog
 from rules.harmless import is_harmless
@@ -204,6 +205,60 @@ def test_a_view_that_no_catalog_shows(gate: Gate, sql: str, refused: bool) -> No
     if isinstance(decision, NeedNames):
         decision = decision.otherwise
     assert isinstance(decision, Refuse) is refused
+
+
+VIEWED = replace(SETTINGS, views=frozenset({"v", "branches"}))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM v",
+        "TABLE v",
+        'SELECT count(*) FROM pg_temp."v"',
+        "SELECT city FROM branches",  # it hides a table
+        "COPY (SELECT * FROM v) TO STDOUT",
+        "EXPLAIN ANALYZE SELECT * FROM v",
+        "CREATE TEMP TABLE t AS SELECT * FROM v",
+        "CREATE TEMP VIEW w AS SELECT * FROM v",
+        "INSERT INTO history SELECT 1, body FROM v",
+        "SELECT name FROM customers WHERE name IN (SELECT * FROM v)",
+    ],
+)
+def test_a_temporary_view_is_recorded_as_reading_everything(gate: Gate, sql: str) -> None:
+    decision = gate.decide(sql.encode(), gate.principal("app"), VIEWED, extended=False)
+    if isinstance(decision, Refuse):
+        pytest.skip("a form that is refused anyway")
+    assert isinstance(decision, Admit)
+    assert decision.plans[0] is not None
+    assert {t.column.column for t in decision.plans[0].touched if t.read} == EVERYTHING
+    # And the same text where there is no such view as before.
+    assert read(gate, sql) != EVERYTHING
+
+
+def test_which_texts_wait_for_the_names_of_temporary_views(gate: Gate) -> None:
+    unknown = replace(SETTINGS, search_path=None, views=None)
+    app = gate.principal("app")
+    for sql in (
+        "SELECT * FROM v",
+        "SELECT * FROM branches",
+        "PREPARE p AS SELECT * FROM v",
+        "COPY (TABLE v) TO STDOUT",
+    ):
+        assert isinstance(gate.decide(sql.encode(), app, unknown, extended=False), NeedSettings), sql
+    for sql in (
+        "SELECT 1",
+        "BEGIN",
+        "COMMIT",
+        "DISCARD ALL",
+        "VACUUM branches",
+        "SET work_mem = 1",
+        "CREATE TABLE x ()",
+    ):
+        assert isinstance(gate.decide(sql.encode(), app, unknown, extended=False), Pass), sql
+    made = gate.decide(b"CREATE VIEW x AS SELECT * FROM mine", app, SETTINGS, extended=False)
+    assert isinstance(made, Pass)
+    assert made.unsettles
 
 
 def test_what_runs_later_is_recorded_when_it_runs(gate: Gate) -> None:
