@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from doctor.facts import known
 from doctor.model import Check, Found, Group, Severity, listed
+from lifecycle.apply.filled import exposure
 from lifecycle.apply.inspect import PUBLIC, relation_sql
 from lifecycle.apply.moving import movable
 from rules.hidden import hidden_reads
@@ -178,6 +179,25 @@ def _derived(facts: Facts) -> Iterator[Found]:
             )
 
 
+def _filled(facts: Facts) -> Iterator[Found]:
+    found = exposure(facts.database.state, facts.people, facts.protection)
+    for filled, lines, readers in found.columns:
+        what = f"{filled.by} fills {filled.target} from {listed(filled.made_of)}, and the rules do not name it"
+        yield Found(
+            Severity.BAD if readers else Severity.NOTE,
+            str(filled.target),
+            f"{what}: it is open to {listed(readers)}, who are to see masks" if readers else what,
+            f"name it in the rules: `{lines}`, or `level: general` where everybody may see it",
+        )
+    for unread in found.unread:
+        yield Found(
+            Severity.WARNING,
+            f"{unread.relation} ({unread.by})",
+            f"{unread.by} {unread.why}, and is given {listed(c.column for c in sorted(unread.columns))}",
+            "see that it puts them nowhere that somebody else reads, and accept this finding",
+        )
+
+
 def _is_masked(facts: Facts, name: ColumnName) -> bool:
     column = facts.rules.column(name)
     return column is not None and column.protection is Protection.MASKED
@@ -324,6 +344,13 @@ CHECKS: Final = (
         "Generated columns that are made of masked ones are masked too",
         "PostgreSQL computes them from the real values, and shows them to whoever may read the table.",
         _derived,
+    ),
+    Check(
+        "filled-column",
+        Group.OBJECTS,
+        "No trigger, rule or function fills a column that the rules do not name from masked ones",
+        "An audit table, a history or a search vector shows in the clear what is masked where it comes from. Code is read by its text; what can't be read is told.",
+        _filled,
     ),
     Check(
         "publication",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rules.derived import derived_from
+from rules.derived import derived_from, with_derived
 from rules.difference import sealed_in
 from rules.document import Place
+from rules.filled import filled_columns, lines_for
 from rules.logical import canonical_type, is_array, type_of_oid
 from rules.masks import MASK_KINDS, masks_for
 from rules.model import ColumnName, Protection, TableName
@@ -67,8 +68,9 @@ def compare(
             Severity.WARNING,
         )
     _applied(report, rules, catalog)
+    told = derived.keys() | _filled(report, rules, catalog, strict=strict)
     for name, declared, logical in _uncovered(rules, catalog):
-        if name in derived:
+        if name in told:
             continue
         found = recognise_type(name.relation, name.column, logical)
         if found is not None:
@@ -80,6 +82,27 @@ def compare(
                 Severity.ERROR if strict else Severity.WARNING,
             )
     return tuple(sorted(report.found, key=lambda p: (p.line, p.column, p.message)))
+
+
+def _filled(report: _Report, rules: Rules, catalog: Catalog, *, strict: bool) -> set[ColumnName]:
+    """What code in the database fills from masked columns. Gives back the columns that were told of."""
+    protection = ProtectionMap(with_derived(rules, catalog), catalog, unknown=False)
+    found = filled_columns(protection)
+    for filled in found.filled:
+        report.add(
+            filled.target if filled.target.relation in rules.tables else filled.made_of[0],
+            f"column {filled.target} is filled by {filled.by} from {', '.join(map(str, filled.made_of))} and is not classified",
+            f"classify it: `{lines_for(filled, protection)}`, or `level: general` where everybody may see it",
+            Severity.ERROR if strict else Severity.WARNING,
+        )
+    for unread in found.unread:
+        report.add(
+            unread.relation,
+            f"{unread.by} {unread.why}: it is given {', '.join(c.column for c in sorted(unread.columns))}",
+            "see that it puts them nowhere that somebody else reads",
+            Severity.WARNING,
+        )
+    return {f.target for f in found.filled}
 
 
 def _applied(report: _Report, rules: Rules, catalog: Catalog) -> None:

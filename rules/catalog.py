@@ -45,6 +45,7 @@ __all__ = [
     "EnumType",
     "Function",
     "Relation",
+    "TriggerGiven",
     "build_catalog",
 ]
 
@@ -75,13 +76,23 @@ class CatalogColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerGiven:
+    """What CREATE TRIGGER gives a function besides the row: its arguments, and the names of its transition tables."""
+
+    function: TableName
+    arguments: tuple[str, ...]
+    transition: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """A table, view, materialized view, partitioned or foreign table. `kind` is pg_class.relkind: r p v m f.
 
     `primary_key` holds attnums, of a key that is not deferrable. `parents`/`children` are OIDs of pg_inherits (partitions included). `definition` is pg_get_viewdef's text for v and m.
     `telling`: attnums in indexes and foreign keys: a value that is written there is compared with those that are there, which a constraint tells
     the writer, and of any index the pages that it touches and logs.
-    `trigger_functions`: those that the user's triggers on it run. `rules`: pg_get_ruledef's texts, but for views' own.
+    `trigger_functions`: those that the user's triggers on it run; `given`: what else they are given, where that is anything.
+    `rules`: pg_get_ruledef's texts, but for views' own.
     """
 
     oid: int
@@ -98,6 +109,7 @@ class Relation:
     telling: tuple[int, ...] = ()
     trigger_functions: tuple[TableName, ...] = ()
     rules: tuple[str, ...] = ()
+    given: tuple[TriggerGiven, ...] = ()
 
     def at(self, number: int) -> CatalogColumn | None:
         """The column of that number."""
@@ -275,9 +287,9 @@ def _relations(rows: Mapping[str, Sequence[Row]], texts: _Texts) -> dict[int, Re
     for row in sorted(rows["inherits"], key=lambda r: (int(r["child"]), int(r["position"]))):
         parents.setdefault(row["child"], []).append(row["parent"])
         children.setdefault(row["parent"], []).append(row["child"])
-    triggers: dict[int, list[TableName]] = {}
+    triggers: dict[int, list[TriggerGiven]] = {}
     for row in rows.get("triggers", ()):
-        triggers.setdefault(row["relation"], []).append(TableName(row["schema"], row["name"]))
+        triggers.setdefault(row["relation"], []).append(_trigger(row))
     rules: dict[int, list[str]] = {}
     for row in rows.get("rules", ()):
         if row["definition"] is not None:
@@ -301,10 +313,24 @@ def _relations(rows: Mapping[str, Sequence[Row]], texts: _Texts) -> dict[int, Re
             has_triggers=row["has_triggers"],
             primary_key=tuple(row["primary_key"] or ()),
             telling=tuple(sorted(row["telling"] or ())),
-            trigger_functions=tuple(sorted(set(triggers.get(oid, ())))),
+            trigger_functions=tuple(sorted({t.function for t in triggers.get(oid, ())})),
+            given=tuple(sorted({t for t in triggers.get(oid, ()) if t.arguments or t.transition}, key=_by_function)),
             rules=tuple(sorted((*rules.get(oid, ()), *texts.of("rule", oid)))),
         )
     return relations
+
+
+def _trigger(row: Row) -> TriggerGiven:
+    arguments = bytes(row["arguments"] or b"").split(b"\0")[:-1]
+    return TriggerGiven(
+        TableName(row["schema"], row["name"]),
+        tuple(a.decode(errors="replace") for a in arguments),
+        tuple(row["transition"] or ()),
+    )
+
+
+def _by_function(given: TriggerGiven) -> tuple[TableName, tuple[str, ...], tuple[str, ...]]:
+    return given.function, given.arguments, given.transition
 
 
 def _column(row: Row, texts: _Texts) -> CatalogColumn:

@@ -108,7 +108,8 @@ SELECT i.inhrelid::int8 AS child, i.inhparent::int8 AS parent, i.inhseqno AS pos
 """
 
 _TRIGGERS = f"""
-SELECT t.tgrelid::int8 AS relation, f.nspname::text AS schema, p.proname::text AS name
+SELECT t.tgrelid::int8 AS relation, f.nspname::text AS schema, p.proname::text AS name, t.tgargs AS arguments,
+       pg_catalog.array_remove(ARRAY[t.tgnewtable::text, t.tgoldtable::text], NULL) AS transition
   FROM pg_catalog.pg_trigger t
   JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -295,7 +296,7 @@ SELECT pg_catalog.concat_ws('.',
        FROM pg_catalog.pg_index x JOIN kept k ON k.oid = x.indrelid),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(f.oid, f.conrelid, f.contype), 0))
        FROM pg_catalog.pg_constraint f JOIN kept k ON k.oid = f.conrelid WHERE f.contype IN ('f', 'p')),
-    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(t.oid, t.tgrelid), 0))
+    (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(t.oid, t.tgrelid, t.tgfoid, t.tgargs, t.tgnewtable, t.tgoldtable), 0))
        FROM pg_catalog.pg_trigger t JOIN kept k ON k.oid = t.tgrelid WHERE NOT t.tgisinternal),
     (SELECT pg_catalog.sum(pg_catalog.hash_record_extended(ROW(p.oid, p.xmin), 0))
        FROM pg_catalog.pg_proc p WHERE p.oid >= 16384 OR p.proacl IS NOT NULL),

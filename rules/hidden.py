@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rules.catalog import Function, Relation
     from rules.model import ColumnName, TableName
     from rules.protect import ProtectionMap
+    from rules.sources import Said
 
 
 class HiddenRead(NamedTuple):
@@ -110,9 +111,20 @@ def _masked(protection: ProtectionMap, names: frozenset[ColumnName]) -> frozense
 def _read_by(protection: ProtectionMap, text: str, own: str) -> frozenset[ColumnName]:
     """What a text names, or has called. Texts that it may put together at run time are not guessed at: `pgveil apply` names those."""
     try:
-        return protection.named_by(protection.sources.said(text), but=own)
+        said = protection.sources.said(text)
     except LexError:
         return protection.everything
+    return protection.named_by(said, but=_only_filled(protection, said) | {own})
+
+
+def _only_filled(protection: ProtectionMap, said: Said) -> frozenset[str]:
+    """Relations that a text puts rows into and does not read: no index compares what is protected there with what is given."""
+    compared = {
+        r.name.name
+        for r in protection.catalog.relations.values()
+        if r.has_triggers or any(protection.columns_of(r).get(c.name) in protection.told for c in r.columns)
+    }
+    return said.inserted - compared
 
 
 def _called_by(protection: ProtectionMap, text: str) -> frozenset[ColumnName]:

@@ -306,10 +306,10 @@ class ProtectionMap:
         named = not words.isdisjoint(self.relation_words) or not words.isdisjoint(self.functions)
         return self.everything if named else frozenset()
 
-    def named_by(self, said: Said, *, but: str = "") -> frozenset[ColumnName]:
+    def named_by(self, said: Said, *, but: Container[str] = ()) -> frozenset[ColumnName]:
         """What a text names, but for relations called `but`, and what the functions that it calls can read."""
         columns = set(self.called_by(said))
-        for name in (said.words & self.relation_words) - {but}:
+        for name in (n for n in said.words & self.relation_words if n not in but):
             for relation in self._by_bare_name.get(name, ()):
                 columns |= set(self.columns_of(relation).values())
                 lineage = self._lineages.get(relation.oid)

@@ -29,13 +29,14 @@ class Said:
     """What judging asks of a text. `words`: its identifiers.
 
     `called`: names before a parenthesis, and operators; `dotted`: names behind a dot, which can be calls as well (`t.f`); `placed`: names where
-    a relation stands. `does`: it has a DO. `copies`: it has a COPY. `changes`, `sets`: as `rules.configuration` has them.
+    a relation stands. `inserted`: names that stand behind INSERT INTO only, which shows nothing of what is there. `does`: it has a DO. `copies`: it has a COPY. `changes`, `sets`: as `rules.configuration` has them.
     """
 
     words: frozenset[str]
     called: frozenset[str]
     dotted: frozenset[str]
     placed: frozenset[str]
+    inserted: frozenset[str]
     does: bool
     copies: bool
     changes: bool
@@ -44,7 +45,7 @@ class Said:
     @property
     def size(self) -> int:
         """How many words are kept."""
-        return 1 + sum(map(len, (self.words, self.called, self.dotted, self.placed)))
+        return 1 + sum(map(len, (self.words, self.called, self.dotted, self.placed, self.inserted)))
 
 
 class Sources:
@@ -115,11 +116,25 @@ def _read(text: str) -> Said | LexError:
         frozenset(called),
         frozenset(dotted),
         frozenset(placed),
+        _inserted(tokens, words),
         does=does,
         copies=copies(tokens),
         changes=changes(lexed),
         sets=sets(lexed),
     )
+
+
+def _inserted(tokens: Sequence[Token], words: frozenset[str]) -> frozenset[str]:
+    """The names that stand behind INSERT INTO and nowhere else. None where a clause of INSERT can read what is there."""
+    if "insert" not in words or not words.isdisjoint({"returning", "conflict"}):
+        return frozenset()
+    targets: set[int] = set()
+    for at, (first, second) in enumerate(pairwise(tokens)):
+        if (first.value, second.value) == ("insert", "into") and at + 2 < len(tokens):
+            dotted = at + 4 < len(tokens) and tokens[at + 3].value == "."
+            targets.add(at + 4 if dotted else at + 2)
+    named = (t.value for at, t in enumerate(tokens) if at not in targets and t.kind in (Kind.WORD, Kind.QUOTED))
+    return frozenset(tokens[at].value for at in targets).difference(named)
 
 
 def stands_as_relation(tokens: Sequence[Token], at: int) -> bool:

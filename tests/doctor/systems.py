@@ -79,6 +79,11 @@ CREATE MATERIALIZED VIEW by_branch AS SELECT branch, max(income) AS most FROM cu
 CREATE FUNCTION note_phone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
     'BEGIN NEW.body := (SELECT phone FROM customers WHERE id = NEW.customer_id); RETURN NEW; END';
 CREATE TRIGGER note_phone BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION note_phone();
+CREATE TABLE phones_before (customer bigint, phone_was text);
+GRANT SELECT ON phones_before TO trainee;
+CREATE FUNCTION keep_phone() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO phones_before VALUES (OLD.id, OLD.phone); RETURN NULL; END';
+CREATE TRIGGER keep_phone AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION keep_phone();
 CREATE TRIGGER watch BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
 ALTER TABLE customers ADD COLUMN passport_number text;
 ALTER TABLE customers ADD COLUMN earns text GENERATED ALWAYS AS (income::text) STORED;
