@@ -49,7 +49,7 @@ from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.derived import with_derived
 from rules.difference import text_digest
 from rules.encodings import EncodingError, decode_sql, encode_sql
-from rules.hidden import HiddenRead, by_name, hidden_reads, read_by_writing, triggered
+from rules.hidden import HiddenRead, by_name, hidden_reads, notifies, read_by_writing, triggered
 from rules.lexer import Kind, LexError, LexLimitError, lex
 from rules.loose import LooseTrigger, loose_triggers, made_by_roles
 from rules.model import Protection, TableName, Verdict, quote_ident
@@ -93,6 +93,7 @@ class _World:
     opaque: Opaque
     written: Mapping[str, frozenset[ColumnName]]
     speaking: frozenset[str]
+    notifies: bool
     reach: unfenced.Reach
 
 
@@ -224,6 +225,7 @@ class Gate:
             Opaque(catalog, self._vocabulary),
             written,
             protection.relation_words | functions | triggered(protection),
+            notifies(protection),
             unfenced.Reach(
                 triggers,
                 functions,
@@ -314,6 +316,10 @@ class Gate:
         plan = _touching(Action.OTHER, shown, asker, protection) if shown else None
         said = context is not None and asker.limited and self._speaks(context)
         return plan, said
+
+    def hushes(self, login: str) -> bool:
+        """See Judge."""
+        return self._world.notifies and self._asker(login).limited
 
     def _speaks(self, context: bytes) -> bool:
         """Whether something that is given, or reads, what is protected has run, by the words of a CONTEXT in whatever language."""

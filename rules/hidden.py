@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rules.sources import Said
 
 
+_NOTIFYING = frozenset({"notify", "pg_notify"})
+
+
 class HiddenRead(NamedTuple):
     """Writing `relation` reads `columns` by `what` ("a rule", "trigger function public.f"). `fenced`: with the writer's own rights."""
 
@@ -84,6 +87,25 @@ def triggered(protection: ProtectionMap) -> frozenset[str]:
         if protection.columns_of(relation)
         for name in relation.trigger_functions
     )
+
+
+def notifies(protection: ProtectionMap) -> bool:
+    """Whether something of the database's own that is given protected rows, or reads them, sends notifications: whoever listens gets their text."""
+    spelled = protection.sources.spelled
+    words = {
+        f.name.name: spelled(f.source) for f in protection.catalog.functions if not f.name.schema.startswith("pgveil")
+    }
+    sending, telling = set[str](), set(_NOTIFYING)
+    while telling:
+        telling = {name for name, said in words.items() if not said.isdisjoint(telling)} - sending
+        sending |= telling
+    rules = any(
+        not spelled(text).isdisjoint(sending | _NOTIFYING)
+        for relation in protection.catalog.relations.values()
+        if protection.columns_of(relation)
+        for text in relation.rules
+    )
+    return rules or not sending.isdisjoint(triggered(protection) | protection.naming.keys())
 
 
 def _of(

@@ -167,6 +167,10 @@ class ObservingGate:
         """See Judge."""
         return (None, False) if self._observes else self._gate.report(login, relation, context)
 
+    def hushes(self, login: str) -> bool:
+        """See Judge."""
+        return not self._observes and self._gate.hushes(login)
+
     def column(self, name: ColumnName) -> Column | None:
         """See Judge."""
         return self._gate.column(name)

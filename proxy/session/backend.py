@@ -274,6 +274,9 @@ class Backend:
             raw, _ = server_report(raw, None if head is None else _offsets(head))
             if state.principal.exposed:
                 raw = without_values(raw)
+        elif kind == Back.NOTIFICATION:
+            if state.judge.hushes(state.identity.login):
+                raw = messages.without_payload(raw)
         elif kind == Back.PARAMETER_STATUS:
             name, value = messages.parse_parameter_status(raw[5:])
             state.tracker.parameter(name, value)

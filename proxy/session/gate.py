@@ -250,6 +250,9 @@ class Judge(Protocol):
         `relation`: the one whose rows it quotes, None where that is not known; `context`: its CONTEXT, the functions that ran.
         """
 
+    def hushes(self, login: str) -> bool:
+        """Whether the payloads of notifications must be kept from the login: code of the database's own could have put rows into them."""
+
     def column(self, name: ColumnName) -> Column | None:
         """The rules' column of that name."""
 

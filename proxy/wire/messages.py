@@ -788,6 +788,12 @@ def parse_notification(body: bytes) -> Notification:
     return parsed
 
 
+def without_payload(raw: bytes) -> bytes:
+    """A NotificationResponse that says nothing but its channel."""
+    told = parse_notification(raw[5:])
+    return build_notification(told.process_id, told.channel, b"")
+
+
 def build_notification(process_id: int, channel: bytes, payload: bytes) -> bytes:
     """NotificationResponse."""
     return message(Back.NOTIFICATION, INT32.pack(process_id) + _text(channel) + _text(payload))

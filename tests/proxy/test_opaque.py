@@ -144,8 +144,13 @@ NOTHING = (
 
 @pytest.fixture(scope="module")
 def gate(pg: Postgres) -> Gate:
+    return gate_of(pg, SETUP)
+
+
+def gate_of(pg: Postgres, setup: str) -> Gate:
+    """A gate over a database of this making."""
     with psycopg.connect(pg.dsn(pg.create_database()), row_factory=psycopg.rows.dict_row) as connection:
-        connection.execute(SETUP.encode())
+        connection.execute(setup.encode())
         rows = {name: connection.execute(sql.encode()).fetchall() for name, sql in CATALOG_QUERIES.items()}
         words = connection.execute(VOCABULARY_QUERY.encode()).fetchone()
     assert words is not None
@@ -334,3 +339,28 @@ def test_who_reaches_below_tables_is_not_fenced_by_privileges_on_them(pg: Postgr
         assert gate.principal(role).exposed == bool(rights), role
         decision = gate.decide(b"DO $$ BEGIN NULL; END $$", gate.principal(role), SETTINGS, extended=False)
         assert isinstance(decision, Refuse if rights else Pass), role
+
+
+SENDERS = {
+    "": False,
+    # A trigger on what is protected is given its rows, and what it calls may be given them.
+    "CREATE FUNCTION n() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('c', row_to_json(new)::text); RETURN new; END $$;"
+    "CREATE TRIGGER n AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION n()": True,
+    "CREATE FUNCTION send(text) RETURNS void LANGUAGE sql AS $$ SELECT pg_notify('c', $1) $$;"
+    "CREATE FUNCTION n() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM send(new.phone); RETURN new; END $$;"
+    "CREATE TRIGGER n AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION n()": True,
+    "CREATE FUNCTION n() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE format('NOTIFY c, %L', new.phone); RETURN new; END $$;"
+    "CREATE TRIGGER n AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION n()": True,
+    "CREATE FUNCTION n() RETURNS void LANGUAGE sql AS $$ SELECT pg_notify('c', string_agg(phone, ',')) FROM customers $$": True,
+    "CREATE RULE n AS ON UPDATE TO customers DO ALSO SELECT pg_notify('c', new.phone)": True,
+    # What is given, and reads, nothing protected.
+    "CREATE FUNCTION n() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('c', new.city); RETURN new; END $$;"
+    "CREATE TRIGGER n AFTER UPDATE ON branches FOR EACH ROW EXECUTE FUNCTION n()": False,
+    "CREATE FUNCTION send(text) RETURNS void LANGUAGE sql AS $$ SELECT pg_notify('c', $1) $$": False,
+}
+
+
+@pytest.mark.parametrize(("sql", "sends"), SENDERS.items())
+def test_notifications_that_code_of_the_database_s_own_fills(pg: Postgres, sql: str, sends: bool) -> None:
+    gate = gate_of(pg, SETUP + ";" + sql)
+    assert [gate.hushes(login) for login in ("app", "agent")] == [False, sends]

@@ -118,6 +118,7 @@ class FakeJudge:
         self.strangers: frozenset[int] = frozenset()
         self.reports: tuple[Plan | None, bool] = (None, False)
         self.reported: list[tuple[TableName | None, bytes | None]] = []
+        self.hushed: set[str] = set()
 
     def principal(self, login: str) -> Principal:
         return Principal(login, ("clerk",), self.verdicts, self.exposed, self.lookups)
@@ -162,6 +163,9 @@ class FakeJudge:
     def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
         self.reported.append((relation, context))
         return self.reports
+
+    def hushes(self, login: str) -> bool:
+        return login in self.hushed
 
     def protected_names(self, names: frozenset[str]) -> frozenset[str]:
         return names & {"customers"}

@@ -150,3 +150,15 @@ def test_what_quotes_nothing_passes_at_once(bench: Bench, fields: dict[str, byte
     session.server_received(report(fields))
     assert b"".join(session.to_client) == report(fields)
     assert bench.recorder.kinds() == []
+
+
+def test_the_payload_of_a_notification_is_kept_from_who_may_not_see_it(bench: Bench) -> None:
+    session = bench.session()
+    session.server_received(m.build_ready(b"I"))
+    told = m.build_notification(7, b"changes", b'{"phone": "13800001234"}')
+    for hushed in (False, True):
+        session.to_client = []
+        bench.judge.hushed = {session._state.identity.login} if hushed else set()
+        session.server_received(told)
+        expected = m.build_notification(7, b"changes", b"") if hushed else told
+        assert b"".join(session.to_client) == expected
