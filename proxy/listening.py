@@ -22,6 +22,8 @@ import structlog
 from proxy.config import Address
 from proxy.descriptors import OUT_OF_RESOURCES, Spare
 from proxy.errors import ConfigError
+from proxy.repeated import Repeated
+from proxy.troubles import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -192,6 +194,7 @@ class Acceptor:
         self._take = take
         self._log = structlog.get_logger("worker")
         self._loop = asyncio.get_running_loop()
+        self._failures = Repeated(self._log, "accept.failed", "accept.again", self._loop.time, level="error")
         self._pause: asyncio.TimerHandle | None = None
         self._active = False
 
@@ -224,7 +227,7 @@ class Acceptor:
                     told = 0
                     while told < _AT_ONCE and self._spare.turn_away(self._listener):
                         told += 1
-                    self._log.error("accept.failed", errno=error.errno, count=told)
+                    self._failures.failed("", reason_of(error), count=told)
                     self._turned_away(told)
                     self._loop.remove_reader(self._listener)
                     self._pause = self._loop.call_later(_ACCEPT_PAUSE, self._again)
@@ -234,6 +237,7 @@ class Acceptor:
                     self.stop()
                     return
                 continue
+            self._failures.ended("")
             sock.setblocking(False)
             self._take(sock, address)
 
