@@ -71,6 +71,11 @@ _PEOPLE = _set(
     " cardholders guest guests passenger passengers subscriber subscribers resident residents citizen citizens applicant applicants kunde kunden"
     " mitarbeiter patienten"
 )
+# Tables in which a photo is of a person, though `name` there may be a login's or a company's.
+_PICTURED = _PEOPLE | _set(
+    "user users staff personnel student students teacher teachers doctor doctors nurse nurses driver drivers profile profiles tenant tenants"
+    " candidate candidates visitor visitors worker workers agent agents benutzer personal schueler studenten lehrer"
+)
 _CARDS = _set("card cards bankcard bankcards creditcard creditcards karte karten")
 _PUBLISHED = _set("actor actors film films movie movies")
 _COMPANIES = _set("shipper shippers carrier carriers supplier suppliers vendor vendors")
@@ -271,10 +276,16 @@ _KINDS = (
         "picture of a person",
         Level.IMPORTANT,
         None,
-        _runs("photo, portrait, selfie, passport photo, face photo, profile picture, foto, lichtbild"),
+        _runs(
+            "photo, portrait, photograph, picture, avatar, headshot, selfie, passport photo, passport picture, face photo, profile photo,"
+            " profile picture, id photo, foto, bild, lichtbild, passfoto, passbild"
+        ),
         ("照片", "头像", "人像"),
         _TEMPLATES,
-        only_in=MappingProxyType(dict.fromkeys(_runs("photo, portrait, foto"), _PEOPLE)),
+        # Elsewhere they are of goods, films, places: a guess there would be wrong more often than right.
+        only_in=MappingProxyType(
+            dict.fromkeys(_runs("photo, portrait, foto, photograph, picture, avatar, headshot, bild"), _PICTURED)
+        ),
     ),
 )
 _PEOPLE_SIGNS = ("客户", "顾客", "会员", "联系人", "用户", "员工", "患者", "人员")
