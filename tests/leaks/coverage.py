@@ -271,9 +271,9 @@ LEAKS: tuple[Leak, ...] = (
     ),
     Leak(
         "NOTIFY payloads",
-        "A value must be read to be sent.",
+        "A value must be read to be sent; payloads of triggers and functions that are given protected rows, or read them, are emptied for logins with limits.",
         (f"{SCRIPTS}[notify]", f"{PROTOCOL}::test_notifications_carry_what_the_sender_sees"),
-        "What a clear login sends is its own doing.",
+        "What a clear login sends is its own doing. Past pgveil whoever listens gets what triggers send.",
     ),
     Leak(
         "COPY TO PROGRAM and files, and FROM them",
