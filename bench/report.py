@@ -21,7 +21,10 @@ BASE: Final = "direct"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One pgbench run. `tps` is without the time to connect; `load` is the machine's 1-minute load average before it."""
+    """One pgbench run. `tps` is without the time to connect; `load` is the machine's 1-minute load average before it.
+
+    `cpu_us`: CPU time a transaction of what stands in the middle, user and system, None where nothing does.
+    """
 
     round: int
     workload: str
@@ -31,6 +34,7 @@ class Cell:
     tps: float
     latency_ms: float
     load: float
+    cpu_us: float | None = None
 
 
 def medians(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
@@ -44,6 +48,11 @@ def ratios(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     return _by_workload(
         cells, {id(c): c.tps / base[c.round, c.workload] for c in cells if (c.round, c.workload) in base}
     )
+
+
+def cpu(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+    """Microseconds of CPU a transaction of what stands in the middle, by workload and target."""
+    return _by_workload(cells, {id(c): c.cpu_us for c in cells if c.cpu_us is not None})
 
 
 def _by_workload(cells: Sequence[Cell], values: Mapping[int, float]) -> dict[str, dict[str, float]]:
@@ -90,6 +99,7 @@ def document(
         "cells": [asdict(c) for c in cells],
         "median_tps": medians(cells),
         f"ratio_to_{BASE}": ratios(cells),
+        "median_cpu_us": cpu(cells),
     }
 
 
@@ -106,15 +116,20 @@ def table(content: Mapping[str, Any]) -> Table:
     """Ratios to `direct`, and its transactions a second for scale."""
     found: Mapping[str, Mapping[str, float]] = content[f"ratio_to_{BASE}"]
     targets = _targets(found)
-    made = Table(title=f"Throughput, {BASE} = 1.00 (medians of the rounds' own ratios)")
+    made = Table(title=f"Throughput, {BASE} = 1.00, and CPU a transaction of what stands in the middle (medians)")
     made.add_column("workload")
     made.add_column(f"{BASE}, tps", justify="right")
     for target in targets:
         made.add_column(target, justify="right")
     for workload, by in found.items():
         scale = f"{content['median_tps'][workload][BASE]:,.0f}"
-        made.add_row(workload, scale, *(f"{by[t]:.2f}" if t in by else "" for t in targets))
+        spent = content["median_cpu_us"].get(workload, {})
+        made.add_row(workload, scale, *(_told(by.get(t), spent.get(t)) for t in targets))
     return made
+
+
+def _told(ratio: float | None, spent: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}" + ("" if spent is None else f" ({spent:.0f} us)")
 
 
 def _targets(found: Mapping[str, Mapping[str, float]]) -> list[str]:

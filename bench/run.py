@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from bench import report
-from bench.targets import BenchError, Target, find_pgbouncer, pgbouncer, pgveil, run
+from bench.targets import BenchError, Target, cpu_seconds, find_pgbouncer, forwarder, pgbouncer, pgveil, run
 from bench.workloads import DOMAINS, RULES, Workload, prepare, seal, workloads
 from lifecycle.demo.postgres import Postgres, PostgresUnavailableError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RESULTS: Final = Path(__file__).parent / "results"
-TARGETS: Final = ("direct", "pgbouncer", "pgveil", "pgcrypto")
+TARGETS: Final = ("direct", "pgbouncer", "forwarder", "pgveil", "pgcrypto")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +66,9 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
                         cell = _cell(number, workload, target, server, options.seconds, home)
                         cells.append(cell)
                         console.print(
-                            f"round {number + 1}: {workload.name} {target.name}: {cell.tps:,.0f} tps", markup=False
+                            f"round {number + 1}: {workload.name} {target.name}: {cell.tps:,.0f} tps"
+                            + ("" if cell.cpu_us is None else f", {cell.cpu_us:.1f} us of CPU a transaction"),
+                            markup=False,
                         )
         settings = {
             "seconds": options.seconds,
@@ -85,6 +87,8 @@ def _targets(
     program = find_pgbouncer()
     if "pgbouncer" in options.targets and program is not None:
         found.append(stack.enter_context(pgbouncer(program, server, database, home / "pgbouncer")))
+    if "forwarder" in options.targets:
+        found.append(stack.enter_context(forwarder(server, database, home / "forwarder")))
     if "pgveil" in options.targets:
         veil = stack.enter_context(pgveil(server, database, home / "pgveil", RULES, DOMAINS, options.workers))
         seal(server, veil)
@@ -97,16 +101,27 @@ def _targets(
 
 def _cell(number: int, workload: Workload, target: Target, server: Postgres, seconds: int, home: Path) -> report.Cell:
     load = os.getloadavg()[0]
+    before = 0.0 if target.pid is None else cpu_seconds(target.pid)
     out = run(workload.command(server, target, seconds, home))
+    spent = 0.0 if target.pid is None else cpu_seconds(target.pid) - before
+    count = re.search(r"^number of transactions actually processed: (\d+)", out, re.MULTILINE)
     tps = re.search(r"^tps = ([\d.]+)", out, re.MULTILINE)
     latency = re.search(r"^latency average = ([\d.]+) ms", out, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", out, re.MULTILINE)
-    if tps is None or latency is None or (failed is not None and failed[1] != "0"):
+    if tps is None or latency is None or count is None or count[1] == "0" or (failed is not None and failed[1] != "0"):
         raise BenchError(
             f"{workload.name} on {target.name}: pgbench measured nothing, or statements failed:\n{out[-2000:]}"
         )
     return report.Cell(
-        number, workload.name, target.name, workload.clients, seconds, float(tps[1]), float(latency[1]), load
+        number,
+        workload.name,
+        target.name,
+        workload.clients,
+        seconds,
+        float(tps[1]),
+        float(latency[1]),
+        load,
+        None if target.pid is None else spent / int(count[1]) * 1e6,
     )
 
 

@@ -37,11 +37,23 @@ class Target:
     name: str
     port: int
     database: str
+    pid: int | None = None  # of what stands in the middle; its children count with it
 
     @property
     def url(self) -> str:
         """The connection URL of the measuring login."""
         return f"postgresql://{LOGIN}@127.0.0.1:{self.port}/{self.database}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of all below it, as far as they live (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(int(child)) for child in children)
 
 
 def run(command: Sequence[str], text: str = "", environ: dict[str, str] | None = None) -> str:
@@ -74,8 +86,20 @@ def pgbouncer(program: str, server: Postgres, database: str, home: Path) -> Iter
         path.chmod(0o755 if path.is_dir() else 0o644)
     command = [program, "-q", str(home / "pgbouncer.ini")]
     with _running(command, home / "pgbouncer.log", user=other) as process:
-        target = Target("pgbouncer", port, database)
+        target = Target("pgbouncer", port, database, process.pid)
         _wait(target, server, process, home / "pgbouncer.log")
+        yield target
+
+
+@contextlib.contextmanager
+def forwarder(server: Postgres, database: str, home: Path) -> Iterator[Target]:
+    """A bare forwarder in Python on uvloop: what nobody who writes a proxy in Python can be faster than."""
+    port = free_port()
+    home.mkdir(parents=True)
+    command = [sys.executable, "-m", "bench.forwarder", str(port), str(server.port)]
+    with _running(command, home / "forwarder.log") as process:
+        target = Target("forwarder", port, database, process.pid)
+        _wait(target, server, process, home / "forwarder.log")
         yield target
 
 
@@ -98,9 +122,10 @@ def pgveil(
     for domain in domains:
         ring.ensure(domain, os.urandom)
     program = [sys.executable, "-m", "proxy"]
+    run([*program, "apply", "--yes", "--config", str(home / "pgveil.yaml"), "--database", server.dsn(database)])
     log = home / "pgveil.log"
     with _running([*program, "run", "--config", str(home / "pgveil.yaml")], log) as process:
-        target = Target("pgveil", port, database)
+        target = Target("pgveil", port, database, process.pid)
         _wait(target, server, process, log)
         yield target
 

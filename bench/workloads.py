@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bench.targets import LOGIN, BenchError, Target, run
-from keys.sealed_sql import holds
 from lifecycle.demo.bank import generate
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def workloads(only: str, *, pgcrypto: bool) -> list[Workload]:
 
 
 def _all(*, pgcrypto: bool) -> Iterator[Workload]:
-    select: dict[str, str | None] = dict.fromkeys(("direct", "pgbouncer", "pgveil"))
+    select: dict[str, str | None] = dict.fromkeys(("direct", "pgbouncer", "forwarder", "pgveil"))
     for mode in ("prepared", "simple"):
         for clients in CLIENTS:
             yield Workload(f"select-only-{mode}-{clients}", mode, clients, select)
@@ -78,6 +77,7 @@ def _all(*, pgcrypto: bool) -> Iterator[Workload]:
     sealed: dict[str, str | None] = {
         "direct": plain,
         "pgbouncer": plain,
+        "forwarder": plain,
         "pgveil": _READ.format(rows=ROWS, columns="pan, id_number", table="bench_sealed"),
     }
     if pgcrypto:
@@ -95,10 +95,8 @@ def prepare(server: Postgres, database: str) -> bool:
     run([str(server.bin_dir / "pgbench"), "-i", "-q", "-s", str(SCALE), server.dsn(database)])
     server.psql(
         "CREATE TABLE bench_plain (id bigint PRIMARY KEY, pan varchar(19), id_number varchar(18));"
-        f"CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text CHECK ({holds('VALUE')});"
-        "CREATE TABLE bench_sealed (id bigint PRIMARY KEY, pan pgveil.sealed, id_number pgveil.sealed);"
-        f"INSERT INTO bench_plain VALUES {_values()};"
-        f"GRANT USAGE ON SCHEMA pgveil TO {LOGIN}; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {LOGIN}; ANALYZE;",
+        f"INSERT INTO bench_plain VALUES {_values()}; CREATE TABLE bench_sealed (LIKE bench_plain INCLUDING ALL);"
+        f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {LOGIN}; ANALYZE;",
         database,
     )
     there = server.psql("SELECT count(*) FROM pg_available_extensions WHERE name = 'pgcrypto'", database).strip() == "1"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.config import Config
     from proxy.services import Services
+
+_COUNT_SECONDS: Final = 0.05  # that the page may be behind what was counted
 
 
 def make_services(config: Config, number: int) -> Services:
@@ -20,4 +25,8 @@ def make_services(config: Config, number: int) -> Services:
 
     harden_process()
     preload()
-    return Guard(config, number, Metrics(CollectorRegistry()))
+
+    def later(flush: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(_COUNT_SECONDS, flush)
+
+    return Guard(config, number, Metrics(CollectorRegistry(), later))

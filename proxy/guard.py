@@ -44,6 +44,7 @@ from proxy.own_login import OwnLogin
 from proxy.repeated import Repeated
 from proxy.services import Prepared
 from proxy.session.collect import Budget
+from proxy.session.lane import PassingTexts
 from proxy.session.limits import SessionLimits
 from proxy.session.prepared import ComputeCache
 from proxy.session.trail import Identity
@@ -83,6 +84,7 @@ class Guard:
         # One a database: the OIDs in a description mean something else in another one.
         self._descriptions: dict[str, DescriptionCache] = {}
         self._computed: dict[str, ComputeCache] = {}
+        self._passing: dict[str, PassingTexts] = {}
         # Workers meet in the directory in which their metrics meet; without one this process is all there is.
         shared = os.environ.get(ENVIRONMENT)
         self._meter: LookupMeter = (
@@ -183,6 +185,7 @@ class Guard:
             cache=self._descriptions.setdefault(context.database, DescriptionCache()),
             calculator=self._calculator.bind(self._databases.locale(context.database)),
             computed=self._computed.setdefault(context.database, ComputeCache()),
+            passing=self._passing.setdefault(context.database, PassingTexts()),
             budget=self._budget,
             limits=self._limits(),
             pump=context.pump,
@@ -339,6 +342,7 @@ class Guard:
             await self._keeper.stop()
         finally:
             await self._audit.close()
+            self.metrics.flush()
 
     # -- parts
 
@@ -443,6 +447,7 @@ class Guard:
     def _database_forgotten(self, database: str) -> None:
         self._descriptions.pop(database, None)
         self._computed.pop(database, None)
+        self._passing.pop(database, None)
 
     def _catalog_changed(self, database: str, catalog: Catalog) -> None:
         self._force.refresh(catalog.record)

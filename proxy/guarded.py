@@ -96,9 +96,9 @@ class GuardedSession(Session):
     announced: bool
     asked: int
 
-    def server_received(self, data: bytes) -> None:
+    def server_received(self, data: bytes) -> bool:
         """See Session."""
-        super().server_received(data)
+        passed = super().server_received(data)
         if not self.announced and self.started:
             self.announced = True
             self.on_start()
@@ -108,6 +108,7 @@ class GuardedSession(Session):
                 # Whole messages, up to the ReadyForQuery that the client is not to see.
                 self.to_client.clear()
                 raise
+        return passed
 
     def _run(self, *sides: Backend | Frontend) -> None:
         super()._run(*sides)

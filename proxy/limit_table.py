@@ -26,7 +26,7 @@ from proxy import (
 )
 from proxy.config import CalculatorSettings, Limits, Listen, Observe
 from proxy.plan_cache import GateLimits
-from proxy.session import prepared, session, settings, strangers, values, witness
+from proxy.session import lane, prepared, session, settings, strangers, values, witness
 from proxy.session.limits import SessionLimits
 from rules import budget
 from rules.analyse.queries import MAX_NESTING
@@ -380,6 +380,44 @@ def _connection() -> Iterator[Limit]:
     strange = "tests/session/test_strangers.py::test_what_is_familiar_is_bounded"
     yield _constant("Descriptions that named no unknown relation", strangers, "_REMEMBERED", _FORGET, strange)
     yield _constant("Description of which that is remembered", strangers, "_LONGEST", _ANEW, strange, sized=True)
+    known = "tests/session/test_lane.py"
+    yield _constant(
+        "Requests under way in the fast lane",
+        lane,
+        "UNITS",
+        "the slow lane takes the next",
+        f"{known}::test_requests_under_way_are_bounded",
+    )
+    yield _constant(
+        "Texts known to pass, of one login and settings",
+        lane,
+        "SHAPES",
+        _FORGET,
+        f"{known}::test_known_texts_are_bounded",
+    )
+    yield _constant(
+        "Logins, settings and generations of which texts are known",
+        lane,
+        "SETS",
+        _FORGET,
+        f"{known}::test_sets_of_known_texts_are_bounded",
+    )
+    yield _constant(
+        "Text that is known to pass",
+        lane,
+        "SHAPE_BYTES",
+        _ANEW,
+        f"{known}::test_long_texts_and_descriptions_are_not_kept",
+        sized=True,
+    )
+    yield _constant(
+        "Description that is kept for one",
+        lane,
+        "ROW_BYTES",
+        _ANEW,
+        f"{known}::test_long_texts_and_descriptions_are_not_kept",
+        sized=True,
+    )
     yield _set(
         "Unsent bytes to one side",
         Limits,

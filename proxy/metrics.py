@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from rules.plan import Action, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from prometheus_client import CollectorRegistry
 
@@ -87,6 +87,9 @@ class MetricSink:
 
         None: it touched nothing protected; with 0 and 0 it was not timed either, and is only counted.
         """
+
+    def passed(self, count: int) -> None:
+        """So many statements ended that touched nothing protected."""
 
     def plan_cache(self, *, hit: bool) -> None:
         """A look-up in the plan cache."""
@@ -163,12 +166,18 @@ class MetricSink:
     def from_server(self, size: int) -> None:
         """Bytes received from the server."""
 
+    def flush(self) -> None:
+        """What was counted and not given on yet is given on: before an end."""
+
     def message_objects(self, count: int) -> None:
         """Forwarded messages for which an object was made; messages forwarded within a run of bytes don't count."""
 
 
 class Metrics(MetricSink):
-    """A worker's metrics in `registry`, every child resolved once: a report is a dictionary look-up and an addition."""
+    """A worker's metrics in `registry`, every child resolved once: a report is a dictionary look-up and an addition.
+
+    What each message counts is added up here and given on by `later` (None: at once), which is handed `flush`.
+    """
 
     __slots__ = (
         "_added",
@@ -180,16 +189,19 @@ class Metrics(MetricSink):
         "_cache_hit",
         "_cache_miss",
         "_catalog",
+        "_client_bytes",
         "_computed",
         "_computed_rows",
         "_connections",
         "_connections_refused",
         "_connections_total",
+        "_due",
         "_errors",
         "_failovers",
         "_from_client",
         "_from_server",
         "_hosts",
+        "_later",
         "_logins_abandoned",
         "_logins_failed",
         "_not_applied",
@@ -198,15 +210,22 @@ class Metrics(MetricSink):
         "_opened",
         "_parses",
         "_passed",
+        "_passing",
         "_reached",
         "_refusals",
         "_rules_highest",
         "_rules_lowest",
         "_sealed",
         "_server",
+        "_server_bytes",
     )
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, later: Callable[[Callable[[], None]], object] | None = None
+    ) -> None:
+        self._later = later
+        self._due = False
+        self._client_bytes = self._server_bytes = self._passing = 0
         self._statements(registry)
         self._planning(registry)
         self._audit(registry)
@@ -388,11 +407,30 @@ class Metrics(MetricSink):
 
     def statement(self, action: Action | None, added: float, server: float) -> None:
         """See MetricSink; negative seconds (a clock that jumped) count as 0."""
-        if action is None and added == 0.0 == server:
-            self._passed()
-            return
         self._added[action](max(added, 0.0))
         self._server[action](max(server, 0.0))
+
+    def passed(self, count: int) -> None:
+        """See MetricSink."""
+        self._passing += count
+        if not self._due:
+            self._count_later()
+
+    def _count_later(self) -> None:
+        """Give what was counted since to prometheus: at once, or by `later`, so that a statement is not a lock and a file's page each."""
+        if self._later is None:
+            self.flush()
+        else:
+            self._due = True
+            self._later(self.flush)
+
+    def flush(self) -> None:
+        """See MetricSink."""
+        self._due = False
+        self._passed(self._passing)
+        self._from_client(self._client_bytes)
+        self._from_server(self._server_bytes)
+        self._client_bytes = self._server_bytes = self._passing = 0
 
     def plan_cache(self, *, hit: bool) -> None:
         """See MetricSink."""
@@ -495,11 +533,15 @@ class Metrics(MetricSink):
 
     def from_client(self, size: int) -> None:
         """See MetricSink."""
-        self._from_client(size)
+        self._client_bytes += size
+        if not self._due:
+            self._count_later()
 
     def from_server(self, size: int) -> None:
         """See MetricSink."""
-        self._from_server(size)
+        self._server_bytes += size
+        if not self._due:
+            self._count_later()
 
     def message_objects(self, count: int) -> None:
         """See MetricSink."""

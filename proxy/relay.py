@@ -343,12 +343,7 @@ class Relay:
         if self.over.done():
             return
         session = self._session
-        if session.to_client:
-            self._client.write(session.to_client)
-            session.to_client.clear()
-        if session.to_server:
-            self._server.write(session.to_server)
-            session.to_server.clear()
+        self._send()
         if session.closing is not None:
             self._finish(session.closing)
         elif self._leaving is not None and session.at_rest and self._asked:
@@ -390,19 +385,33 @@ class Relay:
         if not self.over.done():
             self._steer()
 
-    def _run(self, step: Callable[..., None], *data: bytes) -> None:
+    def _send(self) -> None:
+        session = self._session
+        pieces = session.to_client
+        if pieces:
+            self._client.write(pieces)
+            pieces.clear()
+        pieces = session.to_server
+        if pieces:
+            self._server.write(pieces)
+            pieces.clear()
+
+    def _run(self, step: Callable[..., bool | None], *data: bytes) -> None:
         """One step of the session, then its output. Whatever goes wrong in it ends this connection, and no other."""
         if self.over.done():
             return
         try:
-            step(*data)
+            passed = step(*data)
         except PgveilError as error:
             self._fail(error, "protocol" if isinstance(error, ProtocolError) else "refused")
         except Exception:  # noqa: BLE001 - as the docstring says
             self._log.exception("session.failed")
             self._fail(PgveilError("internal error in pgveil", hint="Its log says more."), "internal")
         else:
-            self.pump()
+            if passed and self._leaving is None:
+                self._send()
+            else:
+                self.pump()
 
     def _steer(self) -> None:
         """Who is read. The client's requests wait while their answers do, as they would in the server.

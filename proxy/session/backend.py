@@ -35,6 +35,7 @@ from rules.plan import Reason
 
 if TYPE_CHECKING:
     from proxy.session.gate import Judge, OffsetMap
+    from proxy.session.lane import Lane
     from proxy.session.premise import Premise
     from proxy.session.statements import Run
     from proxy.session.witness import Finding, Shown
@@ -80,6 +81,7 @@ class Backend:
         "_authorized",
         "_failures",
         "_framer",
+        "_lane",
         "_late",
         "_look",
         "_reports",
@@ -91,8 +93,9 @@ class Backend:
         "held",
     )
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, lane: Lane) -> None:
         self._state = state
+        self._lane = lane
         self._framer = Framer(Direction.BACKEND, interpret=_INTERPRET)
         self._failures = Failures(state)
         self._strangers = Strangers(state)
@@ -104,6 +107,12 @@ class Backend:
         self.ended = False  # the server said why it ends the connection
         self.ended_with: str | None = None  # that error's SQLSTATE
         self.held = False  # waiting for an audit record
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is held, and the next byte begins a message."""
+        waiting = self.held or self._strangers.waiting is not None or self._reports.waiting is not None
+        return not waiting and self._framer.at_boundary
 
     @property
     def buffered(self) -> int:
@@ -397,6 +406,8 @@ class Backend:
                 state.pipeline.done()
                 return None
             shown = finding
+        if statement is not None and not self._late:
+            self._lane.described(statement, head.kind, shown)
         if head.portal is not None:
             head.portal.agree(shown)
         elif statement is not None:
@@ -466,6 +477,10 @@ class Backend:
         if run is not None:
             run.shown = finding
         head.flow = Flow.ROWS
+        if head.learn is not None:
+            if not self._late:
+                head.learn(finding.message)
+            head.learn = None
         state.to_client.append(finding.message)
 
     def _completed(self, head: Expectation, kind: int, raw: bytes) -> None:
@@ -483,7 +498,9 @@ class Backend:
                 run.before = 0
             self._state.end_run(run, "suspended" if suspended else "ok", None, rows)
         elif run is None and head.note is None:
-            self._state.observer.statement(None, 0.0, 0.0)
+            self._state.observer.passed(1)
+            if head.learn is not None and tag:
+                head.learn(b"")
         if tag:
             self._note_tag(head, tag)
             self._state.pipeline.copy_finished()
@@ -636,15 +653,7 @@ class Backend:
             state.ddl_ran = False
             state.outdate()
         state.new_views = False
-        if not len(state.portals):
-            return
-        waiting = pipeline.waiting()
-        kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
-        held = {p.name for p in state.portals if p.statement is not None and p.statement.hold}
-        for portal in state.portals:
-            if portal.name not in held:
-                portal.judge = None
-        state.portals.keep(kept | held)
+        state.end_portals()
 
 
 def _keep_parameters(head: Expectation, raw: bytes) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from proxy.session.judging import Steps
+    from proxy.session.lane import Lane
 
 _INTERPRET: Final = frozenset(limits.FRONTEND_MAXIMUM) - {Front.COPY_DATA, Front.BIND}
 # Names are 63 bytes in practice; longer ones make the whole message be read.
@@ -62,14 +63,16 @@ class Frontend:
         "_framer",
         "_handlers",
         "_judging",
+        "_lane",
         "_state",
         "_task",
         "_wait",
         "ended",
     )
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, lane: Lane) -> None:
         self._state = state
+        self._lane = lane
         self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
         self._judging = Judging(state)
         self._computer = Writer(state, self._judging)
@@ -98,6 +101,11 @@ class Frontend:
     def waiting(self) -> bool:
         """Whether the client's bytes are held back."""
         return self._task is not None or self._state.hold_client
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no message is in hand or held, and the next byte begins one."""
+        return self._task is None and not self.ended and self._framer.at_boundary
 
     @property
     def buffered(self) -> int:
@@ -258,6 +266,7 @@ class Frontend:
             entry.renaming = Renaming(decision.names, state.tracker.settings, state.judge.generation)
         yield from judging.settle_writes()
         if not state.ignores():
+            entry.learn = self._lane.learner(text, decision)
             self._run_query(raw, entry, decision)
             yield from self._copying.wait(entry)
         elif entry.run is not None:

@@ -26,7 +26,7 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from proxy.session.gate import Decision, Judge, Known
+    from proxy.session.gate import Decision, Judge, Known, Settings
     from proxy.session.state import State
     from proxy.session.statements import Portal, PreparedStatement
 
@@ -156,9 +156,11 @@ def _reads_the_same(text: bytes) -> bool:
     return text.isascii() and b"\\" not in text
 
 
-def _indifferent(statement: PreparedStatement) -> bool:
-    """Whether a statement passes whatever the settings are: it did when nothing was known of them."""
+def indifferent(statement: PreparedStatement, settings: Settings) -> bool:
+    """Whether a statement passes whatever the settings are: it did when nothing was known of them. Only temporary views matter then."""
     decision = statement.decision
+    if statement.settings.views != settings.views:
+        return False
     unknown = statement.settings.search_path is None and _reads_the_same(statement.text)
     return unknown and isinstance(decision, Pass) and not (decision.by_name or decision.unshown)
 
@@ -474,7 +476,7 @@ class Judging:
             and not state.catalog_stale
             and statement.generation == state.judge.generation
             and (
-                (_indifferent(statement) and statement.settings.views == state.tracker.settings.views)
+                indifferent(statement, state.tracker.settings)
                 or (not state.tracker.doubt and self._same_settings(statement))
             )
             and (statement.names is None or (statement.names == state.names_version and not state.names_pending()))

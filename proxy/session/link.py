@@ -59,11 +59,11 @@ class SessionLike(Protocol):
     def at_rest(self) -> bool:
         """Whether nothing is under way, no transaction either: the connection could end without taking anything away."""
 
-    def client_received(self, data: bytes) -> None:
-        """Bytes came from the client."""
+    def client_received(self, data: bytes) -> bool:
+        """Bytes came from the client; whether nothing but the outputs is another than before."""
 
-    def server_received(self, data: bytes) -> None:
-        """Bytes came from the server."""
+    def server_received(self, data: bytes) -> bool:
+        """Bytes came from the server; whether nothing but the outputs is another than before."""
 
     def client_eof(self) -> None:
         """The client will send nothing more."""
@@ -97,7 +97,7 @@ class PassThroughSession:
         """Never, as far as is known here: nobody looks at transactions."""
         return False
 
-    def client_received(self, data: bytes) -> None:
+    def client_received(self, data: bytes) -> bool:
         """Forward; remember a Terminate."""
         self._front.feed(data)
         while (event := self._front.next_event()) is not None:
@@ -107,8 +107,9 @@ class PassThroughSession:
             else:
                 assert isinstance(event, bytes)
                 self.to_server.append(event)
+        return False
 
-    def server_received(self, data: bytes) -> None:
+    def server_received(self, data: bytes) -> bool:
         """Forward; remember a fatal error."""
         self._back.feed(data)
         while (event := self._back.next_event()) is not None:
@@ -118,6 +119,7 @@ class PassThroughSession:
             else:
                 assert isinstance(event, bytes)
                 self.to_client.append(event)
+        return False
 
     def client_eof(self) -> None:
         """The server is told, where that is possible: it would wait for the rest of a message cut short."""

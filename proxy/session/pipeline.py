@@ -134,6 +134,7 @@ class Expectation:
     `witness`: what the columns of a COPY or a write are, asked before it; `copy_out`, `copy_in`: what changes a COPY's data on its way.
     `shares`: it was sent while the execution `run` was under way, which may have ended when this is answered.
     `probes`: statements of the text before which it asks for the settings; while the first of them is the next, the answers are nobody's.
+    `learn`: is told by which description the next text of its shape may pass (proxy.session.lane).
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
@@ -166,6 +167,7 @@ class Expectation:
     copy_in: CopyIn | None = None
     probes: tuple[int, ...] = ()
     shares: bool = False
+    learn: Callable[[bytes], None] | None = None
 
     @property
     def probing(self) -> bool:
@@ -199,6 +201,11 @@ class Pipeline:
             return first
         entries.popleft()  # data ended that the server never asked for: it drops both
         return self.head
+
+    @property
+    def at_ease(self) -> bool:
+        """Whether everything is answered, synced and heard, and no answer is known to be still to come."""
+        return not (self._entries or self.unsynced or self.ignoring or self._stray_syncs)
 
     @property
     def idle(self) -> bool:

@@ -20,6 +20,7 @@ from proxy.session.backend import Backend
 from proxy.session.collect import Budget
 from proxy.session.frontend import Frontend
 from proxy.session.gate import BadValue
+from proxy.session.lane import Lane, PassingTexts
 from proxy.session.limits import SessionLimits
 from proxy.session.metering import Unmetered
 from proxy.session.pipeline import Expectation, Kind
@@ -47,7 +48,7 @@ __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
 class Session:
     """A session between AuthenticationOk and the end. After each call, take `to_client` and `to_server` and look at the wants."""
 
-    __slots__ = ("_backend", "_frontend", "_pump", "_running", "_state")
+    __slots__ = ("_backend", "_frontend", "_lane", "_pump", "_running", "_state")
 
     def __init__(
         self,
@@ -65,7 +66,10 @@ class Session:
         budget: Budget | None = None,
         pump: Callable[[], None] = lambda: None,
         meter: LookupMeter | None = None,
+        passing: PassingTexts | None = None,
+        fast: bool = True,
     ) -> None:
+        """`fast`: with the fast lane, which changes nothing but what a request costs."""
         self._pump = pump
         self._running = False
         self._state = State(
@@ -84,8 +88,9 @@ class Session:
             meter=Unmetered() if meter is None else meter,
         )
         self._state.pipeline.sent(Expectation(Kind.STARTUP))
-        self._frontend = Frontend(self._state)
-        self._backend = Backend(self._state)
+        self._lane = Lane(self._state, PassingTexts() if passing is None else passing, enabled=fast)
+        self._frontend = Frontend(self._state, self._lane)
+        self._backend = Backend(self._state, self._lane)
 
     # -- output ----------------------------------------------------------------------------------------------------------------------
 
@@ -141,7 +146,8 @@ class Session:
         state, frontend = self._state, self._frontend
         pipeline = state.pipeline
         return (
-            pipeline.idle
+            not self._lane.units
+            and pipeline.idle
             and pipeline.status == b"I"
             and not frontend.waiting
             and not frontend.buffered
@@ -179,15 +185,30 @@ class Session:
 
     # -- input -----------------------------------------------------------------------------------------------------------------------
 
-    def client_received(self, data: bytes) -> None:
-        """Bytes came from the client."""
+    def client_received(self, data: bytes) -> bool:
+        """Bytes came from the client; whether they have just passed, so that nothing but the outputs is another than before."""
+        lane = self._lane
+        if lane.is_open:
+            taken = lane.client(data)
+            if taken == len(data):
+                return True
+            data = data[taken:]
+        lane.leave()
         self._frontend.feed(data)
         self._run(self._frontend)
         if self._frontend.waiting and self._frontend.buffered > self._state.limits.held_client:
             self._state.fatal(LimitError("too much was sent while pgveil had to wait"))
+        return False
 
-    def server_received(self, data: bytes) -> None:
-        """Bytes came from the server."""
+    def server_received(self, data: bytes) -> bool:
+        """Bytes came from the server; whether they have just passed."""
+        lane = self._lane
+        if lane.units:
+            taken = lane.server(data)
+            if taken == len(data):
+                return True
+            data = data[taken:]
+            lane.leave()
         waited = self._frontend.waiting
         self._backend.feed(data)
         self._run(self._backend)
@@ -195,6 +216,7 @@ class Session:
             self._run(self._frontend)
         if self._backend.held and self._backend.buffered > self._state.limits.held_server:
             self._state.fatal(LimitError("the server sent too much while pgveil had to wait"))
+        return False
 
     def client_eof(self) -> None:
         """The client will send nothing more. The server is told, so that it need not wait for the rest of a message."""
@@ -286,6 +308,7 @@ class Session:
     def _run(self, *sides: Backend | Frontend) -> None:
         """Let a direction go as far as it can. The server's never waits for the client's; the other way round it does."""
         self._running = True
+        self._lane.leave()
         try:
             for side in sides or (self._backend, self._frontend):
                 side.pump()
@@ -298,3 +321,4 @@ class Session:
         state = self._state
         if state.successor is not None and self._frontend.rest() and state.pipeline.head is None:
             state.succeed()
+        self._lane.look(quiet=self._frontend.quiet and self._backend.quiet)

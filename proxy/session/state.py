@@ -45,6 +45,9 @@ class SessionObserver(Protocol):
     def statement(self, action: Action | None, added: float, server: float) -> None:
         """A statement ended: seconds that pgveil added and that the server took. None: it touched nothing protected."""
 
+    def passed(self, count: int) -> None:
+        """So many statements ended that touched nothing protected."""
+
     def refused(self, reason: Reason) -> None:
         """A statement was refused."""
 
@@ -65,6 +68,9 @@ class SilentObserver:
     """Reports nothing."""
 
     def statement(self, action: Action | None, added: float, server: float) -> None:
+        """Nothing."""
+
+    def passed(self, count: int) -> None:
         """Nothing."""
 
     def refused(self, reason: Reason) -> None:
@@ -241,6 +247,18 @@ class State:
         if self.renaming_sent:
             self.renaming_sent = any(entry.renaming is not None for entry in self.pipeline.waiting())
         return self.renaming_sent
+
+    def end_portals(self) -> None:
+        """A transaction has ended, and with it all portals but those that were bound since, and cursors WITH HOLD."""
+        if not len(self.portals):
+            return
+        waiting = self.pipeline.waiting()
+        kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
+        held = {p.name for p in self.portals if p.statement is not None and p.statement.hold}
+        for portal in self.portals:
+            if portal.name not in held:
+                portal.judge = None
+        self.portals.keep(kept | held)
 
     def forget_unnamed(self) -> Callable[[], None] | None:
         """A simple Query destroys the unnamed statement and portal (PostgreSQL 55.2.3); returns what takes that back."""

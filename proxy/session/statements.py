@@ -38,6 +38,7 @@ class PreparedStatement:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
     `told`, `parameters`: the RowDescription (b"": no rows) and the parameter types that the client may know it by, None where it has been told none.
     `absent`: the server lost it while it was made again. `origin`: the settings of its Parse, where `settings` are later ones.
+    `row`, `row_under`: for the fast lane (proxy.session.lane), the description that its portals must have, and the settings that it holds under.
     `judge`: of a FETCH, who decided on its cursor, where that was under older rules.
     """
 
@@ -62,6 +63,8 @@ class PreparedStatement:
     absent: bool = False
     origin: Settings | None = None
     judge: Judge | None = None
+    row: bytes | None = None
+    row_under: Settings | None = None
 
     @property
     def there(self) -> bool:
@@ -88,7 +91,7 @@ class PreparedStatement:
     def ask_again(self) -> None:
         """What it returns is described anew before the next rows."""
         self.verified = False
-        self.shown = None
+        self.shown = self.row = None
         if self.plain_portal is not None:
             self.plain_portal.doubt()
 

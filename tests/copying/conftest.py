@@ -74,10 +74,10 @@ class CopyBench(Bench):
     def __post_init__(self) -> None:
         Bench.__init__(self)
 
-    def session(self, login: str = "") -> Any:
+    def session(self, login: str = "", *, fast: bool = True) -> Any:
         """A session of the bench's login."""
         self.judge = self.gate  # type: ignore[assignment]
-        return super().session(self.login)
+        return super().session(self.login, fast=fast)
 
 
 @dataclass

@@ -49,6 +49,7 @@ class Client:
     refused_connections: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    crowd: int = 1
     _life: int = 0
 
     def run(self) -> None:
@@ -56,7 +57,7 @@ class Client:
         chance = random.Random(self.number)
         while not self.stopping.is_set():
             self._life += 1
-            name = f"client{self.number:02d}-{self._life}"
+            name = f"client{self.number:02d}-{self.crowd}-{self._life}"
             try:
                 connection = psycopg.connect(self.dsn(name), autocommit=True)
             except psycopg.OperationalError:
@@ -112,8 +113,12 @@ class Crowd:
     def __enter__(self) -> Self:
         # Keys behind those of earlier crowds.
         base = int(self.ground.pg.psql("select coalesce(max(n), 0) from ledger", self.ground.database) or 0)
+        # And names that no earlier crowd has in the log.
+        self.ground.crowds += 1
         for number in range(1, self.count + 1):
-            client = Client(number, lambda name: self.ground.dsn("app", name=name), self.stopping, base)
+            client = Client(
+                number, lambda name: self.ground.dsn("app", name=name), self.stopping, base, crowd=self.ground.crowds
+            )
             self.clients.append(client)
             self._threads.append(threading.Thread(target=client.run, daemon=True))
         for thread in self._threads:

@@ -118,6 +118,7 @@ class Ground:
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    crowds: int = 0  # that have worked here
 
     @property
     def log(self) -> Path:

@@ -37,8 +37,17 @@ def direct(ground: Ground) -> Any:
         yield connection
 
 
+WHO = """
+SELECT datname, backend_type, usename, application_name, state, wait_event, now() - backend_start, left(query, 60)
+  FROM pg_stat_activity WHERE datname = ANY(%s)
+"""
+
+
 def _do(connection: psycopg.Connection[Any], text: str, *names: str) -> None:
-    connection.execute(sql.SQL(text).format(*map(sql.Identifier, names)))
+    try:
+        connection.execute(sql.SQL(text).format(*map(sql.Identifier, names)))
+    except psycopg.errors.ObjectInUse as error:
+        raise AssertionError(f"{error}: {connection.execute(WHO, (list(names),)).fetchall()}") from error
 
 
 def _life_of_a_database(ground: Ground, direct: psycopg.Connection[Any]) -> None:

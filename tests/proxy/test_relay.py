@@ -243,11 +243,12 @@ async def test_a_session_that_waits_is_not_read_for(pg: Postgres, worker_for: Ma
             self.context = context
             self.held: list[bytes] = []
 
-        def server_received(self, data: bytes) -> None:
-            super().server_received(data)
+        def server_received(self, data: bytes) -> bool:
+            passed = super().server_received(data)
             self.held += self.to_client
             self.to_client.clear()
             self.wants_server = False
+            return passed
 
         def release(self) -> None:
             self.to_client += self.held
@@ -429,10 +430,10 @@ async def test_a_session_that_fails_ends_alone_and_says_nothing(
     pg: Postgres, worker_for: MakeWorker, failure: Exception, sqlstate: str
 ) -> None:
     class Failing(PassThroughSession):
-        def client_received(self, data: bytes) -> None:
+        def client_received(self, data: bytes) -> bool:
             if data[:1] == b"Q":
                 raise failure
-            super().client_received(data)
+            return super().client_received(data)
 
     class Services(Unprotected):
         async def connect_session(self, context: SessionContext) -> SessionLike:

@@ -19,6 +19,7 @@ from keys.ring import UnknownDomainError
 from keys.sealed import DataKey
 from proxy.session.collect import Budget
 from proxy.session.gate import Admit, Decision, Names, OffsetMap, Pass, Refuse, Settings
+from proxy.session.lane import PassingTexts
 from proxy.session.limits import SessionLimits
 from proxy.session.metering import LookupMeter, Unmetered
 from proxy.session.prepared import ComputeCache
@@ -215,6 +216,9 @@ class Counter:
     def statement(self, action: Action | None, added: float, server: float) -> None:
         self.statements.append(action)
 
+    def passed(self, count: int) -> None:
+        self.statements.extend([None] * count)
+
     def refused(self, reason: Reason) -> None:
         self.reasons.append(reason)
 
@@ -248,12 +252,13 @@ class Bench:
         self.computed = ComputeCache()
         self.budget = Budget(1 << 30)
         self.meter: LookupMeter = Unmetered()
+        self.passing = PassingTexts()
 
     def clock(self) -> float:
         self.time += 0.001
         return self.time
 
-    def session(self, login: str = "alice") -> Session:
+    def session(self, login: str = "alice", *, fast: bool = True) -> Session:
         session = Session(
             judge=self.judge,
             codec=self.codec,
@@ -267,6 +272,8 @@ class Bench:
             computed=self.computed,
             budget=self.budget,
             meter=self.meter,
+            passing=self.passing,
+            fast=fast,
         )
         self.sessions.append(session)
         return session
@@ -378,7 +385,9 @@ class Proxy:
 
         self.live.append((session, pump))
 
-        async def read(source: asyncio.StreamReader, wants: Callable[[], bool], give: Callable[[bytes], None]) -> None:
+        async def read(
+            source: asyncio.StreamReader, wants: Callable[[], bool], give: Callable[[bytes], object]
+        ) -> None:
             while True:
                 while not wants() and not session.closing:
                     await resume.wait()

@@ -1,0 +1,401 @@
+"""The fast lane against the slow one: the same conversations through both, cut anywhere, end in the same bytes and the same books."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.session.gate import Refuse, Settings
+from proxy.session.lane import ROW_BYTES, SETS, SHAPE_BYTES, SHAPES, UNITS, Lane, PassingTexts, shape_of
+from proxy.wire import messages as m
+from rules.plan import Reason, Refusal
+from tests.session.conftest import CARD, Bench, opened, plan
+from tests.session.conversation import Result, Server, Talk, error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.session.session import Session
+
+TABLE_OID = 4711
+ROW = (m.Field(b"a", 0, 0, 23, 4, -1, 0), m.Field(b"b", 9, 2, 25, -1, -1, 0))
+SECRET = (m.Field(b"card", TABLE_OID, 3, 25, -1, -1, 0),)
+TEXTS: dict[bytes, Result] = {
+    b"select a, b from t where a = $1": Result(ROW, [(b"1", b"x"), (b"2", None)], (23,)),
+    b"select nothing": Result(ROW, [], ()),
+    b"update t set a = $1": Result((), [], (23,)),
+    b"select fails": Result(ROW, [(b"1", b"x")], broken=error("22012", "division by zero")),
+    b"set search_path to other": Result(),
+    b"select card from customers": Result(SECRET, [(None,)]),
+    b"commit": Result(),
+}
+NUMBERS = re.compile(rb"[0-9]+")
+
+
+class Both(Server):
+    """A server that answers simple queries with rows, numbers in them aside, and says more where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results |= TEXTS
+        self.aside = b""  # goes before the next answer
+
+    def receive(self, data: bytes) -> bytes:
+        """As a Server, with what it says besides."""
+        said = super().receive(data)
+        if said and self.aside:
+            said, self.aside = self.aside + said, b""
+        return said
+
+    def _query(self, text: bytes) -> bytes:
+        shape = NUMBERS.sub(b"0", text)
+        rows = {b"select a, b from t where a = 0": 2, b"select a, b from t where a = 0 limit 0": 1}.get(shape)
+        if rows is None or self.status == b"E":
+            return super()._query(text)
+        self._portals.clear()
+        self._statements.pop(b"", None)
+        data = b"".join(m.build_data_row((b"%d" % n, b"x")) for n in range(rows))
+        tag = m.build_command_complete(b"SELECT %d" % rows)
+        return m.build_row_description(ROW) + data + tag + self._ready()
+
+
+@dataclass
+class Side:
+    """One way through."""
+
+    bench: Bench
+    session: Session
+    server: Both
+    talk: Talk
+
+
+def side(cut: Callable[[bytes], list[bytes]], *, fast: bool) -> Side:
+    bench = Bench()
+    bench.judge.sources[TABLE_OID, 3] = CARD.name
+    bench.judge.admit("select card from customers", plan(opened(CARD)))
+    session, server = bench.session(fast=fast), Both()
+    return Side(bench, session, server, Talk(session, server, cut))
+
+
+@dataclass
+class Cutter:
+    """Cuts at places that a test has chosen, over and over."""
+
+    sizes: list[int]
+    at: int = field(default=0)
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        pieces = []
+        while data:
+            size = self.sizes[self.at % len(self.sizes)] if self.sizes else 0
+            self.at += 1
+            size = size or len(data)
+            pieces.append(data[:size])
+            data = data[size:]
+        return pieces
+
+
+def parse(name: bytes, text: bytes) -> bytes:
+    return m.build_parse(name, text) + m.build_describe(b"S", name)
+
+
+def batch(
+    name: bytes, *, describe: bool = True, limit: int = 0, formats: tuple[int, ...] = (), portal: bytes = b""
+) -> bytes:
+    asked = m.build_describe(b"P", portal) if describe else b""
+    bind = m.build_bind(portal, name, (), (b"7",), formats)
+    return bind + asked + m.build_execute(portal, limit) + m.SYNC
+
+
+NAMES = dict(zip((b"s1", b"s2", b"s3", b"s4", b"s5", b"s6", b"s7"), TEXTS, strict=True))
+SIMPLE = (
+    b"select a, b from t where a = %d",
+    b"select a, b from t where a = %d limit %d",
+    b"BEGIN",
+    b"COMMIT",
+    b"ROLLBACK",
+)
+
+
+def said(op: tuple[Any, ...]) -> bytes:
+    """What a client sends."""
+    match op:
+        case ("batch", name, describe, limit, formats, portal):
+            return batch(name, describe=describe, limit=limit, formats=formats, portal=portal)
+        case ("simple", which, number):
+            text = SIMPLE[which]
+            return m.build_query(text % ((number,) * text.count(b"%d")))
+        case ("unnamed", name):
+            return m.build_parse(b"", NAMES[name]) + batch(b"")
+        case ("close", name):
+            return m.build_close(b"S", name) + m.SYNC
+        case _:
+            return parse(op[1], NAMES[op[1]]) + m.SYNC
+
+
+REQUEST = st.one_of(
+    st.tuples(
+        st.just("batch"),
+        st.sampled_from((*NAMES, b"nobody")),
+        st.booleans(),
+        st.sampled_from((0, 0, 0, 1)),
+        st.sampled_from(((), (), (1,))),
+        st.sampled_from((b"", b"", b"", b"c")),
+    ),
+    st.tuples(
+        st.just("batch"), st.sampled_from((b"s1", b"s2", b"s3")), st.booleans(), st.just(0), st.just(()), st.just(b"")
+    ),
+    st.tuples(st.just("simple"), st.integers(0, len(SIMPLE) - 1), st.integers(0, 99)),
+    st.tuples(st.just("unnamed"), st.sampled_from(sorted(NAMES))),
+    st.tuples(st.just("close"), st.sampled_from(sorted(NAMES))),
+    st.tuples(st.just("parse"), st.sampled_from(sorted(NAMES))),
+)
+EVENT = st.sampled_from(("generation", "protects", "notice", "setting", "durable", "catalog"))
+REQUESTS = st.lists(REQUEST, min_size=1, max_size=4)
+STEPS = st.lists(st.one_of(REQUESTS, EVENT), min_size=1, max_size=14)
+NOTICE = m.build_error(m.ErrorFields(((ord("S"), b"NOTICE"), (ord("C"), b"00000"), (ord("M"), b"well"))))
+
+
+def happens(event: str, here: Side) -> None:
+    judge = here.bench.judge
+    match event:
+        case "generation":
+            judge.generation += 1
+        case "protects":
+            # What the description of every known text names is protected from now on.
+            judge.generation += 1
+            judge.sources[9, 2] = CARD.name
+        case "notice":
+            here.server.aside = b"N" + NOTICE[1:]
+        case "setting":
+            here.talk.hear(m.message(m.Back.PARAMETER_STATUS, b"search_path\0elsewhere\0"))
+        case "durable":
+            here.session.audit_durable(here.bench.recorder.flush())
+        case _:
+            here.session.catalog_refreshed()
+
+
+def heard(here: Side) -> list[tuple[str, bytes]]:
+    """What the server was sent; when it is asked to flush depends on how the bytes came."""
+    return [message for message in here.server.seen if message[0] != "H"]
+
+
+def books(here: Side) -> tuple[Any, ...]:
+    state = here.session._state
+    return (
+        sorted(s.name for s in state.statements),
+        state.pipeline.status,
+        len(state.pipeline),
+        state.unknown_executes,
+        state.tracker.doubt,
+        here.session.at_rest,
+        here.bench.observer.errors,
+        list(here.bench.observer.statements),
+        here.bench.recorder.kinds(),
+    )
+
+
+@settings(max_examples=120, deadline=None)
+@given(STEPS, st.lists(st.integers(0, 40), max_size=6))
+def test_both_lanes_end_alike(steps: list[Any], cuts: list[int]) -> None:
+    fast, slow = side(Cutter(cuts), fast=True), side(Cutter(cuts), fast=False)
+    known = b"".join(parse(name, text) + m.SYNC for name, text in NAMES.items() if b"fails" not in text)
+    assert fast.talk.say(known) == slow.talk.say(known)
+    for step in steps:
+        if isinstance(step, str):
+            happens(step, fast)
+            happens(step, slow)
+        else:
+            data = b"".join(map(said, step))
+            got = fast.talk.say(data)
+            assert got == slow.talk.say(data), step
+        assert heard(fast) == heard(slow), (heard(fast)[-14:], heard(slow)[-14:])
+        assert books(fast) == books(slow), (step, books(fast), books(slow))
+        # Portals that are gone may stand in the books; of those that are there, both know the same.
+        unlike = {p.name for p in fast.session._state.portals} ^ {p.name for p in slow.session._state.portals}
+        assert unlike <= {b""}, step
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(st.one_of(REQUESTS, st.sampled_from(("notice", "setting", "durable"))), min_size=1, max_size=14),
+    st.lists(st.integers(0, 40), max_size=6),
+    st.lists(st.integers(0, 40), max_size=6),
+)
+def test_the_client_can_not_tell(steps: list[Any], fast_cuts: list[int], slow_cuts: list[int]) -> None:
+    """However differently the bytes come. (What pgveil knows by then, and so what it asks of the server, may be more or less.)"""
+    fast, slow = side(Cutter(fast_cuts), fast=True), side(Cutter(slow_cuts), fast=False)
+    known = b"".join(parse(name, text) + m.SYNC for name, text in NAMES.items() if b"fails" not in text)
+    assert fast.talk.say(known) == slow.talk.say(known)
+    for step in steps:
+        if isinstance(step, str):
+            happens(step, fast)
+            happens(step, slow)
+        else:
+            data = b"".join(map(said, step))
+            got = fast.talk.say(data)
+            assert got == slow.talk.say(data), step
+
+
+def warm(here: Side) -> None:
+    here.talk.say(parse(b"s1", NAMES[b"s1"]) + m.SYNC)
+    here.talk.say(parse(b"s3", NAMES[b"s3"]) + m.SYNC)
+    for name in (b"s1", b"s3"):
+        here.talk.say(batch(name))
+    for number in range(2):
+        here.talk.say(m.build_query(SIMPLE[0] % number))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What goes the slow way: one entry for each time that a direction is pumped."""
+    slow: list[str] = []
+    leave = Lane.leave
+
+    def left(lane: Lane) -> None:
+        slow.append("left")
+        leave(lane)
+
+    monkeypatch.setattr(Lane, "leave", left)
+    return slow
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        batch(b"s1"),
+        batch(b"s1", describe=False),
+        batch(b"s3"),
+        batch(b"s3", describe=False),
+        batch(b"s1") * 3,
+        m.build_query(b"select a, b from t where a = 987654"),
+    ],
+)
+def test_what_goes_the_fast_way(request_: bytes, counted: list[str]) -> None:
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    counted.clear()
+    asked = len(here.bench.judge.asked)
+    here.talk.say(request_)
+    assert not counted
+    assert len(here.bench.judge.asked) == asked, "and nothing is judged"
+
+
+def test_a_description_that_was_not_agreed_to_does_not_pass(counted: list[str]) -> None:
+    """A view replaced, a table renamed past pgveil: what the server describes is looked at anew before a row passes."""
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    counted.clear()
+    here.server.results[NAMES[b"s1"]].fields, kept = SECRET, here.server.results[NAMES[b"s1"]].fields
+    here.server._statements[b"s1"].rows, rows = [(b"~secret",)], here.server._statements[b"s1"].rows
+    try:
+        got = here.talk.say(batch(b"s1"))
+    finally:
+        here.server.results[NAMES[b"s1"]].fields = kept
+        here.server._statements[b"s1"].rows = rows
+    assert counted
+    assert b"secret" not in got
+    assert b"42501" in got
+
+
+def test_what_is_protected_meanwhile_does_not_pass() -> None:
+    """Rules or catalog change while an answer is on its way: it is held against those in force."""
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    here.session.client_received(batch(b"s1"))
+    (asked,) = here.session.to_server
+    here.session.to_server.clear()
+    here.bench.judge.generation += 1
+    here.bench.judge.sources[9, 2] = CARD.name
+    here.session.server_received(here.server.receive(asked))
+    got = here.talk.got()
+    assert b"42501" in got
+    assert m.build_data_row((b"1", b"x")) not in got
+
+
+def test_a_refused_text_is_not_known_to_pass() -> None:
+    here = side(Cutter([]), fast=True)
+    refusal = Refusal(Reason.UNSUPPORTED, "0AP01", "no")
+    text = b"select card from customers where id = 1"
+    here.bench.judge.table[text] = Refuse(refusal)
+    for _ in range(3):
+        assert b"0AP01" in here.talk.say(m.build_query(text))
+
+
+class TestShapes:
+    """Texts with other numbers are one shape; where a digit may be part of something else, there is none."""
+
+    @pytest.mark.parametrize(
+        ("text", "shape"),
+        [
+            (b"select 1", b"select 0"),
+            (b"select a1 from t2 where x=-17.25e3", b"select a1 from t2 where x=-0.25e3"),
+            (b"select 12abc", b"select 12abc"),
+            (b"limit 5 offset 70", b"limit 0 offset 0"),
+        ],
+    )
+    def test_numbers(self, text: bytes, shape: bytes) -> None:
+        assert shape_of(text) == shape
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"select 'a1'",
+            b'select "t 1"',
+            b"select a$1",
+            b"select $1",
+            b"select $$1$$",
+            b"select 1 -- 2",
+            b"select /* 1 */ 2",
+            b"select \\1",
+            "select é1".encode(),
+            b"select 1\x00",
+            b"select " + b"1" * SHAPE_BYTES,
+        ],
+    )
+    def test_others(self, text: bytes) -> None:
+        assert shape_of(text) is None
+
+    def test_other_names_are_other_shapes(self) -> None:
+        assert shape_of(b"select * from t1") != shape_of(b"select * from t2")
+
+
+def test_requests_under_way_are_bounded() -> None:
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    assert here.session._lane.client(batch(b"s1") * (UNITS + 5)) == UNITS * len(batch(b"s1"))
+
+
+def test_known_texts_are_bounded() -> None:
+    here = side(Cutter([]), fast=True)
+    for number in range(SHAPES + 5):
+        here.talk.say(m.build_query(b"select t%d" % number))
+    texts = here.bench.passing.of(1, "alice", here.session._state.tracker.settings)
+    assert len(texts) == SHAPES
+    assert b"select t%d" % (SHAPES + 4) in texts
+
+
+def test_sets_of_known_texts_are_bounded() -> None:
+    texts, unknown = PassingTexts(), Settings()
+    for generation in range(SETS + 5):
+        texts.of(generation, "alice", unknown)[b"x"] = b""
+    assert not texts.of(0, "alice", unknown)
+    assert texts.of(SETS + 4, "alice", unknown)
+
+
+def test_long_texts_and_descriptions_are_not_kept() -> None:
+    assert shape_of(b"x" * SHAPE_BYTES) is not None
+    assert shape_of(b"x" * (SHAPE_BYTES + 1)) is None
+    here = side(Cutter([]), fast=True)
+    here.server.results[b"select wide"] = Result((m.Field(b"w" * ROW_BYTES, 0, 0, 25, -1, -1, 0),))
+    here.talk.say(parse(b"w", b"select wide") + m.SYNC)
+    for _ in range(3):
+        here.talk.say(batch(b"w"))
+    statement = here.session._state.statements.get(b"w")
+    assert statement is not None
+    assert statement.row is None
