@@ -113,6 +113,7 @@ def test_any_values_come_out_as_on_plain_data(
 ) -> None:
     direct, through = pair
     columns = "note" if single else "plain, note, card"
+    direct.execute("truncate plain, sealed")  # what was rolled back leaves room, and rows may take it in another order
     got = []
     for connection, table in ((direct, "plain"), (through, "sealed")):
         with connection.transaction(force_rollback=True):
