@@ -223,7 +223,9 @@ class _Decision:
     # -- the checks, in the order in which their refusals help most
 
     def _known(self) -> None:
-        for name in sorted(self.facts.columns & self.judgement.differing.keys()):
+        # What the rules do not know can't be recorded either.
+        unknown = {c for c in self.facts.columns if self.judgement.rules.column(c) is None}
+        for name in sorted((self.facts.worked_on | unknown) & self.judgement.differing.keys()):
             raise RefusedError(not_applied(self.judgement.differing[name], name))
 
     def _obstacle(self, found: Obstacle) -> None:

@@ -198,10 +198,16 @@ class Facts:
     @property
     def columns(self) -> frozenset[ColumnName]:
         """Every protected column that the statement touches in any way."""
+        return self.worked_on | {s.column for s in self.stored}
+
+    @property
+    def worked_on(self) -> frozenset[ColumnName]:
+        """Those of which it needs to be known how they are stored: not of what goes with the row that DELETE takes away."""
         found: set[ColumnName] = set(self.views)
         for ref in self.relations:
             found |= ref.columns
-        found |= {u.column for u in self.uses} | {u.column for u in self.target_reads} | {s.column for s in self.stored}
+        found |= {u.column for u in self.uses} | {u.column for u in self.target_reads}
+        found |= {s.column for s in self.stored if s.source != "destroyed"}
         for output in self.outputs or ():
             found |= output.touches
         for obstacle in self.obstacles:
