@@ -31,9 +31,21 @@ from proxy.named import (
     unknown_to_unfenced,
 )
 from proxy.opaque import Opaque, made_view, makes_temporary_view
+from proxy.plain_catalogs import CATALOGS, PlainCatalogs
 from proxy.plan_cache import BoundedCache, CacheObserver, GateLimits, SilentCache
 from proxy.session.computing import Compute
-from proxy.session.gate import Admit, BadValue, Known, NameChange, NeedNames, NeedSettings, OffsetMap, Pass, Refuse
+from proxy.session.gate import (
+    Admit,
+    BadValue,
+    Instead,
+    Known,
+    NameChange,
+    NeedNames,
+    NeedSettings,
+    OffsetMap,
+    Pass,
+    Refuse,
+)
 from proxy.session.metering import metered
 from proxy.splicing import LiteralSealer, edited
 from proxy.storing import storing
@@ -69,6 +81,7 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog, Relation
     from rules.lexer import Lexed
     from rules.model import Column, ColumnName, PolicyClass, Principal, Rules
+    from rules.plan import Edit
 
 MAX_WANTED = 10_000  # OIDs of relations that are looked for, or known to be temporary
 _SPLIT = "Split the statement, or send its values as parameters or with COPY."
@@ -95,6 +108,7 @@ class _World:
     speaking: frozenset[str]
     notifies: bool
     reach: unfenced.Reach
+    catalogs: PlainCatalogs
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +248,7 @@ class Gate:
                 catalog.server_version,
                 protects,
             ),
+            PlainCatalogs(protection),
         )
         return partial(self._install, world)
 
@@ -330,7 +345,8 @@ class Gate:
         """See Judge."""
         world = self._world
         diverting = (n for n in names if any(loose.meets(n) for loose in world.loose))
-        return (names & world.protection.relation_words) | frozenset(diverting)
+        catalogs = names & CATALOGS if world.catalogs.hides else frozenset()
+        return (names & world.protection.relation_words) | catalogs | frozenset(diverting)
 
     def as_run(
         self,
@@ -371,7 +387,8 @@ class Gate:
         decision = self._judge(sql, asker, settings, budget, names, extended=extended)
         self.steps += budget.spent
         if key is not None and _lasting(decision):
-            self._texts.put(key, decision, _TEXT_COPIES * len(sql))
+            longer = decision.instead.text if isinstance(decision, Pass) and decision.instead is not None else b""
+            self._texts.put(key, decision, _TEXT_COPIES * len(sql) + len(longer))
         return decision
 
     # -- who asks
@@ -495,7 +512,9 @@ class Gate:
         if settings.views is None and self._may_show_views(lexed, parts):
             return NeedSettings()
         if not by_name and not self._matters(lexed, parts, asker) and lexed.words.isdisjoint(settings.views or ()):
-            return self._pass(lexed, parts, settings)
+            passed = self._pass(lexed, parts, settings)
+            edits = self._of_catalogs(lexed, parts, asker, settings)
+            return passed if not edits else replace(passed, instead=self._instead(lexed, edits, settings))
         if extended and len(parts) > 1:
             refusal = Refusal(
                 Reason.UNSUPPORTED,
@@ -539,13 +558,15 @@ class Gate:
             refuse = self._refuse(refusal, lexed, settings)
             unsettles, ddl, _, _ = self._afterwards(lexed, parts, settings)
             return replace(refuse, unsettles=unsettles, ddl=ddl, statements=len(parts))
+        edits = self._of_catalogs(lexed, parts, asker, settings)
         if all(plan is None for plan in plans):
-            return self._pass(lexed, parts, settings)
+            passed = self._pass(lexed, parts, settings)
+            return passed if not edits else replace(passed, instead=self._instead(lexed, edits, settings))
         if computing and len(plans) == 1 and self._gives_sealed(plans[0], asker):
             kept = self._keeping(lexed, parts, asker, settings)
             if kept is not None:
                 return kept
-        admitted = self._admit(lexed, parts, tuple(plans), settings)
+        admitted = self._admit(lexed, parts, tuple(plans), settings, edits)
         if isinstance(admitted, Refuse) and computing and admitted.refusal.reason is Reason.UNSUPPORTED:
             # A constant in a form that only PostgreSQL reads, as a date in words.
             made = self._computed(admitted.refusal, lexed, parts, asker, settings)
@@ -560,6 +581,33 @@ class Gate:
         rules = (self._world.protection.rules.column(name) for name in written)
         return any(rule is not None and rule.protection is Protection.SEALED for rule in rules)
 
+    def _of_catalogs(
+        self, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
+    ) -> tuple[Edit, ...]:
+        """What is put into a text so that it reads system catalogs as if pgveil were not there. Never a reason to refuse it."""
+        catalogs = self._world.catalogs
+        if not catalogs.concern(lexed):
+            return ()
+        policy, path, temporary = asker.principal.policy, settings.search_path, settings.temporary
+        key = (lexed.shape, policy.id, asker.views, path, temporary, catalogs)
+        known = self._plans.get(key)
+        if isinstance(known, tuple):
+            return known
+        try:
+            edits = catalogs.edits(lexed, parts, policy, asker.views, path, temporary)
+        except TooComplexError:
+            return ()
+        if len(lexed.shape) <= self._limits.shape_chars:
+            self._plans.put(key, edits, sys.getsizeof(lexed.shape) + sum(len(e.text) for e in edits))
+        return edits
+
+    def _instead(self, lexed: Lexed, edits: tuple[Edit, ...], settings: Settings) -> Instead | None:
+        text, offsets = edited(lexed, (Plan(Action.OTHER, edits=edits),), self._sealer)
+        try:
+            return Instead(encode_sql(text, settings.client_encoding), offsets)
+        except EncodingError:
+            return None
+
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
         unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
         changes = self._changes(lexed, parts, (None,) * len(parts), settings)
@@ -569,7 +617,17 @@ class Gate:
             version = self._world.protection.catalog.server_version
             guarded = self._world.guarded
             copies = copy_decisions.question(lexed, parts[0], settings.client_encoding, version, guarded)
-        return Pass(unsettles, ddl, len(parts), names=changes, by_name=by_name, copies=copies, ends=ends, forms=forms)
+        return Pass(
+            unsettles,
+            ddl,
+            len(parts),
+            names=changes,
+            by_name=by_name,
+            copies=copies,
+            ends=ends,
+            forms=forms,
+            shadows=self._shadows(lexed, ddl=ddl),
+        )
 
     def _afterwards(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> _Afterwards:
         changes = max(
@@ -780,7 +838,15 @@ class Gate:
         """Whether a temporary relation of a name that matters may come or go. Where there is one, anything could drop it: ON COMMIT, a function."""
         if settings.temporary:
             return True
-        return (ddl or _selects_into(lexed)) and bool(self.protected_names(lexed.words))
+        if self._shadows(lexed, ddl=ddl):
+            return True
+        return (ddl or _selects_into(lexed)) and bool(self.protected_names(lexed.words - CATALOGS))
+
+    def _shadows(self, lexed: Lexed, *, ddl: bool) -> frozenset[str]:
+        """The names of system catalogs that temporary relations may bear which a text makes."""
+        if not self._world.catalogs.hides or lexed.words.isdisjoint(_TEMPORARY):
+            return frozenset()
+        return lexed.words & CATALOGS if ddl or _selects_into(lexed) else frozenset()
 
     def _matters(self, lexed: Lexed, parts: list[Classified], asker: _Asker) -> bool:
         """Whether the text could reach anything protected. Most texts end here."""
@@ -1316,13 +1382,21 @@ class Gate:
     # -- the text that runs
 
     def _admit(
-        self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
+        self,
+        lexed: Lexed,
+        parts: list[Classified],
+        plans: tuple[Plan | None, ...],
+        settings: Settings,
+        edits: tuple[Edit, ...] = (),
     ) -> Admit | Refuse:
         unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
         probes = self._probes(lexed, parts, plans)
         try:
             text, offsets = edited(
-                lexed, plans, self._sealer, [lexed.tokens[lexed.statements[i][0]].start for i in probes]
+                lexed,
+                (*plans, Plan(Action.OTHER, edits=edits)),
+                self._sealer,
+                [lexed.tokens[lexed.statements[i][0]].start for i in probes],
             )
         except BadValue as bad:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
@@ -1417,6 +1491,7 @@ _WRITING = frozenset({"insert", "update", "delete", "merge", "copy"})
 # What is refused for another cause than what the text says; of other texts the server may find first that they are wrong.
 _NOT_ASKED = frozenset({Reason.UNFENCED, Reason.SETTINGS})
 _BY_NAME = frozenset({StatementKind.EXECUTE, StatementKind.FETCH})
+_TEMPORARY = frozenset({"temp", "temporary", "pg_temp"})
 _CALLS = _ANALYSED | _BY_NAME | {StatementKind.DYNAMIC, StatementKind.COPY_TABLE, StatementKind.OTHER}
 
 
@@ -1490,7 +1565,7 @@ def _diverted(loose: LooseTrigger, token: int) -> Refusal:
 
 def _makes_temporary(words: frozenset[str], part: Classified) -> bool:
     """Whether a relation that the following statements name may be a temporary one of this statement's making."""
-    return not words.isdisjoint({"temp", "temporary", "pg_temp"}) and (part.kind in _CHANGES_CATALOG or "into" in words)
+    return not words.isdisjoint(_TEMPORARY) and (part.kind in _CHANGES_CATALOG or "into" in words)
 
 
 def _defined(catalog: Catalog) -> object:

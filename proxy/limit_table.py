@@ -19,6 +19,7 @@ from proxy import (
     decisions,
     limits,
     logs,
+    plain_catalogs,
     probes,
     relay,
     server,
@@ -301,6 +302,13 @@ def _statements() -> Iterator[Limit]:
         "MAX_WANTED",
         "looked for when those before were; forgotten",
         f"{here}::test_relations_that_are_looked_for_are_bounded",
+    )
+    yield _constant(
+        "Sealed columns of a database whose types its catalogs tell",
+        plain_catalogs,
+        "MAX_SEALED",
+        "all of them are texts to the catalogs",
+        "tests/catalogs/test_catalogs.py::test_more_sealed_columns_than_are_told",
     )
     yield Limit(
         "Look-ups of one login a minute",

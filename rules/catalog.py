@@ -45,6 +45,7 @@ __all__ = [
     "EnumType",
     "Function",
     "Relation",
+    "SystemRelation",
     "TriggerGiven",
     "build_catalog",
 ]
@@ -152,13 +153,21 @@ class EnumType:
     labels: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SystemRelation:
+    """A relation of PostgreSQL's own: its columns in order, and a view's definition."""
+
+    columns: tuple[str, ...] = ()
+    definition: str | None = None
+
+
 @dataclass(frozen=True)
 class Catalog:
     """One database at one moment. `version` is a digest of everything in it, so equal catalogs have equal versions.
 
     `operators`: those that are made of functions with a source, each as its function under the operator's own name and oid.
     `enums` has format_type's names, which are those that a rules file writes behind `enum`.
-    `applied`: the document of `rules.record`, if there is one.
+    `applied`: the document of `rules.record`, if there is one. `system`: what is known of relations of PostgreSQL's own, by name.
     `rows`: how many rows a relation had when it was last counted (pg_class.reltuples). It says nothing of what the database is, and belongs to no version.
     `below`: roles ("public" for everybody) with a right to what lies below tables, and which: "REPLICATION", or names of functions.
     `members` maps a login to every role it is a member of, directly or not (pg_auth_members; superusers are NOT members of all).
@@ -177,6 +186,7 @@ class Catalog:
     enums: Mapping[str, EnumType] = field(default_factory=dict)
     applied: str | None = None
     rows: Mapping[int, int] = field(default_factory=dict, compare=False)
+    system: Mapping[str, SystemRelation] = field(default_factory=dict)
 
     @cached_property
     def record(self) -> Record | None:
@@ -258,6 +268,9 @@ def build_catalog(rows: Mapping[str, Sequence[Row]], texts: Mapping[TextKey, str
         ),
         applied=next((r["document"] for r in rows.get("applied", ())), None),
         rows=MappingProxyType({r["oid"]: int(r["rows"]) for r in rows["relations"] if r["rows"] >= 0}),
+        system=MappingProxyType(
+            {r["name"]: SystemRelation(tuple(r["columns"] or ()), r["definition"]) for r in rows.get("system", ())}
+        ),
     )
     return replace(unversioned, version=_digest(unversioned))
 
@@ -411,5 +424,6 @@ def _digest(catalog: Catalog) -> str:
         sorted(catalog.schemas),
         sorted((name, enum.oid, enum.array_oid, enum.labels) for name, enum in catalog.enums.items()),
         catalog.applied,
+        sorted((name, each.columns, each.definition or "") for name, each in catalog.system.items()),
     )
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]

@@ -232,6 +232,19 @@ SELECT CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid(a.g
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s WHERE s.oid = a.grantee AND s.rolsuper)
 """
 
+# What catalogs are spliced by (docs/adr/0038): the columns of pg_attribute, and the server's own texts of views that tell types.
+_SYSTEM = f"""
+{_FIXED}
+SELECT s.relname::text AS name,
+       CASE s.relkind WHEN 'v' THEN pg_catalog.pg_get_viewdef({_AFTER_FIXED.format(value="s.oid")}) END AS definition,
+       (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+  FROM pg_catalog.pg_class s
+  JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+ WHERE (n.nspname = 'pg_catalog' AND s.relname = 'pg_attribute') OR (n.nspname = 'information_schema'
+       AND s.relname IN ('columns', 'key_column_usage', 'column_udt_usage', 'element_types'))
+"""
+
 CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
     {
         "database": _DATABASE,
@@ -248,6 +261,7 @@ CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(
         "superusers": _SUPERUSERS,
         "below": _BELOW,
         "applied": _APPLIED,
+        "system": _SYSTEM,
     }
 )
 

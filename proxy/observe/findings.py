@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -225,7 +225,7 @@ def _is_plain(name: ColumnName, judge: Judge) -> bool:
 def as_pass(decision: Pass | Admit | Compute | Write | Refuse) -> Pass:
     """What the session is told instead of a decision, where the text is to run as it came."""
     if isinstance(decision, Pass):
-        return decision
+        return replace(decision, instead=None)
     if isinstance(decision, Compute | Write):
         return Pass()
     if isinstance(decision, Refuse):

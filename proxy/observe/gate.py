@@ -135,7 +135,7 @@ class ObservingGate:
         if not self._observes:
             return decision
         if isinstance(decision, Pass):
-            return replace(decision, noted=self._passing, copies=None)
+            return replace(decision, noted=self._passing, copies=None, instead=None)
         made = self._finding(decision, principal)
         return replace(as_pass(decision), noted=partial(self._take, made))
 

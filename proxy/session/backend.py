@@ -676,8 +676,8 @@ def _keep(head: Expectation, response: bytes, sqlstate: str) -> None:
 def _offsets(head: Expectation) -> OffsetMap | None:
     if head.witness is not None:
         return head.witness.offsets
-    if head.run is not None:
-        return head.run.admit.offsets
+    if head.run is not None or head.offsets is not None:
+        return head.offsets if head.run is None else head.run.admit.offsets
     statement = head.statement if head.portal is None else head.portal.statement
     return None if statement is None else statement.offsets
 

@@ -84,6 +84,8 @@ class Extended:
         if isinstance(decision, Admit):
             raw = messages.build_parse(message.name, decision.text, parameter_types(message.types, statement.plan))
             state.observer.message_objects(1)
+        elif decision.instead is not None:
+            raw = messages.build_parse(message.name, decision.instead.text, message.types)
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
         statement.names = state.names_version if decision.by_name else None

@@ -260,8 +260,8 @@ class Frontend:
             raw = messages.build_query(decision.text)
             entry.probes = decision.probes
             state.observer.message_objects(1)
-        elif DEALLOCATE.match(text):
-            entry.dropped_name = deallocated(text)
+        else:
+            raw = self._passing(raw, text, decision, entry)
         if decision.names:
             entry.renaming = Renaming(decision.names, state.tracker.settings, state.judge.generation)
         yield from judging.settle_writes()
@@ -271,6 +271,16 @@ class Frontend:
             yield from self._copying.wait(entry)
         elif entry.run is not None:
             state.end_run(entry.run, "error", None)
+
+    @staticmethod
+    def _passing(raw: bytes, text: bytes, decision: Pass, entry: Expectation) -> bytes:
+        """The message for the server, of a text that touches nothing protected."""
+        if decision.instead is not None:
+            entry.offsets = decision.instead.offsets
+            return messages.build_query(decision.instead.text)
+        if DEALLOCATE.match(text):
+            entry.dropped_name = deallocated(text)
+        return raw
 
     def _counted(self, decision: Pass | Admit | Compute | Write | Refuse) -> Pass | Admit | Compute | Write | Refuse:
         """The decision on a text that is about to run, or the refusal of its look-ups."""

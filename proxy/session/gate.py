@@ -108,8 +108,16 @@ class CopyQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class Instead:
+    """What runs in the place of a text that touches nothing protected: it reads catalogs without what is pgveil's (docs/adr/0038)."""
+
+    text: bytes = field(repr=False)
+    offsets: OffsetMap
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
-    """Forward the text as it is.
+    """Forward the text as it is, or `instead` of it another one that means the same; what it says or does is the client's own affair.
 
     `unsettles`: afterwards the session's settings (rules.configuration) may be other ones, or its portals and prepared statements; with
     `forms` nothing but how values look. `ends`: it may end a transaction, or go back in it, and settings with it to what they were before.
@@ -119,6 +127,7 @@ class Pass:
     `names`: one a statement, what it does to the session's names; empty where none does anything. `by_name`: it runs what a name stands for, so
     the decision holds as long as the names do. `copies`: it is a COPY TO, whose data nothing describes. `unshown`: it may use a view or a function
     that somebody has replaced, which no description shows, and whoever asks may not see everything: the catalog is looked at before and after.
+    `shadows`: names of system catalogs that temporary relations of its making may bear.
     """
 
     unsettles: bool = False
@@ -131,6 +140,8 @@ class Pass:
     unshown: bool = field(default=False, compare=False)
     ends: bool = False
     forms: bool = False
+    instead: Instead | None = field(default=None, compare=False)
+    shadows: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,8 +432,11 @@ class Judging:
 
     def confirm(self, statement: PreparedStatement, new: Pass | Admit) -> None:
         """A statement is decided on as before, under what holds now."""
-        state = self._state
-        statement.decision = new
+        state, held = self._state, statement.decision
+        # What the server holds of a text that touches nothing protected stays as it is.
+        statement.decision = (
+            replace(new, instead=held.instead) if isinstance(new, Pass) and isinstance(held, Pass) else new
+        )
         if statement.made is not NameUse.DECLARES:
             statement.origin = statement.origin or statement.settings
             statement.settings = state.tracker.settings

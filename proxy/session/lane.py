@@ -181,7 +181,8 @@ class Lane:
 
     def learner(self, text: bytes, decision: Pass | Admit) -> Callable[[bytes], None] | None:
         """What is to be told the description of a Query's answer, by which the next one of its shape comes this way."""
-        shape = shape_of(text) if plain(decision) else None
+        same = plain(decision) and isinstance(decision, Pass) and decision.instead is None
+        shape = shape_of(text) if same else None
         if shape is None:
             return None
         texts = self._known.of(self._state.judge.generation, self._login, self._state.tracker.settings)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from proxy.session.collect import Collector
     from proxy.session.copy_streams import CopyIn, CopyOut
-    from proxy.session.gate import Judge, ServerCheck
+    from proxy.session.gate import Judge, OffsetMap, ServerCheck
     from proxy.session.names import Renaming
     from proxy.session.premise import Premise
     from proxy.session.settings import Probe
@@ -135,6 +135,7 @@ class Expectation:
     `shares`: it was sent while the execution `run` was under way, which may have ended when this is answered.
     `probes`: statements of the text before which it asks for the settings; while the first of them is the next, the answers are nobody's.
     `learn`: is told by which description the next text of its shape may pass (proxy.session.lane).
+    `offsets`: of a text without a plan that was edited.
     `collector`: takes the rows for a computation, in place of the client. `instead`: what the client gets when all is answered well.
     """
 
@@ -168,6 +169,7 @@ class Expectation:
     probes: tuple[int, ...] = ()
     shares: bool = False
     learn: Callable[[bytes], None] | None = None
+    offsets: OffsetMap | None = None
 
     @property
     def probing(self) -> bool:

@@ -232,7 +232,7 @@ def _sent(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...]]:
     """What the server holds of a statement of the protocol: its text and the types of its parameters."""
     decision = statement.decision
     if not isinstance(decision, Admit):
-        return statement.text, statement.types
+        return statement.text if decision.instead is None else decision.instead.text, statement.types
     if statement.computed is None:
         return decision.text, parameter_types(statement.types, statement.plan)
     return decision.text, server_types(decision, statement.types, statement.computed.prepared.fetched)

@@ -59,6 +59,7 @@ class SettingsTracker:
         "output",
         "read_only",
         "settings",
+        "shadows",
         "standby",
         "temporary_at",
         "touched",
@@ -70,6 +71,7 @@ class SettingsTracker:
         self.output = OutputSettings()
         self.doubt = False
         self.lost = False  # temporary relations may have come or gone since the last probe
+        self.shadows: frozenset[str] = frozenset()  # names of catalogs that such may bear now
         self.temporary_at: int | None = (
             None  # the judge's generation at the last probe, if it named temporary relations
         )
@@ -133,6 +135,7 @@ class SettingsTracker:
         self._set(replace(answer.settings, temporary=shadowing, views=answer.views))
         self.temporary_at = judge.generation if temporary else None
         self.lost = False
+        self.shadows = frozenset()
         self.output = answer.output
         self.unreadable = answer.unreadable
         self.doubt = False
@@ -154,7 +157,7 @@ class SettingsTracker:
             self._forget()
 
     def _forget(self) -> None:
-        self._set(replace(self.settings, search_path=None, database_role=None, temporary=frozenset()))
+        self._set(replace(self.settings, search_path=None, database_role=None, temporary=self.shadows))
 
     def _set(self, settings: Settings) -> None:
         # The same value stays the same object: prepared statements are compared with it by identity first.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from audit.errors import AuditUnavailable
 from proxy.errors import error_response
+from proxy.session.gate import Pass
 from proxy.session.pipeline import UNTIL_READY, Expectation, Kind, Pipeline, Route
 from proxy.session.replies import REFUSED_NAME, REFUSED_TEXT
 from proxy.session.settings import SettingsTracker
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from proxy.errors import PgveilError
     from proxy.session.collect import Budget
     from proxy.session.computing import Calculator, Computation
-    from proxy.session.gate import Admit, Judge, Pass
+    from proxy.session.gate import Admit, Judge
     from proxy.session.limits import SessionLimits
     from proxy.session.metering import LookupMeter
     from proxy.session.prepared import ComputeCache
@@ -225,6 +226,8 @@ class State:
     def afterwards(self, decision: Pass | Admit) -> None:
         """A text was sent: settings that it may have changed, and what names stand for where it may have changed that, are known no longer."""
         tracker = self.tracker
+        if isinstance(decision, Pass):
+            tracker.shadows |= decision.shadows
         if decision.unsettles and not decision.forms:
             tracker.meaning_touched = True
             self.witnessed.clear()

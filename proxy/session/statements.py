@@ -79,7 +79,8 @@ class PreparedStatement:
     @property
     def offsets(self) -> OffsetMap | None:
         """Of the text that the server holds, where it was edited."""
-        return self.decision.offsets if isinstance(self.decision, Admit) else None
+        edited = self.decision if isinstance(self.decision, Admit) else self.decision.instead
+        return None if edited is None else edited.offsets
 
     def agree(self, shown: Shown | None) -> None:
         """The second witness agrees to what it returns (None: no rows)."""

@@ -46,8 +46,9 @@ TAIL = """
 - **One parameter in two places**, of which one is a sealed column and the other is none, can't be served: use two.
 - **Texts of more than 1,048,576 characters** are refused. Values of any size go as parameters or by COPY; psycopg2, Django and psql write them into the text.
 - **Sealed columns of enum types** can't be computed on (`mood::text`): the calculator does not have the database's own types.
-- **Catalogs tell the truth about the database:** `\\d`, reflection and `getColumns` show the type `pgveil.sealed`, and pgveil's schemas. A result's description has the
-  logical type. To a login that sees masks it names the masking view as a column's source, so pgjdbc does not find out there that a column is a serial.
+- **Catalogs are the plain database's** ([ADR 0038](adr/0038-catalogs-as-on-a-plain-database.md)): `\\d`, reflection, `getColumns` and `information_schema` show sealed columns under their logical
+  types and modifiers, no schema, view, type or function of pgveil's, and to a login that sees masks each column once. What a catalog says of *privileges* is what the server grants,
+  `pgveil_owner`'s and the columns that `apply` took included. Functions that write a definition, and views and functions of the database's own over catalogs, show what is there.
 
 ## Whole objects, saved by who sees masks
 
@@ -59,15 +60,16 @@ was not protected is stored, the values behind the masks stay, nothing is an err
 ## pg_dump
 
 What is tested by `tests/drivers/test_dump.py` with pg_dump 15 in the plain, custom and directory formats, with `--inserts` and `--rows-per-insert`, and with 16 and 18 in
-the plain one, or in all of them where it is refused ([ADR 0024](adr/0024-dumps.md)). A login that sees every column clear dumps through pgveil as directly, without
-pgveil's own schemas:
+the plain one, or in all of them where it is refused ([ADR 0024](adr/0024-dumps.md)). A login that sees every column clear dumps through pgveil what the plain database
+would be, without anything of pgveil's but `GRANT ... TO pgveil_owner`, which `-x` leaves out:
 
 ```console
-$ pg_dump -h pgveil -p 6432 -U backup -N 'pgveil*' -O -x -Fc -f shop.dump shop
+$ pg_dump -h pgveil -p 6432 -U backup -O -x -Fc -f shop.dump shop
 ```
 
 - **Back through pgveil**, into tables to which the rules have been applied: dump with `--data-only`; `pg_restore` or `psql` through pgveil seals what is sealed.
-- **Into a plain database**, past pgveil. The dump's schema names the type `pgveil.sealed`, so it has to be there, as plain text; then the columns get their types:
+- **Into a plain database**, past pgveil: `pg_restore -d plain shop.dump`. The schema in the dump has the logical types.
+- **A dump whose schema names the type `pgveil.sealed`** (taken past pgveil, or by a pgveil before 0.1.0's last changes, with `--data-only` for the values) gets the types afterwards:
 
   ```console
   $ psql plain -c 'CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text'

@@ -27,7 +27,8 @@ def psql(world: World, login: str, *commands: str, stdin: str | None = None) -> 
 def test_describe(world: World) -> None:
     done = psql(world, "teller", r"\d cards", r"\dt", r"\df", r"\du", r"\l")
     assert done.returncode == 0, done.stderr
-    assert "pan|pgveil.sealed" in done.stdout
+    assert "pan|character varying(19)" in done.stdout
+    assert "pgveil.sealed" not in done.stdout
 
 
 def test_copy_unprotected_both_ways(world: World) -> None:

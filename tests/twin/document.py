@@ -43,6 +43,8 @@ protected value had been replaced by its mask. What can't be had so is **refused
 - **Triggers and rules.** What the database runs by itself sees sealed values as they are stored (see [INSERT](#insert)).
 - **Tables that can't be sealed.** Sealed columns under a check or a domain with checks, generated columns, columns that a generated one is made of, and
   defaults that are no constants are obstacles of `pgveil apply` ([apply.md](apply.md)): there is nothing to compare, for the database is not sealed.
+- **Catalogs.** `pg_catalog` and `information_schema` are the plain database's where a query names them, but for privileges
+  ([compatibility.md](compatibility.md), ADR 0038). `EXPLAIN` of such a query shows what was put into it.
 - **Plans.** `EXPLAIN` shows the plan of what the database does, with other names and costs.
 - **Constraints of a role that sees masks.** Unique and foreign keys hold real values, masks or not: what another row already has can't be
   written.
