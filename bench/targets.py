@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from keys.commands import MASTER_FILE
-from keys.providers.file import FileMasterKey
+from keys.providers.file import MASTER_FILE, FileMasterKey
 from keys.ring import KeyRing
 from lifecycle.demo.postgres import Postgres, free_port
 

@@ -114,7 +114,8 @@ def _attributes(facts: Facts) -> Iterator[Found]:
             text = f"login {login} is to see masks and has REPLICATION: it may copy the whole cluster, or stream its changes"
             yield Found(Severity.BAD, login, text, f"ALTER ROLE {quoted} NOREPLICATION;")
         # server-rights tells of these with their arguments.
-        told = {r.object.removeprefix("pg_catalog.").partition("(")[0] for r in database.server_rights}
+        rights = (r.object for r in database.server_rights if r.login == login)
+        told = {name.removeprefix("pg_catalog.").partition("(")[0] for name in rights}
         for right in database.state.catalog.beneath(login):
             if right != "REPLICATION" and right not in told:
                 text = f"login {login} is to see masks and may execute {right}, which shows what no privilege on tables covers"

@@ -20,7 +20,7 @@ from doctor.model import NotChecked
 from doctor.network import read_wire
 from doctor.sealed import read_samples
 from keys.providers import ProviderError
-from keys.providers.file import FileMasterKey
+from keys.providers.file import MASTER_FILE, FileMasterKey
 from keys.ring import KeyRing, RingError
 from lifecycle.database import DatabaseError, DatabaseUrlError, describe_error
 from proxy.databases import dsn_of
@@ -140,7 +140,7 @@ def _rules(
 
 def _ring(directory: Path) -> KeyRing | Missing:
     try:
-        return KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+        return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_FILE))
     except (ProviderError, RingError) as error:
         return Missing(str(error), f"pgveil keys check {directory}; run doctor as pgveil's account")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from keys.backup import notes_of
+from keys.providers.file import MASTER_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ def read_host(config: Config, *, proc: Path = PROC, swaps: Path = SWAPS) -> Host
         rules=path_facts(config.rules),
         rules_directory=path_facts(config.rules.absolute().parent),
         keys=path_facts(config.keys),
-        master=path_facts(config.keys / "master.key"),
+        master=path_facts(config.keys / MASTER_FILE),
         ring=path_facts(config.keys / "ring.json"),
         audit=path_facts(config.audit),
         dsn_file=_optional(config.catalog.dsn_file),

@@ -19,9 +19,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from keys.durable import LockedError, NotRegularError, create, locked, read_regular, replace
+from keys.durable import LockedError, NotRegularError, create, locked, read_bounded, read_regular, replace
 from keys.providers import ProviderError
-from keys.providers.file import FileMasterKey
+from keys.providers.file import MASTER_FILE, FileMasterKey
 from keys.ring import LOCK_FILE, MAX_RING_BYTES, RING_FILE, RingError, read_ring
 from keys.sealed import open_sealed, seal
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from keys.ring import KeyRing
 
-MASTER_FILE = "master.key"
 NOTES_FILE = "backups.json"
 MIN_PASSPHRASE = 12  # characters: a bound against an empty file, no measure of strength
 MAX_PASSPHRASE = 1024  # bytes
@@ -160,14 +159,7 @@ def back_up(
 
 def read_backup(file: Path, passphrase: bytes) -> Backup:
     """Open a backup and try every key in it. Raises BackupError."""
-    try:
-        content, _ = read_regular(file, MAX_BACKUP_BYTES)
-    except NotRegularError:
-        raise BackupError(f"{file} is not a regular file") from None
-    except OSError as error:
-        raise BackupError(f"{file} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BACKUP_BYTES:
-        raise BackupError(f"{file} is longer than {MAX_BACKUP_BYTES} bytes")
+    content = read_bounded(file, MAX_BACKUP_BYTES, f"{file}", BackupError)
     try:
         found = msgspec.json.decode(content, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -238,14 +230,10 @@ def _is_there(path: Path, content: bytes) -> bool:
 def _read_directory(directory: Path) -> _Content:
     try:
         master = FileMasterKey.read_line(directory / MASTER_FILE)
-        ring, _ = read_regular(directory / RING_FILE, MAX_RING_BYTES)
     except ProviderError as error:
         raise BackupError(str(error)) from None
-    except NotRegularError:
-        raise BackupError(f"key ring {directory / RING_FILE} is not a regular file") from None
-    except OSError as error:
-        raise BackupError(f"key ring {directory / RING_FILE} cannot be read: {error.strerror}") from error
-    return _Content(master, ring)
+    ring = directory / RING_FILE
+    return _Content(master, read_bounded(ring, MAX_RING_BYTES, f"key ring {ring}", BackupError))
 
 
 def _open(place: Path, content: _Content) -> KeyRing:

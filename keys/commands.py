@@ -20,7 +20,6 @@ from keys import backup_commands
 if TYPE_CHECKING:
     from keys.ring import KeyEntry
 
-MASTER_FILE = "master.key"
 _NOT_SO, _USAGE, _IO = 1, 2, 3  # exit codes, as everywhere in pgveil
 
 _Directory = Annotated[Path, typer.Argument(help="The key directory.", metavar="DIRECTORY")]
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def init(directory: _Directory) -> None:
     """Make a key directory: a new master key and an empty key ring. Never overwrites anything."""
     from keys.providers import ProviderError
-    from keys.providers.file import FileMasterKey
+    from keys.providers.file import MASTER_FILE, FileMasterKey
     from keys.ring import RING_FILE, KeyRing, RingError
 
     try:
@@ -89,7 +88,7 @@ def show(directory: _Directory, *, as_json: _Json = False) -> None:
 def check(directory: _Directory, *, as_json: _Json = False) -> None:
     """Open every key of a ring with the master key. Exit code 1 where something does not open, naming what."""
     from keys.providers import ProviderError
-    from keys.providers.file import FileMasterKey
+    from keys.providers.file import MASTER_FILE, FileMasterKey
     from keys.ring import KeyRing, RingAlteredError, RingError
 
     problem: str | None = None

@@ -43,6 +43,19 @@ class NotRegularError(Exception):
     """Not a regular file."""
 
 
+def read_bounded(path: Path, limit: int, called: str, error: Callable[[str], Exception]) -> bytes:
+    """A regular file's bytes. What is wrong with it is raised as an `error` of a sentence that begins with `called`."""
+    try:
+        content, _ = read_regular(path, limit)
+    except NotRegularError:
+        raise error(f"{called} is not a regular file") from None
+    except OSError as failure:
+        raise error(f"{called} cannot be read: {failure.strerror}") from failure
+    if len(content) > limit:
+        raise error(f"{called} is longer than {limit} bytes")
+    return content
+
+
 def create(path: Path, content: bytes) -> None:
     """A new private file. Raises FileExistsError, or another OSError and leaves nothing behind."""
     _write_new(path, content)

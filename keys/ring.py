@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from keys.durable import LockedError, NotRegularError, create, locked, read_regular, replace
+from keys.durable import LockedError, create, locked, read_bounded, replace
 from keys.providers import ProviderError, UnwrapError
 from keys.sealed import MATERIAL_SIZE, MAX_KEY_ID, DataKey
 
@@ -367,13 +367,7 @@ def read_ring(path: Path, content: bytes, provider: MasterKey) -> KeyRing:
 
 
 def _read(path: Path) -> _File:
-    try:
-        content, _ = read_regular(path, MAX_RING_BYTES)
-    except NotRegularError:
-        raise RingFileError(f"key ring {path} is not a regular file") from None
-    except OSError as error:
-        raise RingFileError(f"key ring {path} cannot be read: {error.strerror}") from error
-    return _decode(path, content)
+    return _decode(path, read_bounded(path, MAX_RING_BYTES, f"key ring {path}", RingFileError))
 
 
 def _decode(path: Path, content: bytes) -> _File:

@@ -146,6 +146,7 @@ async def _apply(
     as_json: bool,
 ) -> int:
     import os
+    from dataclasses import replace
 
     import asyncpg
 
@@ -163,9 +164,12 @@ async def _apply(
         applied = wanted and (yes or _agreed(as_json=as_json))
         if applied:
             with progress_bar(plan.rows, shown=not as_json) as progress:
-                await execute(
+                left = await execute(
                     connection, plan, rules, ring, random=os.urandom, progress=progress, lock_seconds=lock_seconds
                 )
+            if not left:
+                plan, applied = replace(plan, changes=()), False
+                typer.echo("Nothing was left to do: another pgveil apply has done it meanwhile.", err=as_json)
         if take_up is None or not (applied or plan.empty):
             return _told(plan, {}, applied=applied, as_json=as_json, only_plan=only_plan)
         why = take_up()
@@ -248,11 +252,11 @@ def _rules(path: Path) -> Rules:
 
 def _ring(directory: Path) -> KeyRing:
     from keys.providers import ProviderError
-    from keys.providers.file import FileMasterKey
+    from keys.providers.file import MASTER_FILE, FileMasterKey
     from keys.ring import KeyRing, RingError
 
     try:
-        return KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+        return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_FILE))
     except (ProviderError, RingError) as error:
         _fail(_IO, f"{error}; make a key directory with: pgveil keys init {directory}")
 

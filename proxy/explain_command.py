@@ -154,11 +154,11 @@ def _has_calculator(settings: CalculatorSettings) -> bool:
 
 def _ring(directory: Path) -> KeyRing | None:
     """The keys, if whoever asks may read them; the explanation is the same without."""
-    from keys.providers.file import FileMasterKey, KeyFileError
+    from keys.providers.file import MASTER_FILE, FileMasterKey, KeyFileError
     from keys.ring import KeyRing, RingError
 
     try:
-        return KeyRing.open(directory, FileMasterKey.load(directory / "master.key"))
+        return KeyRing.open(directory, FileMasterKey.load(directory / MASTER_FILE))
     except (RingError, KeyFileError, OSError):
         return None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from keys.lookup import LOOKUP_DOMAIN
-from keys.providers.file import FileMasterKey, KeyFileError
+from keys.providers.file import MASTER_FILE, FileMasterKey, KeyFileError
 from keys.ring import KeyRing, RingError
 from proxy.errors import ConfigError
 from proxy.session.values import ValueCodec
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rules.record import Record
 
 PSEUDONYM_DOMAIN = "pgveil:pseudonym"
-MASTER_KEY = "master.key"
 
 
 class InForce:
@@ -127,7 +126,7 @@ def _key_troubles(directory: Path) -> Iterator[None]:
 
 
 def _master_key(directory: Path) -> MasterKey:
-    return FileMasterKey.load(directory / MASTER_KEY)
+    return FileMasterKey.load(directory / MASTER_FILE)
 
 
 def _read_rules(path: Path) -> Rules:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+MASTER_FILE = "master.key"
+"""Where a key directory has it."""
+
 MATERIAL_SIZE = 32
 _PREFIX = b"pgveil-master-1:"
 _LINE_SIZE = len(_PREFIX) + 44 + 1

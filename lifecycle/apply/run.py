@@ -61,16 +61,16 @@ async def execute(
     random: Callable[[int], bytes],
     progress: Progress,
     lock_seconds: float = LOCK_SECONDS,
-) -> None:
+) -> bool:
     """Do what the plan says, all or nothing (but for data keys, which harm nobody where they are not used).
 
-    `progress(table, rows done, rows in all)` is called after each batch. Raises ObstaclesError, StalePlanError where the database is no
+    False where nothing of it was left to do: another `pgveil apply` has done all of it since. `progress(table, rows done, rows in all)` is called after each batch. Raises ObstaclesError, StalePlanError where the database is no
     longer what the plan was made for, ApplyError where the server refuses something, RingError, OSError.
     """
     if plan.obstacles:
         raise ObstaclesError(plan.obstacles)
     if plan.empty:
-        return
+        return False
     for change in plan.changes:
         if isinstance(change.work, MakeKey):
             ring.ensure(change.work.domain, random)
@@ -87,8 +87,8 @@ async def execute(
             step = "locking the tables"
             await lock(connection, plan, rules, lock_seconds)
             step = "looking at the database again"
-            await _unchanged(connection, plan, rules, ring)
-            for change in plan.changes:
+            left = await _unchanged(connection, plan, rules, ring)
+            for change in plan.changes if left else ():
                 step = f"{change.kind}, {change.object}: {change.what}"
                 await _perform(connection, change, ring, random, progress)
             step = _COMMIT
@@ -109,12 +109,19 @@ async def execute(
                 "the connection failed during commit: run apply again to see whether it took place"
             ) from None
         raise ApplyError(f"nothing was changed: the connection failed ({type(error).__name__}), at: {step}") from None
+    return left
 
 
-async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> None:
+async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> bool:
+    """Whether what the plan says is to be done still; False: all of it is done already."""
     now = await plan_inside(connection, rules, ring, values=False, serving=plan.serving)
+    if now.empty:
+        return False
     if now.obstacles or now.comparable() != plan.comparable():
-        raise StalePlanError("the database has changed since the plan was made: look at the new plan and apply that")
+        raise StalePlanError(
+            "the database has changed since the plan was made, by another pgveil apply perhaps: look at the new plan and apply that"
+        )
+    return True
 
 
 async def _perform(

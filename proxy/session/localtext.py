@@ -17,7 +17,7 @@ from rules.plan import Reason, Refusal
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from keys.types import OutputSettings
     from proxy.session.computing import CalculatorError, Compute, Leaf
@@ -46,6 +46,8 @@ _ZONED: Final = frozenset((1184, 1185, 3910, 3911, 4534, 6153))
 _FLOATS: Final = frozenset((700, 701, 1021, 1022))
 # Fields of an error that speak of a place in a text of the calculator's, or of its surroundings.
 _INSIDE: Final = frozenset(b"pq")
+# Errors that quote values, the client's own words among them, and never a relation's name: data, integrity, what a function raises.
+_OF_VALUES: Final = ("22", "23", "P0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +182,17 @@ def client_error(error: CalculatorError, local: LocalText) -> bytes:
             if text.isdigit() and not local.offsets.nowhere:
                 pairs.append((code, str(local.offsets.original(int(text))).encode()))
             continue
-        shown = text
-        for name, instead in local.names:
-            shown = shown.replace(b'"' + name + b'"', b'"' + instead + b'"').replace(name, instead)
-        pairs.append((code, shown))
+        pairs.append((code, text if error.sqlstate.startswith(_OF_VALUES) else _named(text, local.names)))
     if not pairs:
         return error_response(error.sqlstate, "the statement could not be computed")
     return build_error(ErrorFields(tuple(pairs)), Back.ERROR)
+
+
+def _named(text: bytes, names: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A message with the client's names in place of ours, where these stand as names of their own."""
+    for name, instead in names:
+        text = re.sub(rb"(?<![\w$])" + re.escape(name) + rb"(?![\w$])", lambda _, put=instead: put, text)  # type: ignore[misc]
+    return text
 
 
 def not_allowed() -> Refusal:

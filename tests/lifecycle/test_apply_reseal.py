@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lifecycle.apply import ApplyPlan
     from lifecycle.demo.postgres import Postgres
+    from rules.model import Rules
 
 SCHEMA = """
 CREATE TABLE t (id int PRIMARY KEY, pan varchar(19) DEFAULT '0000', made timestamp, seen timestamp, note text);
@@ -211,7 +212,7 @@ async def test_the_record_is_there_for_people_too(place: Place) -> None:
 
 
 async def test_two_at_once(place: Place, pg: Postgres) -> None:
-    """The second waits for the first, and finds nothing left to do or another database than it planned for."""
+    """The second waits for the first, and finds nothing left to do, or another database than it planned for."""
     import asyncio  # noqa: PLC0415
 
     from lifecycle.apply import ApplyError  # noqa: PLC0415
@@ -219,19 +220,21 @@ async def test_two_at_once(place: Place, pg: Postgres) -> None:
     await place.admin.execute(SCHEMA)
     await place.apply(rules(PAN))
     wanted = rules_of(rules(PAN.replace("deterministic", "randomized")))
-    others = [await asyncpg.connect(pg.dsn(place.name)) for _ in range(2)]
-    plans = [await make_plan(c, wanted, place.ring) for c in others]
+    other_rules = rules_of(rules(PAN.replace("varchar(19)", "varchar(20)")))
+    others = [await asyncpg.connect(pg.dsn(place.name)) for _ in range(3)]
+    plans = [(await make_plan(c, wanted, place.ring), wanted) for c in others[:2]]
+    plans.append((await make_plan(others[2], other_rules, place.ring), other_rules))
 
-    async def run(connection: asyncpg.Connection[Any], plan: ApplyPlan) -> str:
+    async def run(connection: asyncpg.Connection[Any], planned: tuple[ApplyPlan, Rules]) -> str:
+        plan, by = planned
         try:
-            await execute(connection, plan, wanted, place.ring, random=os.urandom, progress=lambda *_: None)
+            left = await execute(connection, plan, by, place.ring, random=os.urandom, progress=lambda *_: None)
         except ApplyError as error:
             return str(error)
-        return "done"
+        return "done" if left else "nothing was left"
 
-    said = await asyncio.gather(*map(run, others, plans))
-    assert "done" in said
-    assert all(s == "done" or "has changed since the plan was made" in s for s in said)
+    assert sorted(await asyncio.gather(*map(run, others[:2], plans[:2]))) == ["done", "nothing was left"]
+    assert "has changed since the plan was made, by another pgveil apply perhaps" in await run(others[2], plans[2])
     assert (await place.plan(wanted)).empty
     for connection in others:
         await connection.close()

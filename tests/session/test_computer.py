@@ -217,6 +217,26 @@ def calculator_error(sqlstate: str, **fields: str) -> CalculatorError:
     return CalculatorError(sqlstate, tuple((ord(k), v.encode()) for k, v in pairs.items()))
 
 
+@pytest.mark.parametrize(
+    ("sqlstate", "said", "told"),
+    [
+        ("42P01", 'relation "pgveil_leaf_1" does not exist', 'relation "customers" does not exist'),
+        ("42703", "column pgveil_leaf_1.x does not exist", "column customers.x does not exist"),
+        ("42703", "column pgveil_leaf_10.x, xpgveil_leaf_1", "column pgveil_leaf_10.x, xpgveil_leaf_1"),
+        # What the client has written, or has stored.
+        ("22P02", 'invalid input syntax for type integer: "pgveil_leaf_1"', None),
+        ("22003", 'value "pgveil_leaf_1 7" is out of range', None),
+        ("23514", "pgveil_leaf_1", None),
+        ("P0001", "pgveil_leaf_1", None),
+    ],
+)
+def test_only_names_of_ours_are_replaced_in_errors(
+    bench: Bench, cut: Callable[[bytes], list[bytes]], sqlstate: str, said: str, told: str | None
+) -> None:
+    found = error_of(Scene(bench, cut, calculator_error(sqlstate, M=said)).query())
+    assert found.get("M") == (told or said).encode()
+
+
 @pytest.mark.parametrize("block", [False, True])
 def test_the_calculators_error_is_postgresqls(
     bench: Bench, cut: Callable[[bytes], list[bytes]], *, block: bool
