@@ -372,11 +372,16 @@ class Connection:
             client_tls=self._client.tls is not None,
             number=self._number,
             pump=self._pump,
+            later=self._later,
         )
 
     def _pump(self) -> None:
         if self._relay is not None:
             self._relay.pump()
+
+    def _later(self, turn: Callable[[], None]) -> None:
+        if self._relay is not None:
+            self._relay.later(turn)
 
     # -- ends ------------------------------------------------------------------------------------------------------------------------
 

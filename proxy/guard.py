@@ -189,6 +189,7 @@ class Guard:
             budget=self._budget,
             limits=self._limits(),
             pump=context.pump,
+            later=context.later,
             meter=self._meter,
         )
         session.announced = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -145,6 +146,16 @@ class Leg(asyncio.Protocol):
         self.full = False
         if self._sink is not None:
             self._sink.fullness_changed(self)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the peer has ended, even behind bytes that have not been read; where the system tells."""
+        hung_up = getattr(select, "POLLRDHUP", 0)
+        if self._eof or self.transport.is_closing() or not hung_up:
+            return self._eof or self.transport.is_closing()
+        asked = select.poll()
+        asked.register(self.transport.get_extra_info("socket").fileno(), hung_up)
+        return bool(asked.poll(0))
 
     # -- for the dialogue ------------------------------------------------------------------------------------------------------------
 
@@ -350,6 +361,18 @@ class Relay:
             self._leave(self._leaving)
         else:
             self._steer()
+
+    def later(self, turn: Callable[[], None]) -> None:
+        """Have a function called behind what others wait for, unless the client has left by then."""
+        asyncio.get_running_loop().call_soon(self._turn, turn)
+
+    def _turn(self, turn: Callable[[], None]) -> None:
+        if self.over.done():
+            return
+        if self._client.has_left:
+            self.ended(self._client)
+        else:
+            turn()
 
     def leave(self, error: PgveilError, *, patient: bool = False) -> None:
         """End the connection as soon as nothing is under way, telling the client `error`. `patient`: it has yet to ask its first question."""

@@ -45,6 +45,9 @@ _ALWAYS: Final = frozenset(
 # Fastpath calls that client libraries make for large objects (libpq's fe-lobj.c): none of them reads tables or runs SQL.
 _LARGE_OBJECT_CALLS: Final = frozenset((715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172))
 
+# What one client's messages may take at a time, most of it for planning: then others have their turn, and it is seen whether it has left.
+_TURN_SECONDS: Final = 0.1
+
 _FASTPATH: Final = Refusal(
     Reason.UNSUPPORTED,
     "0AP01",
@@ -64,15 +67,19 @@ class Frontend:
         "_handlers",
         "_judging",
         "_lane",
+        "_sliced",
         "_state",
         "_task",
         "_wait",
         "ended",
+        "paused",
     )
 
-    def __init__(self, state: State, lane: Lane) -> None:
+    def __init__(self, state: State, lane: Lane, *, sliced: bool) -> None:
         self._state = state
         self._lane = lane
+        self._sliced = sliced  # somebody gives it another turn
+        self.paused = False  # it waits for that
         self._framer = Framer(Direction.FRONTEND, interpret=_INTERPRET, heads=_BIND_HEAD)
         self._judging = Judging(state)
         self._computer = Writer(state, self._judging)
@@ -105,7 +112,7 @@ class Frontend:
     @property
     def quiet(self) -> bool:
         """Whether no message is in hand or held, and the next byte begins one."""
-        return self._task is None and not self.ended and self._framer.at_boundary
+        return self._task is None and not self.ended and not self.paused and self._framer.at_boundary
 
     @property
     def buffered(self) -> int:
@@ -124,8 +131,12 @@ class Frontend:
     def pump(self) -> bool:
         """Go as far as possible; whether anything moved. Raises ProtocolError."""
         state = self._state
-        moved = False
+        moved = self.paused = False
+        until = state.clock() + _TURN_SECONDS if self._sliced else 0.0
         while state.closing is None and not state.hold_client:
+            if until and moved and self._framer.buffered and state.clock() > until:
+                self.paused = True
+                return moved
             if self._task is not None:
                 if not self._resume():
                     return moved

@@ -19,7 +19,7 @@ class SessionContext:
 
     `parameters`: the startup packet's other parameters, as sent to the server (client_encoding, options, search_path...).
     `answered`: the client has said something since its startup packet. `client_address`: "host:port", or "unix". `number`: counts the worker's connections. `pump`: to be called, in the event loop, when the
-    session's output or wants have changed by themselves.
+    session's output or wants have changed by themselves. `later` has a function called when other clients have had their turn, if this one is still there then.
     """
 
     login: str
@@ -31,6 +31,7 @@ class SessionContext:
     answered: bool = False
     number: int = 0
     pump: Callable[[], None] = lambda: None
+    later: Callable[[Callable[[], None]], None] | None = None
 
 
 class SessionLike(Protocol):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from proxy.session.values import ValueCodec
     from proxy.wire.messages import CancelRequest
 
-_AHEAD: Final = 64 << 10  # bytes of the client that are read while it waits for the calculator
+_AHEAD: Final = 64 << 10  # bytes of the client that are read while it waits
 _ALONE: Final = 512 << 20  # bytes of fetched rows, for a session that shares them with none
 
 __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
@@ -48,7 +48,7 @@ __all__ = ["Identity", "Recorder", "Session", "SessionObserver"]
 class Session:
     """A session between AuthenticationOk and the end. After each call, take `to_client` and `to_server` and look at the wants."""
 
-    __slots__ = ("_backend", "_frontend", "_lane", "_pump", "_running", "_state")
+    __slots__ = ("_backend", "_frontend", "_lane", "_later", "_pump", "_running", "_state", "_turn_due")
 
     def __init__(
         self,
@@ -65,12 +65,15 @@ class Session:
         computed: ComputeCache | None = None,
         budget: Budget | None = None,
         pump: Callable[[], None] = lambda: None,
+        later: Callable[[Callable[[], None]], object] | None = None,
         meter: LookupMeter | None = None,
         passing: PassingTexts | None = None,
         fast: bool = True,
     ) -> None:
         """`fast`: with the fast lane, which changes nothing but what a request costs."""
         self._pump = pump
+        self._later = later  # has a function called when others have had their turn, and what has come has been read
+        self._turn_due = False
         self._running = False
         self._state = State(
             judge=judge,
@@ -89,7 +92,7 @@ class Session:
         )
         self._state.pipeline.sent(Expectation(Kind.STARTUP))
         self._lane = Lane(self._state, PassingTexts() if passing is None else passing, enabled=fast)
-        self._frontend = Frontend(self._state, self._lane)
+        self._frontend = Frontend(self._state, self._lane, sliced=later is not None)
         self._backend = Backend(self._state, self._lane)
 
     # -- output ----------------------------------------------------------------------------------------------------------------------
@@ -116,14 +119,12 @@ class Session:
     def wants_client(self) -> bool:
         """False while nothing more should be read from the client.
 
-        While something is computed for it a little is, as that is how its leaving is noticed.
+        While it has to wait a little is, as that is how its leaving is noticed.
         """
-        state = self._state
-        if state.closing is not None:
+        frontend = self._frontend
+        if self._state.closing is not None:
             return False
-        if not self._frontend.waiting:
-            return True
-        return state.computation is not None and self._frontend.buffered < _AHEAD
+        return not (frontend.waiting or frontend.paused) or frontend.buffered < _AHEAD
 
     @property
     def wants_server(self) -> bool:
@@ -322,3 +323,12 @@ class Session:
         if state.successor is not None and self._frontend.rest() and state.pipeline.head is None:
             state.succeed()
         self._lane.look(quiet=self._frontend.quiet and self._backend.quiet)
+        if self._frontend.paused and not self._turn_due and self._later is not None:
+            self._turn_due = True
+            self._later(self._turn)
+
+    def _turn(self) -> None:
+        """The client's next messages, after everybody else's; none if it has left meanwhile."""
+        self._turn_due = False
+        self._run(self._frontend)
+        self._pump()

@@ -126,6 +126,23 @@ def test_a_client_that_dies_leaves_nothing(world: World) -> None:
     assert _settles(world.metrics_port, before)
 
 
+def test_planning_stops_for_a_client_that_has_left(world: World) -> None:
+    """Forty texts in one write, each of which takes a while to plan, and nobody to hear of them."""
+    connections, planned = (world.metric(f"pgveil_{what}") for what in ("connections", "parses_total"))
+    teller = psycopg.connect(world.dsn("teller"), autocommit=True)
+    teller.execute("select pan from cards limit 0")
+    numbers = ", ".join(f"'49290000{n:08}'" for n in range(600))
+    teller.pgconn.enter_pipeline_mode()
+    for n in range(40):
+        teller.pgconn.send_prepare(b"", f"select {n} as n{n}, pan from cards where pan in ({numbers})".encode())
+    teller.pgconn.nonblocking = 1
+    while teller.pgconn.flush():
+        pass
+    teller.close()
+    assert _settles(world.metrics_port, connections)
+    assert world.metric("pgveil_parses_total") - planned < 20
+
+
 def test_a_backend_that_dies_is_told_and_the_next_connection_works(world: World) -> None:
     teller = psycopg.connect(world.dsn("teller"), autocommit=True)
     pid = teller.execute("select pg_backend_pid()").fetchone()

@@ -253,6 +253,7 @@ class Bench:
         self.budget = Budget(1 << 30)
         self.meter: LookupMeter = Unmetered()
         self.passing = PassingTexts()
+        self.later: Callable[[Callable[[], None]], object] | None = None
 
     def clock(self) -> float:
         self.time += 0.001
@@ -274,6 +275,7 @@ class Bench:
             meter=self.meter,
             passing=self.passing,
             fast=fast,
+            later=self.later,
         )
         self.sessions.append(session)
         return session

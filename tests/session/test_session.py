@@ -415,7 +415,7 @@ def test_a_sync_waits_for_the_record_of_a_write(bench: Bench) -> None:
     )
     _, server = taken(session)
     assert server.endswith(m.build_execute(b"") + m.FLUSH)
-    assert not session.wants_client
+    assert session._frontend.waiting
     session.server_received(m.PARSE_COMPLETE + m.BIND_COMPLETE + m.NO_DATA + tag(b"INSERT 0 1"))
     assert taken(session)[0] == m.PARSE_COMPLETE + m.BIND_COMPLETE
     session.audit_durable(bench.recorder.flush())
@@ -474,9 +474,9 @@ def test_a_damaged_value_in_a_block_makes_the_block_fail(bench: Bench) -> None:
     assert errors(client) == ["XX001"]
     assert b"5000" not in client
     assert server == REFUSED_PARSE + m.SYNC
-    assert not session.wants_client
+    assert session._frontend.waiting
     session.server_received(SERVER_REFUSES + FAILED)
-    assert (taken(session), session.wants_client) == ((FAILED, b""), True)
+    assert (taken(session), session._frontend.waiting) == ((FAILED, b""), False)
     assert bench.recorder.kinds() == ["StatementStarted", "Refused", "StatementEnded"]
 
 
@@ -645,7 +645,7 @@ def test_a_client_that_does_not_wait(bench: Bench) -> None:
     bench.limits = SessionLimits(pending=5, held_client=1000)
     session = started(bench)
     session.client_received(m.build_parse(b"", b"SELECT 1") * 9 + m.SYNC)
-    assert not session.wants_client
+    assert session._frontend.waiting
     session.client_received(m.build_parse(b"", b"SELECT 1 /* %s */" % (b"x" * 2000)))
     assert errors(taken(session)[0]) == ["54000"]
     assert session.closing
@@ -655,7 +655,7 @@ def test_a_full_pipeline_holds_the_client(bench: Bench) -> None:
     bench.limits = SessionLimits(pending=5)
     session = started(bench)
     session.client_received(m.build_parse(b"", b"SELECT 1") * 9 + m.SYNC)
-    assert not session.wants_client
+    assert session._frontend.waiting
     _, server = taken(session)
     assert server.endswith(m.FLUSH)
     session.server_received(m.PARSE_COMPLETE * 5)
@@ -753,11 +753,11 @@ def test_judging_waits_for_the_catalog(bench: Bench) -> None:
     session = started(bench)
     session.client_received(m.build_query(b"CREATE TABLE a ()"))
     session.client_received(m.build_query(b"SELECT 1"))
-    assert (taken(session)[1], session.wants_client) == (m.build_query(b"CREATE TABLE a ()"), False)
+    assert (taken(session)[1], session._frontend.waiting) == (m.build_query(b"CREATE TABLE a ()"), True)
     session.server_received(tag(b"CREATE TABLE") + READY)
     assert (session.catalog_stale, taken(session)[1]) == (True, b"")
     session.catalog_refreshed()
-    assert (taken(session)[1], session.wants_client) == (m.build_query(b"SELECT 1"), True)
+    assert (taken(session)[1], session._frontend.waiting) == (m.build_query(b"SELECT 1"), False)
 
 
 def test_ddl_in_a_block_stales_the_catalog_at_its_commit(bench: Bench) -> None:
