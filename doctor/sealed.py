@@ -9,6 +9,7 @@ import asyncpg
 from doctor.database import AS_ADMINISTRATOR
 from doctor.facts import Missing, Sample
 from keys.sealed import MalformedError, UnknownKeyError, open_batch_lenient
+from keys.stored import LOOKED_AT, sampled
 from rules.model import Protection, SealMode, quote_ident
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from rules.catalog import Catalog, Relation
     from rules.model import Column, Rules
 
-LOOKED_AT: Final = 200
-"""Values of one column that are opened."""
 COUNTED: Final = 100_000
 """Rows of a table up to which doctor looks for values that stand there twice, where it is not asked to look at all (`--deep`)."""
 _QUERY: Final = "SELECT {column}::text AS value FROM {table}{sample} WHERE {column} IS NOT NULL LIMIT {limit}"
@@ -49,9 +48,7 @@ async def read_samples(
 async def _sample(connection: Connection, column: Column, relation: Relation, ring: KeyRing, *, deep: bool) -> Sample:
     parts = [quote_ident(column.name.schema), quote_ident(column.name.table), quote_ident(column.name.column)]
     rows = float(await connection.fetchval(_ROWS, relation.oid))
-    share = 100 * 4 * LOOKED_AT / rows if rows > 0 else 100
-    sample = f" TABLESAMPLE SYSTEM ({share})" if share < 100 else ""
-    query = _QUERY.format(column=parts[2], table=f"{parts[0]}.{parts[1]}", sample=sample, limit=LOOKED_AT)
+    query = _QUERY.format(column=parts[2], table=f"{parts[0]}.{parts[1]}", sample=sampled(rows), limit=LOOKED_AT)
     repeated = None
     async with connection.transaction(readonly=True):
         values = [r["value"].encode() for r in await connection.fetch(query)]

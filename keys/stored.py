@@ -80,12 +80,16 @@ async def open_stored(dsn: str, ring: KeyRing) -> tuple[Opened, ...]:
         await connection.close(timeout=5)
 
 
+def sampled(rows: float) -> str:
+    """What stands behind a table's name to read LOOKED_AT values and more of so many rows, and not always the first."""
+    share = 100 * 4 * LOOKED_AT / rows if rows > 0 else 100
+    return f" TABLESAMPLE SYSTEM ({share})" if share < 100 else ""
+
+
 async def _column(connection: asyncpg.Connection[Any], row: asyncpg.Record, keys: Mapping[int, DataKey]) -> Opened:
     relation, attribute, rows = row["relation"], row["attribute"], row["rows"]
-    share = 100 * 4 * LOOKED_AT / rows if rows else 100
-    sample = f"TABLESAMPLE SYSTEM ({share})" if share < 100 else ""
     values = await connection.fetch(
-        f"SELECT {attribute}::pg_catalog.text FROM ONLY {relation} {sample} "  # noqa: S608 - quoted by the server
+        f"SELECT {attribute}::pg_catalog.text FROM ONLY {relation}{sampled(rows)} "  # noqa: S608 - quoted by the server
         f"WHERE {attribute} IS NOT NULL LIMIT {LOOKED_AT}"
     )
     opened, damaged = 0, 0

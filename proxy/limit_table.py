@@ -17,6 +17,7 @@ from proxy import (
     control,
     databases,
     decisions,
+    guard,
     limits,
     logs,
     plain_catalogs,
@@ -454,6 +455,13 @@ def _worker() -> Iterator[Limit]:
         first,
         f"57P01, {_END}",
         drain,
+    )
+    yield Limit(
+        "Time for a statement that runs at a reload under the rules it began with",
+        "proxy.guard.HAND_OVER_SECONDS",
+        f"{guard.HAND_OVER_SECONDS:g} s",
+        "held against the new ones: withheld where these differ",
+        "tests/proxy/test_guard.py::test_each_reload_gives_what_is_on_its_way_a_minute_of_its_own",
     )
     yield Limit(
         "Databases",
