@@ -78,6 +78,8 @@ def _problem(
     if made is None:
         return f'column "{name}" is sealed in the database, which has no record of how: pgveil apply has not sealed it'
     wanted = sealed_as(rule)
+    if made.format > wanted.format:
+        return f'column "{name}" is sealed in form {made.format}, which only a newer pgveil knows'
     if not made.alike(wanted):
         return f'column "{name}" is sealed in the database as {_told(made)}, and the rules in force say {_told(wanted)}'
     lost = () if marks is None else lost_keys(made.keys, marks.get(made.domain, frozenset()))

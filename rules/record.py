@@ -24,7 +24,10 @@ _DIGITS: Final = 16
 
 
 class SealedAs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a column is sealed. `keys`: the ring's marks of the keys under which its values may be; `format`: of the sealed text."""
+    """How a column is sealed. `keys`: the ring's marks of the keys under which its values may be; `format`: of the sealed text.
+
+    A format is only ever added: a greater one was written by a newer pgveil.
+    """
 
     schema: str
     table: str

@@ -71,6 +71,9 @@ async def plan_resealing(
             again = ResealColumn(column, was or sealed_as(column), own.default)
             if was is None:
                 draft.obstacles += await _unrecorded(connection, column, relation, ring) if values else []
+            elif was.format > sealed_as(column).format:
+                newer = f"it is sealed in form {was.format}, which only a newer pgveil knows"
+                draft.obstacles.append(Obstacle(str(column.name), newer, "apply the rules with that pgveil"))
             elif lost := lost_keys(was.keys, marks.get(was.domain, frozenset())):
                 draft.obstacles += await _lost(connection, column, relation, was, lost[0])
             elif not was.alike(sealed_as(column)):

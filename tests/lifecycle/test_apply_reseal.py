@@ -211,6 +211,16 @@ async def test_the_record_is_there_for_people_too(place: Place) -> None:
     )
 
 
+async def test_a_form_of_a_newer_pgveil_is_in_the_way(place: Place) -> None:
+    await place.admin.execute(SCHEMA)
+    await place.apply(rules(PAN))
+    told = await place.admin.fetchval("SELECT obj_description('pgveil.applied'::regclass)")
+    newer = told.replace('"format":1', '"format":2')
+    await place.admin.execute(f"COMMENT ON VIEW pgveil.applied IS '{newer}'")
+    plan = await place.plan(rules(PAN))
+    assert ["form 2, which only a newer pgveil knows" in o.problem for o in plan.obstacles] == [True]
+
+
 async def test_two_at_once(place: Place, pg: Postgres) -> None:
     """The second waits for the first, and finds nothing left to do, or another database than it planned for."""
     import asyncio  # noqa: PLC0415

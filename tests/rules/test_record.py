@@ -230,6 +230,11 @@ def test_keys_that_are_not_those_of_the_record(marks: dict[str, frozenset[str]],
         assert "key 1 of domain pan, which the key ring does not have" in told
 
 
+def test_a_form_of_a_newer_pgveil_is_not_opened() -> None:
+    told = refused(judge(catalog=record_with(lambda c: msgspec.structs.replace(c, format=2))), "select pan from cards")
+    assert told == 'column "public.cards.pan" is sealed in form 2, which only a newer pgveil knows'
+
+
 def test_what_cannot_be_served_is_told() -> None:
     """For /readyz, the metric and the log. What somebody has copied is his own business, and what is not in this database is none."""
     assert judge().not_served() == ()
