@@ -8,9 +8,12 @@ a column may have a collation that regular expressions refuse.
 from __future__ import annotations
 
 from keys import mask_text as t
+from keys.lookup import MAC_SIZE, TICKET_SECONDS, TIME_SIZE
 from keys.mask_forms import private_schema, quote_constant, quote_ident
 
 _C = 'COLLATE pg_catalog."C"'
+_REFUSED = "a value for this column must come through pgveil"
+_WHY = f"Each is good for one login and {TICKET_SECONDS // 60} minutes: see to it that the clocks of pgveil and the server agree."
 _HEAD = "IMMUTABLE PARALLEL SAFE LANGUAGE sql"
 
 
@@ -258,14 +261,30 @@ RETURN (
     FROM @P@.pseudonym_key k
 );
 """),
-    # What a ticket of keys.lookup says, if it was made with the key and for this column; NULL for any other.
-    _qualify("""CREATE OR REPLACE FUNCTION @P@.lookup_value(ticket pg_catalog.text, name pg_catalog.text)
+    # What a ticket of keys.lookup says, if it was made with the key, for this column, for this login and just now; NULL for any other.
+    _qualify(f"""CREATE OR REPLACE FUNCTION @P@.ticket_value(ticket pg_catalog.text, name pg_catalog.text)
 RETURNS pg_catalog.text STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp LANGUAGE sql
 RETURN (
     SELECT CASE WHEN @P@.hmac_sha256(k.inner_pad, k.outer_pad,
-        pg.convert_to(name, 'UTF8') {||} E'\\\\x00'::pg_catalog.bytea {||} pg.substr(t.raw, 33)) {=} pg.substr(t.raw, 1, 32)
-        THEN pg.convert_from(pg.substr(t.raw, 33), 'UTF8') END
+        pg.convert_to(name, 'UTF8') {{||}} E'\\\\x00'::pg_catalog.bytea {{||}}
+        pg.convert_to(session_user::pg_catalog.text, 'UTF8') {{||}} E'\\\\x00'::pg_catalog.bytea {{||}}
+        pg.substr(t.raw, {MAC_SIZE + 1})) {{=}} pg.substr(t.raw, 1, {MAC_SIZE})
+        AND pg.abs(EXTRACT(epoch FROM pg.statement_timestamp()) {{-}}
+        ('x' {{||}} pg.encode(pg.substr(t.raw, {MAC_SIZE + 1}, {TIME_SIZE}), 'hex'))::pg_catalog.bit(64)::pg_catalog.int8) {{<=}} {TICKET_SECONDS}
+        THEN pg.convert_from(pg.substr(t.raw, {MAC_SIZE + TIME_SIZE + 1}), 'UTF8') END
     FROM @P@.lookup_key k, (SELECT pg.decode(ticket, 'base64') AS raw) t
 );
-"""),
+"""),  # noqa: S608 - of the module's own
+    # The same for who must have a good one; NULL for the ticket of a value that no column can hold.
+    f"""CREATE OR REPLACE FUNCTION @P@.lookup_value(ticket pg_catalog.text, name pg_catalog.text)
+RETURNS pg_catalog.text STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp LANGUAGE plpgsql AS $$
+DECLARE
+    value text := @P@.ticket_value(ticket, name);
+BEGIN
+    IF value IS NULL AND ticket <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = {quote_constant(_REFUSED)}, HINT = {quote_constant(_WHY)};
+    END IF;
+    RETURN value;
+END $$;
+""",
 )

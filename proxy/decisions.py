@@ -47,7 +47,7 @@ from proxy.session.gate import (
     Refuse,
 )
 from proxy.session.metering import metered
-from proxy.splicing import LiteralSealer, edited
+from proxy.splicing import LiteralSealer, edited, vouched
 from proxy.storing import storing
 from proxy.taking_apart import COMPUTABLE, TakingApart
 from proxy.vocabulary import Definitions
@@ -566,7 +566,7 @@ class Gate:
             kept = self._keeping(lexed, parts, asker, settings)
             if kept is not None:
                 return kept
-        admitted = self._admit(lexed, parts, tuple(plans), settings, edits)
+        admitted = self._admit(lexed, parts, tuple(plans), settings, asker.principal.login, edits)
         if isinstance(admitted, Refuse) and computing and admitted.refusal.reason is Reason.UNSUPPORTED:
             # A constant in a form that only PostgreSQL reads, as a date in words.
             made = self._computed(admitted.refusal, lexed, parts, asker, settings)
@@ -602,7 +602,7 @@ class Gate:
         return edits
 
     def _instead(self, lexed: Lexed, edits: tuple[Edit, ...], settings: Settings) -> Instead | None:
-        text, offsets = edited(lexed, (Plan(Action.OTHER, edits=edits),), self._sealer)
+        text, offsets = edited(lexed, (Plan(Action.OTHER, edits=edits),), self._sealer, "")
         try:
             return Instead(encode_sql(text, settings.client_encoding), offsets)
         except EncodingError:
@@ -610,7 +610,7 @@ class Gate:
 
     def _pass(self, lexed: Lexed, parts: list[Classified], settings: Settings) -> Pass:
         unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
-        changes = self._changes(lexed, parts, (None,) * len(parts), settings)
+        changes = self._changes(lexed, parts, (None,) * len(parts), settings, "")
         by_name = any(p.kind in _BY_NAME for p in parts)
         copies = None
         if len(parts) == 1 and parts[0].kind in _COPIES:
@@ -642,7 +642,7 @@ class Gate:
         return _Afterwards(bool(changes), ddl, any(p.ends for p in parts), changes is Change.FORMS)
 
     def _changes(
-        self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings
+        self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...], settings: Settings, login: str
     ) -> tuple[NameChange | None, ...]:
         """What each statement does to the session's names."""
         if all(p.named is None or p.kind in _BY_NAME for p in parts):
@@ -660,7 +660,7 @@ class Gate:
             unsettles = bool(self._world.changing.by(lexed, first, last))
             decision: Pass | Admit = Pass(unsettles)
             if plan is not None and plan.later is not None:
-                text = edited(lexed, (plan,), self._sealer)[0]
+                text = edited(lexed, (plan,), self._sealer, login)[0]
                 own = text[start : len(text) - len(lexed.text) + end]
                 decision = Admit(
                     encode_sql(own, settings.client_encoding),
@@ -669,6 +669,7 @@ class Gate:
                     self._shape(lexed),
                     self._generation,
                     unsettles,
+                    vouched=vouched((plan,), self._sealer),
                 )
             alone = encode_sql(lexed.text[start:end], settings.client_encoding)
             types = declared_types(lexed, named) if named.use is NameUse.PREPARES else ()
@@ -1387,17 +1388,15 @@ class Gate:
         parts: list[Classified],
         plans: tuple[Plan | None, ...],
         settings: Settings,
+        login: str,
         edits: tuple[Edit, ...] = (),
     ) -> Admit | Refuse:
         unsettles, ddl, ends, forms = self._afterwards(lexed, parts, settings)
         probes = self._probes(lexed, parts, plans)
+        asked_before = [lexed.tokens[lexed.statements[i][0]].start for i in probes]
         try:
-            text, offsets = edited(
-                lexed,
-                (*plans, Plan(Action.OTHER, edits=edits)),
-                self._sealer,
-                [lexed.tokens[lexed.statements[i][0]].start for i in probes],
-            )
+            whole = (*plans, Plan(Action.OTHER, edits=edits))
+            text, offsets = edited(lexed, whole, self._sealer, login, asked_before)
         except BadValue as bad:
             refusal = Refusal(bad.reason, bad.sqlstate, bad.message, bad.detail, column=bad.column)
             return Refuse(refusal, self._shape(lexed), bad.position)
@@ -1420,7 +1419,7 @@ class Gate:
                 ),
                 self._shape(lexed),
             )
-        changes = self._changes(lexed, parts, plans, settings)
+        changes = self._changes(lexed, parts, plans, settings, login)
         by_name = any(p.kind in _BY_NAME for p in parts)
         shape = self._shape(lexed)
         return Admit(
@@ -1437,6 +1436,7 @@ class Gate:
             ends=ends,
             forms=forms,
             probes=probes,
+            vouched=vouched(plans, self._sealer),
         )
 
     def _probes(self, lexed: Lexed, parts: list[Classified], plans: tuple[Plan | None, ...]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class InForce:
             random=secrets.token_bytes,
             pseudonym_key=_key_of(self._ring, PSEUDONYM_DOMAIN),
             lookup_key=_key_of(self._ring, LOOKUP_DOMAIN),
+            clock=time.time,
         )
 
     def prepare(self, rules: Path, *, every_key: bool = False) -> tuple[Rules, Callable[[], None]]:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from audit import log as audit_log
+from keys import lookup
 from proxy import (
     balancer,
     channel,
@@ -317,6 +318,22 @@ def _statements() -> Iterator[Limit]:
         f"{DEFAULT_LOOKUPS}; up to {MAX_LOOKUPS:,}",
         "53400",
         "tests/leaks/test_lookups.py::test_the_limit_and_the_record",
+    )
+    yield _constant(
+        "Age of a ticket",
+        lookup,
+        "TICKET_SECONDS",
+        "42501",
+        "tests/writes/test_tickets.py::test_it_is_no_use_at_another_time",
+        unit=" s",
+    )
+    yield _constant(
+        "Tickets that a transaction remembers, the last ones",
+        lookup,
+        "TICKETS_REMEMBERED",
+        "42501",
+        "tests/writes/test_tickets.py::test_so_much_is_remembered",
+        sized=True,
     )
 
 

@@ -25,8 +25,8 @@ GIVEN = "given"
 
 
 def function_name(column: ColumnName) -> str:
-    """The look-up function's name inside a class's schema. It cannot be a masking view's: it ends in a parenthesis-like mark."""
-    return _marked(f"{view_name(column.relation)}.{column.column}", "=")
+    """The look-up function's name inside a class's schema. It cannot be a masking view's: it ends in a mark, another one than when tickets were no login's."""
+    return _marked(f"{view_name(column.relation)}.{column.column}", "==")
 
 
 def gate_name(table: TableName, column: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keys.lookup import TICKETS_REMEMBERED
 from keys.mask import make_mask
 from keys.typespec import parse_type
 from lifecycle.apply.ground import digest
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 _PRIVATE, _SCHEMA = quote_ident(f"{SCHEMA}_private"), quote_ident(WRITING_SCHEMA)
 _SETTING = "pgveil.given"
 _REFUSED = "a value for this column must come through pgveil"
-# Of a transaction's values so many bytes are remembered, the last ones.
-_REMEMBERED = 65536
 # Before triggers of others, which PostgreSQL fires in the order of their names: they may do with a value what they like.
 _TRIGGER = "!pgveil "
 
@@ -62,11 +61,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     value text := {_PRIVATE}.lookup_value(ticket, name);
 BEGIN
-    IF value IS NULL AND ticket IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = {quote_literal(_REFUSED)};
-    END IF;
     IF value IS NOT NULL THEN
-        PERFORM set_config('{_SETTING}', left(ticket || ' ' || coalesce(current_setting('{_SETTING}', true), ''), {_REMEMBERED}), true);
+        PERFORM set_config('{_SETTING}', left(ticket || ' ' || coalesce(current_setting('{_SETTING}', true), ''), {TICKETS_REMEMBERED}), true);
     END IF;
     RETURN value;
 END $$"""
@@ -137,14 +133,15 @@ def _gate(
     known = type_of_oid(column.type_oid, -1)
     compared = "" if sealed or (known is not None and has_equality(known)) else "::pg_catalog.text"
     keep = _SAME.format(new=new, old=old) if sealed else _keeping(column, rule, logins, old, new, compared)
-    # Tickets as `given` has left them: with a blank behind each.
+    # Tickets as `given` has left them: with a blank behind each, the last one perhaps cut.
     inserts = sealed or rule.name in protection.told
     moves = inserts and relation.kind == "p"
     body = f"""
 BEGIN
 {_MOVES if moves else ""}{keep}    IF {new} IS NULL OR EXISTS (
-        SELECT FROM pg_catalog.string_to_table(pg_catalog.rtrim(pg_catalog.current_setting('{_SETTING}', true)), ' ') AS t (ticket)
-         WHERE {_PRIVATE}.lookup_value(t.ticket, {quote_literal(str(rule.name))})::{type_}{compared} = {new}{compared}) THEN
+        SELECT FROM pg_catalog.string_to_array(pg_catalog.current_setting('{_SETTING}', true), ' ') AS s (all_of_them),
+                    pg_catalog.unnest(all_of_them[1:pg_catalog.cardinality(all_of_them) - 1]) AS t (ticket)
+         WHERE {_PRIVATE}.ticket_value(t.ticket, {quote_literal(str(rule.name))})::{type_}{compared} = {new}{compared}) THEN
         RETURN NEW;
     END IF;
     RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = {quote_literal(_REFUSED)}, COLUMN = {quote_literal(column.name)};

@@ -28,12 +28,13 @@ _BINARY_FORM: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Values of type `source` (an OID) that are to be stored in a sealed column, or (`compared`) to be looked for in it."""
+    """Values of type `source` (an OID) that are to be stored in a sealed column, or (`compared`) to be looked for in it, by `login`."""
 
     column: Column
     source: int
     codec: ValueCodec
     compared: bool = False
+    login: str = ""
 
     @property
     def target(self) -> int:
@@ -52,7 +53,9 @@ class Assignment:
     def seal(self, value: bytes, output: OutputSettings, *, converted: bool) -> bytes:
         """A value in its text form, or as `text` gives it in binary form, sealed. Raises BadValue."""
         form = _BINARY_FORM if converted else 0
-        return self.codec.seal_param(self.column, value, form, self.target, output, exact=self.compared)
+        return self.codec.seal_param(
+            self.column, value, form, self.target, output, exact=self.compared, login=self.login
+        )
 
 
 def assignable(source: int, target: int) -> bool:

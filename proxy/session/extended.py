@@ -248,6 +248,7 @@ class Extended:
                     exact=param.exact,
                     cast=param.cast,
                     given=param.given,
+                    login=state.principal.login,
                 )
             formats[place] = 0
         state.observer.sealed(len(plan.params))

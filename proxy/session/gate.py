@@ -150,7 +150,8 @@ class Admit:
 
     `plans`: one a statement, in order; None for a statement that touches nothing protected. `shape`: the normalised text, no literals.
     `generation`: of the rules and catalog that it was made under; a later generation must be asked anew. `names`, `by_name`, `unshown`: as of Pass.
-    `witness`: of a COPY with a plan, and of a write of sealed values, the SELECT that the server is to describe before.
+    `witness`: of a COPY with a plan, and of a write of sealed values, the SELECT that the server is to describe before. `vouched`: when the tickets in the
+    text were made (keys.lookup), None where there are none.
     """
 
     text: bytes
@@ -167,6 +168,7 @@ class Admit:
     ends: bool = False
     forms: bool = False
     probes: tuple[int, ...] = ()
+    vouched: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -483,6 +483,7 @@ class Judging:
                 or (not state.tracker.doubt and self._same_settings(statement))
             )
             and (statement.names is None or (statement.names == state.names_version and not state.names_pending()))
+            and state.codec.vouches(statement.vouched)
         )
 
     def _same_settings(self, statement: PreparedStatement) -> bool:

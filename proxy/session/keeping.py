@@ -100,20 +100,19 @@ def _ticket(
     """What the write is given of a constant. One that goes to no row is counted as a look-up all the same, unless it can't be a value."""
     if same:
         return KEEP.encode()
-    codec, settings = state.codec, state.tracker.output
+    codec, settings, login = state.codec, state.tracker.output, state.principal.login
     try:
         if constant.parameter is None:
             if constant.text is None:
                 return None
-            return codec.vouch(
-                column, codec.seal_literal(column, constant.text, number=constant.number, settings=settings)
-            )
+            sealed = codec.seal_literal(column, constant.text, number=constant.number, settings=settings)
+            return codec.vouch(column, sealed, login)
         value = asked.values[constant.parameter - 1]
         if value is None:
             return None
         oid = declared_type(constant.parameter, types)
         bound = asked.bound or settings
-        return codec.seal_param(column, value, asked.format_of(constant.parameter), oid, bound, given=True)
+        return codec.seal_param(column, value, asked.format_of(constant.parameter), oid, bound, given=True, login=login)
     except BadValue as bad:
         if same is None and bad.reason is Reason.ORACLE:
             return KEEP.encode()

@@ -72,6 +72,16 @@ class PreparedStatement:
         return not self.absent and self.generation >= 0
 
     @property
+    def vouched(self) -> float | None:
+        """When the oldest tickets were made that are in what the server holds of it, or is sent for it."""
+        parts = [self.decision]
+        if self.computed is not None:
+            parts += [leaf.fetch for leaf in self.computed.compute.leaves]
+        if self.writing is not None:
+            parts.append(self.writing.write.apply)
+        return min((p.vouched for p in parts if isinstance(p, Admit) and p.vouched is not None), default=None)
+
+    @property
     def plan(self) -> Plan | None:
         """The plan of its one statement, None where it touches nothing protected."""
         return self.decision.plans[0] if isinstance(self.decision, Admit) and self.decision.plans else None

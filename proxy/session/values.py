@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from keys.lookup import NOTHING, ticket
+from keys.lookup import NOTHING, TICKET_SECONDS, Bearer, ticket
 from keys.mask import MaskError, make_mask
 from keys.ring import UnknownDomainError
 from keys.sealed import NONCE_SIZE as _NONCE_SIZE
@@ -74,10 +74,10 @@ class ValueCodec:
     """Seals and opens the values of sealed columns. One serves every session of a process in one database.
 
     `random` gives nonces. `enums`: the database's own, by the name that the rules write (Catalog.enums). Memory is bounded by the number of columns, and of
-    settings in use (`_ENCODERS` a column).
+    settings in use (`_ENCODERS` a column). `clock`: seconds since 1970, for tickets, which want a `lookup_key` as well.
     """
 
-    __slots__ = ("_databases", "_enums", "_known", "_lookup_key", "_pseudonym_key", "_random", "_ring")
+    __slots__ = ("_clock", "_databases", "_enums", "_known", "_lookup_key", "_pseudonym_key", "_random", "_ring")
 
     def __init__(
         self,
@@ -87,12 +87,14 @@ class ValueCodec:
         enums: Mapping[str, EnumType] | None = None,
         pseudonym_key: bytes | None = None,
         lookup_key: bytes | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._ring = ring
         self._random = random
         self._enums = {} if enums is None else dict(enums)
         self._pseudonym_key = pseudonym_key
         self._lookup_key = lookup_key
+        self._clock = clock
         self._known: dict[ColumnName, _Known] = {}
         self._databases: list[ValueCodec] = []
 
@@ -112,6 +114,7 @@ class ValueCodec:
             enums=self._enums,
             pseudonym_key=self._pseudonym_key,
             lookup_key=self._lookup_key,
+            clock=self._clock,
         )
         self._databases.append(codec)
         return codec
@@ -150,13 +153,14 @@ class ValueCodec:
         exact: bool = False,
         cast: bool = False,
         given: bool = False,
+        login: str = "",
     ) -> bytes:
         """A parameter as the client sent it (format 0 text, 1 binary), sealed, in text form. With `array` each element is sealed.
 
         `cast`: the statement casts it to the column's type, so a text is read as that type reads it.
 
         `exact`: it is compared, so what the column cannot hold equals nothing; else it is stored, and such a value fails. `given`: as `vouch`.
-        Raises BadValue.
+        `login`: whom a ticket is for. Raises BadValue.
         """
         known = self._of(column)
         # A client that declares nothing sends what the description showed it.
@@ -174,13 +178,12 @@ class ValueCodec:
                     exact=exact,
                     absent=_NEVER,
                 )
-                return self._seal_array(column, value)
-            sealed = self._seal(
-                column, decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
-            )
-            return self.vouch(column, sealed) if given else sealed
+                return self._seal_array(column, value, login)
+            plain = decode(known.type, data, format, declared_oid=declared_oid, settings=settings, exact=exact)
+            sealed = self._seal(column, plain, login)
+            return self.vouch(column, sealed, login) if given else sealed
         except UnrepresentableError:
-            return self._seal(column, _NEVER + data)
+            return self._seal(column, _NEVER + data, login)
         except WireValueError as error:
             raise _bad(error, column) from None
 
@@ -193,19 +196,21 @@ class ValueCodec:
         array: bool = False,
         exact: bool = False,
         settings: OutputSettings | None = None,
+        login: str = "",
     ) -> bytes:
         """A SQL constant, sealed: a string constant's content, or with `number` a numeric constant's text (sign included).
 
-        With `array` the constant is an array's, and its elements are sealed. `exact` as in `seal_param`. Raises BadValue.
+        With `array` the constant is an array's, and its elements are sealed. `exact` and `login` as in `seal_param`. Raises BadValue.
         """
         known = self._of(column)
         try:
             if array:
                 value = decode_array(known.elements, text.encode(), 0, settings=settings, exact=exact, absent=_NEVER)
-                return self._seal_array(column, value)
-            return self._seal(column, decode_literal(known.type, text, number=number, settings=settings, exact=exact))
+                return self._seal_array(column, value, login)
+            plain = decode_literal(known.type, text, number=number, settings=settings, exact=exact)
+            return self._seal(column, plain, login)
         except UnrepresentableError:
-            return self._seal(column, _NEVER + text.encode("utf-8", "replace"))
+            return self._seal(column, _NEVER + text.encode("utf-8", "replace"), login)
         except WireValueError as error:
             raise _bad(error, column) from None
         except UnicodeEncodeError:
@@ -213,15 +218,14 @@ class ValueCodec:
                 Reason.BAD_VALUE, "22021", 'invalid byte sequence for encoding "UTF8"', column.name
             ) from None
 
-    def vouch(self, column: Column, sealed: bytes) -> bytes:
+    def vouch(self, column: Column, sealed: bytes, login: str) -> bytes:
         """The ticket with which a sealed value is stored by who does not see the column clear; one of a column that is kept plain it is already.
 
         What looks like a mask is refused: it would be stored over the value that it stands for. Raises BadValue.
         """
         if column.protection is not Protection.SEALED:
             return sealed
-        if self._lookup_key is None:
-            raise _no_key(column)
+        key, bearer = self._bearing(column, login)
         if self._is_mask(column, sealed):
             raise BadValue(
                 Reason.ORACLE,
@@ -230,7 +234,22 @@ class ValueCodec:
                 column.name,
                 "Leave the column out where it was not changed.",
             )
-        return ticket(self._lookup_key, str(column.name), sealed)
+        return ticket(key, str(column.name), sealed, bearer)
+
+    def _bearing(self, column: Column, login: str) -> tuple[bytes, Bearer]:
+        """What tickets are made with. Raises BadValue."""
+        if self._lookup_key is None or self._clock is None:
+            raise _no_key(column)
+        return self._lookup_key, Bearer(login, int(self._clock()))
+
+    def vouches(self, made: float | None) -> bool:
+        """Whether tickets that were made then will do for a statement that is sent now: till half of their time, for clocks that differ."""
+        return made is None or abs(self.now - made) < TICKET_SECONDS / 2
+
+    @property
+    def now(self) -> float:
+        """When a ticket would be made."""
+        return 0.0 if self._clock is None else self._clock()
 
     def _is_mask(self, column: Column, sealed: bytes) -> bool:
         """Whether a value is, or looks like, what the column's mask makes of values."""
@@ -274,9 +293,9 @@ class ValueCodec:
         """Canonical bytes, sealed under the newest key. Raises BadValue."""
         return self._seal(column, canonical)
 
-    def _seal(self, column: Column, canonical: bytes) -> bytes:
+    def _seal(self, column: Column, canonical: bytes, login: str = "") -> bytes:
         if column.protection is Protection.MASKED:
-            return self._ticket(column, canonical)
+            return self._ticket(column, canonical, login)
         try:
             key = self._ring.newest(_domain(column))
             return seal(key, canonical, nonce=self._random(_NONCE_SIZE) if column.mode is SealMode.RANDOMIZED else None)
@@ -287,16 +306,15 @@ class ValueCodec:
                 Reason.LIMIT, "54000", f"value too long for sealed column {column.name}", column.name, str(error)
             ) from None
 
-    def _ticket(self, column: Column, canonical: bytes) -> bytes:
+    def _ticket(self, column: Column, canonical: bytes, login: str) -> bytes:
         """What a look-up by a column that is kept plain sends in place of the value."""
-        if self._lookup_key is None:
-            raise _no_key(column)
+        key, bearer = self._bearing(column, login)
         if canonical.startswith(_NEVER):
             return NOTHING
         change = self._encoder(self._of(column), 0, CANONICAL_SETTINGS)
-        return ticket(self._lookup_key, str(column.name), canonical if change is None else change(canonical))
+        return ticket(key, str(column.name), canonical if change is None else change(canonical), bearer)
 
-    def _seal_array(self, column: Column, value: ArrayValue) -> bytes:
+    def _seal_array(self, column: Column, value: ArrayValue, login: str) -> bytes:
         if len(value.elements) > ELEMENTS:
             raise BadValue(
                 Reason.LIMIT,
@@ -304,7 +322,7 @@ class ValueCodec:
                 f"an array of {len(value.elements)} elements for a sealed column, more than {ELEMENTS}",
                 column.name,
             )
-        return print_array(value.map(lambda element: self._seal(column, element)))
+        return print_array(value.map(lambda element: self._seal(column, element, login)))
 
     # -- out -------------------------------------------------------------------------------------------------------------------------
 

@@ -302,7 +302,14 @@ class Writer(Computer):
             if target is None:
                 continue
             assigned = yield from self._assigned(
-                Assignment(target, oid, self._state.codec, write.first + place in compared), columns[place]
+                Assignment(
+                    target,
+                    oid,
+                    self._state.codec,
+                    write.first + place in compared,
+                    self._state.principal.login,
+                ),
+                columns[place],
             )
             if isinstance(assigned, Failed):
                 return assigned
@@ -381,6 +388,7 @@ class Writer(Computer):
                             exact=param.exact,
                             cast=param.cast,
                             given=param.given,
+                            login=state.principal.login,
                         )
                     )
                 except BadValue as bad:

@@ -185,10 +185,12 @@ class TestSealedForms:
         key = DataKey("pan", 5, bytes(64))
 
         class Sealer:
-            def vouch(self, column: Column, sealed: bytes) -> bytes:
+            now = 0.0
+
+            def vouch(self, column: Column, sealed: bytes, login: str) -> bytes:
                 return b"!" + sealed
 
-            def seal_literal(self, column: Column, text: str, **_: bool) -> bytes:
+            def seal_literal(self, column: Column, text: str, **_: object) -> bytes:
                 return seal(key, text.encode(), nonce=None)
 
         found = explain(gate(Sealer()), sql, "teller", SETTINGS, keys=keys)

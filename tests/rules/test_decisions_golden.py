@@ -146,11 +146,22 @@ def _runs_text(oid: int, name: str, body: str) -> Function:
 class VisibleSealer:
     """Seals a literal to a text that shows what was sealed, for the golden files."""
 
-    def vouch(self, column: Column, sealed: bytes) -> bytes:
+    @property
+    def now(self) -> float:
+        return 0.0
+
+    def vouch(self, column: Column, sealed: bytes, login: str) -> bytes:
         return b"!" + sealed
 
     def seal_literal(
-        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+        self,
+        column: Column,
+        text: str,
+        *,
+        number: bool = False,
+        array: bool = False,
+        exact: bool = False,
+        login: str = "",
     ) -> bytes:
         how = "".join(("#" if number else "", "[]" if array else "", "=" if exact else ""))
         return f"<{column.name.column}{how}:{text}>".encode("ascii", "backslashreplace")

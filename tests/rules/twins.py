@@ -182,11 +182,22 @@ def _canonical(column: Column, value: str) -> str:
 class MarkingSealer:
     """Implements `proxy.splicing.LiteralSealer`."""
 
-    def vouch(self, column: Column, sealed: bytes) -> bytes:
+    @property
+    def now(self) -> float:
+        return 0.0
+
+    def vouch(self, column: Column, sealed: bytes, login: str) -> bytes:
         return b"!" + sealed
 
     def seal_literal(
-        self, column: Column, text: str, *, number: bool = False, array: bool = False, exact: bool = False
+        self,
+        column: Column,
+        text: str,
+        *,
+        number: bool = False,
+        array: bool = False,
+        exact: bool = False,
+        login: str = "",
     ) -> bytes:
         """A constant in its marked form; arrays element by element."""
         if not array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keys.lookup import TICKET_SECONDS
 from proxy.session.gate import NameChange, Pass, Refuse
 from proxy.wire import messages as m
 from rules.model import Verdict
@@ -421,3 +422,29 @@ def test_copy_data_waits_for_nobody(bench: Bench) -> None:
     data = m.message(m.Front.COPY_DATA, b"x\n") + m.message(m.Front.COPY_DONE, b"")
     session.client_received(data)
     assert _taken(session)[1] == data
+
+
+def test_tickets_in_a_text_are_made_anew_before_their_time_is_over(
+    bench: Bench, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    now = [1000.0]
+    bench.codec._clock = lambda: now[0]
+    scene = Scene(bench, cut)
+
+    def vouched(text: bytes) -> None:
+        bench.judge.admit(SQL, plan(), to=text.decode(), vouched=now[0])
+
+    vouched(OLD)
+    scene.prepare()
+    assert b"old 1" in scene.run()
+    vouched(NEW)
+    now[0] += TICKET_SECONDS / 2 - 1
+    scene.server.kinds()
+    assert b"old 1" in scene.run()
+    assert scene.server.kinds() == "BDES"
+    now[0] += 2
+    vouched(NEW)
+    assert b"new 1" in scene.run()
+    assert scene.server.kinds() == "CPDHBDES"
+    assert b"new 1" in scene.run()
+    assert scene.server.kinds() == "BDES", "once"
