@@ -292,6 +292,10 @@ class Gate:
         """See Judge."""
         return self._world.protection.source_of(table_oid, attnum)
 
+    def table_of(self, view_oid: int, attnum: int) -> tuple[int, int] | None:
+        """See Judge."""
+        return self._world.protection.table_of(view_oid, attnum)
+
     def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """See Judge."""
         protection = self._world.protection

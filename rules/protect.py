@@ -184,6 +184,10 @@ class ProtectionMap:
         """The protected column behind a RowDescription field's origin; of several behind a view's column, the first by name."""
         return self._sources.get((table_oid, attnum))
 
+    def table_of(self, view_oid: int, attnum: int) -> tuple[int, int] | None:
+        """The column of a table, by OID and number, that a column of pgveil's masking views stands for."""
+        return self._tables.get((view_oid, attnum))
+
     def protected_tables(self) -> frozenset[TableName]:
         """Every base relation with a protected column, inherited ones too."""
         return frozenset(self.catalog.relations[oid].name for oid in self._columns)
@@ -346,6 +350,19 @@ class ProtectionMap:
                     if origin is not None:
                         sources[relation.oid, column.attnum] = origin
         return sources
+
+    @cached_property
+    def _tables(self) -> Mapping[tuple[int, int], tuple[int, int]]:
+        tables = {view_name(t): r for t in self.rules.tables if (r := self.catalog.by_name.get(t)) is not None}
+        return MappingProxyType(
+            {
+                (view.oid, shown.attnum): (table.oid, column.attnum)
+                for view in self.catalog.relations.values()
+                if view.kind == "v" and is_own(view.name) and (table := tables.get(view.name.name)) is not None
+                for shown in view.columns
+                if (column := table.column(shown.name)) is not None
+            }
+        )
 
     def _origin_of_own_view(self, view: Relation, column: str) -> ColumnName | None:
         for table in self.rules.protected_tables():

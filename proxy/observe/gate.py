@@ -151,6 +151,10 @@ class ObservingGate:
         """See Judge; nothing is protected while observing, whatever a description names."""
         return None if self._observes else self._gate.source_of(table_oid, attnum)
 
+    def table_of(self, view_oid: int, attnum: int) -> tuple[int, int] | None:
+        """See Judge; nobody reads by views while observing."""
+        return None if self._observes else self._gate.table_of(view_oid, attnum)
+
     def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """See Judge; while observing nothing waits."""
         return not self._observes and self._gate.unfamiliar(columns)

@@ -252,6 +252,9 @@ class Judge(Protocol):
         For a column of a view that mixes several protected columns, any one of them.
         """
 
+    def table_of(self, view_oid: int, attnum: int) -> tuple[int, int] | None:
+        """The column of a table that a column of a masking view stands for; None of any other."""
+
     def unfamiliar(self, columns: frozenset[tuple[int, int]]) -> bool:
         """Whether a column (OID of its relation, number) is among them that neither the catalog knows nor the last look for its relation has
         shown to be of a temporary one; the next one looks for it. Numbers below 1 are every relation's."""

@@ -118,13 +118,20 @@ def examine(judge: Judge, principal: Principal, plan: Plan | None, raw: bytes, l
         modifier = seen.typmod if result.modified and not as_text else -1
         shown.append(field._replace(type=TEXT_OID if as_text else seen.oid, size=seen.typlen, typmod=modifier))
         openings.append(Opening(index, result.open, result.verdict))
-    message = build_row_description(tuple(shown)) if openings else raw
+    told = tuple(_of_table(judge, field) for field in shown)
+    message = raw if told == tuple(fields) else build_row_description(told)
     return Shown(message, tuple(f.format for f in fields), tuple(openings))
 
 
 def source_of(judge: Judge, field: Field) -> ColumnName | None:
     """The protected column that a described column comes from."""
     return judge.source_of(field.table, field.attnum) if field.table else None
+
+
+def _of_table(judge: Judge, field: Field) -> Field:
+    """A masking view's column as its table's, which is what the client has named and finds in the catalogs."""
+    found = judge.table_of(field.table, field.attnum) if field.table else None
+    return field if found is None else field._replace(table=found[0], attnum=found[1])
 
 
 def _agrees(judge: Judge, principal: Principal, result: ResultColumn, source: ColumnName | None) -> bool:

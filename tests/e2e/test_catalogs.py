@@ -172,3 +172,23 @@ def test_the_same_text_again_and_again(world: World, plain: str, login: str) -> 
         with psycopg.connect(dsn, autocommit=True) as connection:
             answers.append([connection.execute(sql.replace(b"1", b"%d" % n)).fetchall() for n in range(5)])
     assert answers[0] == answers[1]
+
+
+@logins
+@pytest.mark.parametrize(
+    "sql",
+    [
+        b"SELECT id, name, phone FROM customers LIMIT 2",
+        b"SELECT c.phone, k.id, c.id, k.status FROM customers c, cards k LIMIT 1",
+    ],
+)
+def test_results_name_the_tables_that_were_named(world: World, login: str, sql: bytes) -> None:
+    """To who sees masks too: drivers look there for keys, defaults and names (pgjdbc's ResultSetMetaData)."""
+    found = []
+    for dsn in (world.dsn(login), world.dsn("postgres", direct=True)):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for binary in (False, True):
+                result = connection.execute(sql, binary=binary).pgresult
+                assert result is not None
+                found.append([(result.fname(i), result.ftable(i), result.ftablecol(i)) for i in range(result.nfields)])
+    assert found[:2] == found[2:]

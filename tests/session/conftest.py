@@ -111,6 +111,7 @@ class FakeJudge:
     def __init__(self) -> None:
         self.table: dict[bytes, Entry] = {}
         self.sources: dict[tuple[int, int], ColumnName] = {}
+        self.tables: dict[tuple[int, int], tuple[int, int]] = {}
         self.generation = 1
         self.asked: list[tuple[bytes, Settings]] = []
         self.verdicts = POLICY
@@ -160,6 +161,9 @@ class FakeJudge:
 
     def source_of(self, table_oid: int, attnum: int) -> ColumnName | None:
         return self.sources.get((table_oid, attnum))
+
+    def table_of(self, view_oid: int, attnum: int) -> tuple[int, int] | None:
+        return self.tables.get((view_oid, attnum))
 
     def report(self, login: str, relation: TableName | None, context: bytes | None) -> tuple[Plan | None, bool]:
         self.reported.append((relation, context))

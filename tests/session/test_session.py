@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.session.gate import NeedSettings, Pass, Refuse, ServerCheck
+from proxy.session.gate import Instead, NeedSettings, OffsetMap, Pass, Refuse, ServerCheck
 from proxy.session.limits import SessionLimits
 from proxy.session.settings import _MOST_TEMPORARY, PROBE_TEXT
 from proxy.wire import messages as m
@@ -1067,3 +1067,37 @@ def test_a_query_behind_an_error_in_its_batch_is_ignored_up_to_the_client_s_own_
     assert sent.count(m.SYNC) == 1
     assert b"odd" not in sent
     assert b"card" not in sent
+
+
+def test_a_masking_views_column_is_told_as_its_tables(bench: Bench) -> None:
+    """Which is what the client has named."""
+    session = started(bench)
+    known(bench, session)
+    bench.judge.tables[7000, 2] = (42, 5)
+    bench.judge.admit("SELECT masks", plan(PLAIN, PLAIN))
+    fields = (m.Field(b"id", 7000, 1, 20, 8, -1, 0), m.Field(b"phone", 7000, 2, 1043, -1, 24, 0))
+    session.client_received(m.build_query(b"SELECT masks"))
+    session.server_received(m.build_row_description(fields) + tag(b"SELECT 0") + READY)
+    told_fields = (fields[0], fields[1]._replace(table=42, attnum=5))
+    assert taken(session)[0] == m.build_row_description(told_fields) + tag(b"SELECT 0") + READY
+
+
+def test_what_runs_instead_of_a_text_that_passes(bench: Bench) -> None:
+    """Simple and prepared: no question of ours goes before it, positions in errors are the client's, and a prepared statement keeps what it has."""
+    instead = Instead(b"SELECT one FROM (catalog)", OffsetMap(((16, 9, 16, 7),)))
+    bench.judge.table[b"SELECT one FROM catalog"] = Pass(instead=instead)
+    session = started(bench)
+    error = m.message(m.Back.ERROR, b"SERROR\0VERROR\0C42703\0Mno\0P26\0\0")
+    session.client_received(m.build_query(b"SELECT one FROM catalog"))
+    session.server_received(error + READY)
+    client, server = taken(session)
+    assert server == m.build_query(instead.text)
+    assert m.parse_error(client[5 : client.index(READY)]).get("P") == b"24"
+    session.client_received(m.build_parse(b"s", b"SELECT one FROM catalog") + m.SYNC)
+    session.server_received(m.PARSE_COMPLETE + READY)
+    assert taken(session)[1] == m.build_parse(b"s", instead.text) + m.SYNC
+    bench.judge.table[b"SELECT one FROM catalog"] = Pass(instead=Instead(b"SELECT another", OffsetMap()))
+    bench.judge.generation += 1
+    batch = m.build_bind(b"", b"s", (), ()) + m.build_describe(b"P", b"") + m.build_execute(b"") + m.SYNC
+    session.client_received(batch)
+    assert taken(session)[1] == batch
