@@ -177,13 +177,14 @@ async def read_database(
     now: Callable[[], float],
     host: tuple[str, int] | None = None,
     tls: Sequence[Any] = (None,),
+    own_login: str | None = None,
 ) -> tuple[Database, Connection]:
     """Everything about a database, and the connection for what is asked later. Raises DatabaseError, DatabaseUrlError."""
     connection = await connect(url, application="pgveil doctor", host=host, tls=tls)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await fix_settings(connection)
-            return await _read(connection, rules, ring, now), connection
+            return await _read(connection, rules, ring, now, own_login), connection
     except asyncpg.PostgresError as error:
         connection.terminate()
         raise DatabaseError(f"the database says: {describe_error(error)}") from None
@@ -193,7 +194,11 @@ async def read_database(
 
 
 async def _read(
-    connection: Connection, rules: Rules | Missing, ring: KeyRing | Missing, now: Callable[[], float]
+    connection: Connection,
+    rules: Rules | Missing,
+    ring: KeyRing | Missing,
+    now: Callable[[], float],
+    own_login: str | None,
 ) -> Database:
     server = await connection.fetchrow(_SERVER)
     assert server is not None
@@ -224,7 +229,7 @@ async def _read(
         foreign=tuple(Open(**dict(r)) for r in await connection.fetch(_FOREIGN)),
         hba=await _hba(connection, server["login"], server["version"]),
         md5_logins=await _md5(connection),
-        plan=await _plan(connection, state, rules, ring),
+        plan=await _plan(connection, state, rules, ring, own_login),
         triggers=reach.triggers,
         open_columns=reach.columns,
         open_objects=reach.objects,
@@ -328,7 +333,7 @@ def _columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object
 
 
 async def _plan(
-    connection: Connection, state: State, rules: Rules | Missing, ring: KeyRing | Missing
+    connection: Connection, state: State, rules: Rules | Missing, ring: KeyRing | Missing, own_login: str | None
 ) -> ApplyPlan | Missing:
     """What apply would still do. Stored values are not read for it."""
     if isinstance(rules, Missing):
@@ -337,7 +342,7 @@ async def _plan(
         return ring
     if not state.superuser and not state.owns_pgveil:
         return Missing(f"login {state.user} can't see all that `pgveil apply` looks at", AS_ADMINISTRATOR)
-    return await plan_inside(connection, rules, ring, values=False)
+    return await plan_inside(connection, rules, ring, values=False, login=own_login)
 
 
 async def _hba(connection: Connection, login: str, version: int) -> tuple[HbaLine, ...] | Missing:

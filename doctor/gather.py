@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -25,7 +25,7 @@ from keys.ring import KeyRing, RingError
 from lifecycle.database import DatabaseError, DatabaseUrlError, describe_error
 from proxy.databases import dsn_of
 from proxy.errors import ConfigError
-from proxy.own_login import OwnLogin
+from proxy.own_login import OwnLogin, login_in
 from rules.agreement import compare, missing_roles
 from rules.load import check_rules, read_rules_file
 from rules.problems import RulesError
@@ -63,7 +63,9 @@ async def gather(
     try:
         # pgveil's own login as pgveil uses it; another URL as it says.
         tls = OwnLogin(target, config.server if target == own_url else None).attempts()
-        database, connection = await read_database(target, rules, ring, clock, _host(config, target), tls)
+        database, connection = await read_database(
+            target, rules, ring, clock, _host(config, target), tls, login_in(own_url)
+        )
     except ConfigError as error:
         database = Missing(
             str(error), "give server.root_certificate, server.certificate and server.key files that can be used"
@@ -79,7 +81,7 @@ async def gather(
             database = replace(database, samples=Missing(f"the database says: {describe_error(error)}", "try again"))
         finally:
             connection.terminate()
-    login = _login(own_url)
+    login = login_in(own_url)
     live = read_pages(config)
     if own_url is not None and config.tls.client_ca is None:
         wrong, started, name = await log_in(config, own_url)
@@ -150,14 +152,6 @@ def _own_url(config: Config) -> str | None:
         return dsn_of(config.catalog)
     except (ConfigError, OSError):
         return None
-
-
-def _login(url: str | None) -> str | None:
-    try:
-        name = urlsplit(url or "").username
-    except ValueError:
-        return None
-    return None if name is None else unquote(name)
 
 
 def _host(config: Config, url: str) -> tuple[str, int] | None:

@@ -34,6 +34,9 @@ class Running(Protocol):
     def files(self, config: Path) -> tuple[Path, Path]:
         """Its rules file and its key directory. Raises PgveilError, which ends the command."""
 
+    def login(self, config: Path) -> str | None:
+        """The login of its own connections to the database, where the configuration names one. Raises PgveilError."""
+
     def reload(self, config: Path) -> str | None:
         """Make it take up its files as they are now. None: done; else why it was not."""
 
@@ -90,10 +93,22 @@ def apply(
     running: Running | None = context.obj
     rules, keys = _files(running, rules, keys, config, reload=reload)
     loaded, ring = _rules(rules), _ring(keys)
+    named = running is not None and (config is not None or _CONFIG.is_file())
+    login = running.login(config or _CONFIG) if running is not None and named else None
     taking_up = None if not reload or running is None else partial(running.reload, config or _CONFIG)
     try:
         code = asyncio.run(
-            _apply(loaded, ring, database, taking_up, only_plan=plan, yes=yes, lock_seconds=lock_timeout, as_json=json_)
+            _apply(
+                loaded,
+                ring,
+                database,
+                taking_up,
+                login=login,
+                only_plan=plan,
+                yes=yes,
+                lock_seconds=lock_timeout,
+                as_json=json_,
+            )
         )
     except (DatabaseError, ApplyError) as error:
         _fail(_IO, str(error))
@@ -140,6 +155,7 @@ async def _apply(
     dsn: str,
     take_up: Callable[[], str | None] | None,
     *,
+    login: str | None,
     only_plan: bool,
     yes: bool,
     lock_seconds: float,
@@ -157,7 +173,7 @@ async def _apply(
 
     connection = await connect(dsn, application="pgveil apply")
     try:
-        plan = await make_plan(connection, rules, ring)
+        plan = await make_plan(connection, rules, ring, login=login)
         if not as_json:
             show_plan(plan)
         wanted = not plan.obstacles and not plan.empty and not only_plan
@@ -174,7 +190,7 @@ async def _apply(
             return _told(plan, {}, applied=applied, as_json=as_json, only_plan=only_plan)
         why = take_up()
         if why is None:
-            await _the_rest(connection, rules, ring, lock_seconds)
+            await _the_rest(connection, rules, ring, lock_seconds, login)
         return _told(plan, {"reloaded": why is None, "why": why}, applied=applied, as_json=as_json)
     except asyncpg.PostgresError as error:
         raise DatabaseError(f"the database says: {describe_error(error)}") from None
@@ -186,7 +202,9 @@ async def _apply(
         await connection.close(timeout=5)
 
 
-async def _the_rest(connection: Connection, rules: Rules, ring: KeyRing, lock_seconds: float) -> None:
+async def _the_rest(
+    connection: Connection, rules: Rules, ring: KeyRing, lock_seconds: float, login: str | None
+) -> None:
     """What had to stay for the sake of the pgveil that has just taken the rules up. For others' sake it stays on, until a later run."""
     import asyncio
     import os
@@ -194,7 +212,7 @@ async def _the_rest(connection: Connection, rules: Rules, ring: KeyRing, lock_se
     from lifecycle.apply import execute, make_plan
 
     for _ in range(_LOOKS):
-        plan = await make_plan(connection, rules, ring)
+        plan = await make_plan(connection, rules, ring, login=login)
         if not plan.later:
             break
         await asyncio.sleep(_LOOK_SECONDS)

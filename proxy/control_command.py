@@ -10,7 +10,7 @@ import typer
 
 from proxy.config import load_config
 from proxy.control import ask
-from proxy.errors import PgveilError
+from proxy.errors import ConfigError, PgveilError
 from proxy.reports import Outcome
 from rules.problems import readable
 
@@ -35,6 +35,16 @@ class Running:
         """Its rules file and its key directory. Raises ConfigError."""
         settings = load_config(config)
         return settings.rules, settings.keys
+
+    def login(self, config: Path) -> str | None:
+        """The login of its own connections to the database, where the configuration names one. Raises ConfigError."""
+        from proxy.databases import dsn_of  # noqa: PLC0415 - drivers are loaded when they are needed
+        from proxy.own_login import login_in  # noqa: PLC0415 - as above
+
+        try:
+            return login_in(dsn_of(load_config(config).catalog))
+        except (ConfigError, OSError):
+            return None  # what is wrong with it is for those to say who log in by it
 
     def reload(self, config: Path) -> str | None:
         """Make it take up its files as they are now. None: done; else why it was not."""

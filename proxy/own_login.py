@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
@@ -70,6 +70,15 @@ class OwnLogin:
             return ("prefer",)  # in one connection
         steps = ladder(server.sslmode, unix=False)
         return tuple(step is not Encryption.PLAIN and server_side(server) for step in steps)
+
+
+def login_in(url: str | None) -> str | None:
+    """The login that a connection URL names; None where it names none."""
+    try:
+        name = urlsplit(url or "").username
+    except ValueError:
+        return None
+    return None if name is None else unquote(name)
 
 
 def _asked(dsn: str) -> str:

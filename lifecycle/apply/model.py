@@ -207,7 +207,8 @@ _SECONDS_A_VALUE = 65e-6
 class ApplyPlan:
     """Everything that apply would do. With obstacles it does nothing.
 
-    `later`: what has to go, and stays for the sake of those that serve other rules (`serving`, as their sessions are shown).
+    `later`: what has to go, and stays for the sake of those that serve other rules (`serving`, as their sessions are shown). `login`: pgveil's own,
+    where that is known: nobody else is one that serves.
     """
 
     changes: tuple[Change, ...] = ()
@@ -215,6 +216,7 @@ class ApplyPlan:
     warnings: tuple[str, ...] = ()
     later: tuple[Change, ...] = ()
     serving: tuple[str, ...] = ()
+    login: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -286,6 +288,7 @@ class Draft:
     made: Made = field(default_factory=Made)
     later: list[Change] = field(default_factory=list)
     serving: tuple[str, ...] = ()
+    login: str | None = None
 
     def beside(self) -> Draft:
         """A draft whose changes come elsewhere in the same plan."""
@@ -309,6 +312,7 @@ class Draft:
             tuple(dict.fromkeys(self.warnings)),
             tuple(self.later),
             self.serving,
+            self.login,
         )
 
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from rules.model import ColumnName, Rules
 
 
-async def make_plan(connection: Connection, rules: Rules, ring: KeyRing) -> ApplyPlan:
-    """What apply would do, at this moment. Changes nothing. Raises DatabaseError, asyncpg.PostgresError."""
+async def make_plan(connection: Connection, rules: Rules, ring: KeyRing, *, login: str | None = None) -> ApplyPlan:
+    """What apply would do, at this moment. Changes nothing. `login`: pgveil's own, if known. Raises DatabaseError, asyncpg.PostgresError."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await fix_settings(connection)
-        return await plan_inside(connection, rules, ring, values=True)
+        return await plan_inside(connection, rules, ring, values=True, login=login)
 
 
 async def plan_inside(
@@ -51,6 +51,7 @@ async def plan_inside(
     *,
     values: bool,
     serving: tuple[str, ...] = (),
+    login: str | None = None,
 ) -> ApplyPlan:
     """`make_plan` inside the caller's transaction, whose settings are fixed. `values`: judge stored values too, which reads them.
 
@@ -61,7 +62,8 @@ async def plan_inside(
     derived = derived_from(rules, state.catalog)
     rules = with_derived(rules, state.catalog)
     people = people_of(state, rules)
-    draft = Draft(serving=_serving(state, people, rules) or serving)
+    draft = Draft(login=login)
+    draft.serving = _serving(draft, state, people, rules) or serving
     _absent(draft, state, rules)
     plan_keys(draft, rules, domains)
     plan_ground(draft, state, rules)
@@ -88,15 +90,20 @@ async def plan_inside(
     return draft.finish()
 
 
-def _serving(state: State, people: People, rules: Rules) -> tuple[str, ...]:
-    """The sessions of pgveils that serve other rules. Whom a role limits would gain by saying that he is one: he does not count."""
+def _serving(draft: Draft, state: State, people: People, rules: Rules) -> tuple[str, ...]:
+    """The sessions of pgveils that serve other rules. Anybody can say that he is one, and who is limited would gain by it: where pgveil's
+    own login is known nobody else counts; else nobody whom a role limits."""
     masked = [c.name for c in rules.protected_columns()]
-    own = number_of(rules.version)
-    return tuple(
-        f"{s.login} (pid {s.pid})"
-        for s in state.serving
-        if s.rules != own and not (s.login in people.principals and _is_limited(people, s.login, masked))
-    )
+    own, found = number_of(rules.version), []
+    for session in (s for s in state.serving if s.rules != own):
+        shown, login = f"{session.login} (pid {session.pid})", session.login
+        if draft.login is not None and login != draft.login:
+            draft.warnings.append(
+                f"{shown} says that it serves other rules, as a pgveil does, but pgveil's own login is {draft.login}: nothing is kept for its sake"
+            )
+        elif draft.login is not None or login not in people.principals or not _is_limited(people, login, masked):
+            found.append(shown)
+    return tuple(found)
 
 
 def _is_limited(people: People, login: str, columns: list[ColumnName]) -> bool:

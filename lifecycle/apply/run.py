@@ -114,7 +114,7 @@ async def execute(
 
 async def _unchanged(connection: Connection, plan: ApplyPlan, rules: Rules, ring: KeyRing) -> bool:
     """Whether what the plan says is to be done still; False: all of it is done already."""
-    now = await plan_inside(connection, rules, ring, values=False, serving=plan.serving)
+    now = await plan_inside(connection, rules, ring, values=False, serving=plan.serving, login=plan.login)
     if now.empty:
         return False
     if now.obstacles or now.comparable() != plan.comparable():

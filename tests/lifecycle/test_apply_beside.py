@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from lifecycle.apply import execute, make_plan
 from lifecycle.apply.inspect import read_state
 from lifecycle.apply.model import OWNER
 from lifecycle.database import fix_settings
@@ -119,6 +121,28 @@ async def test_whom_the_rules_limit_gains_nothing_by_saying_that_he_serves_the_o
     async with serving(ground, OLD, "ap_agent"):
         assert (await ground.apply(NEW)).later == ()
         assert await ground.sqlstate("ap_agent", "SELECT id, name FROM customers") == "42501"
+
+
+async def test_where_pgveil_s_own_login_is_known_nobody_else_is_one(ground: Place) -> None:
+    """Whom no role names, too: anybody can hold the lock. Without the name he keeps the old standing, as a pgveil would."""
+    await ground.apply(OLD)
+    rules = rules_of(NEW)
+    for login in ("ap_owner", "postgres"):
+        async with serving(ground, OLD, login):
+            plans = {
+                own: await make_plan(ground.admin, rules, ground.ring, login=own) for own in (None, login, "ap_app")
+            }
+            assert [bool(plan.serving) for plan in plans.values()] == [True, True, False], login
+            assert any(w.startswith(f"{login} (pid") for w in plans["ap_app"].warnings)
+            assert not any("serves other rules" in w for w in plans[login].warnings)
+    async with serving(ground, OLD, "ap_owner"):
+        plan = await make_plan(ground.admin, rules, ground.ring, login="ap_app")
+        await execute(ground.admin, plan, rules, ground.ring, random=os.urandom, progress=lambda *_: None)
+        assert await ground.sqlstate("ap_agent", "SELECT id, name FROM customers") == "42501"
+    # It may be limited by the rules: what is named is believed.
+    await ground.apply(OLD)
+    async with serving(ground, OLD, "ap_agent"):
+        assert (await make_plan(ground.admin, rules, ground.ring, login="ap_agent")).serving
 
 
 async def test_who_serves_the_same_rules_or_another_database_keeps_nothing(ground: Place) -> None:

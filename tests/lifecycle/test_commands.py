@@ -127,6 +127,10 @@ class Bank:
         assert config == self.home / "pgveil.yaml"
         return self.home / "rules.yaml", self.home / "keys"
 
+    def login(self, config: Path) -> str | None:
+        assert config == self.home / "pgveil.yaml"
+        return None
+
     def reload(self, config: Path) -> str | None:
         self.reloads.append(config)
         return self.why
