@@ -11,6 +11,7 @@ import pytest
 
 from lifecycle.database import DatabaseError, connect
 from proxy.config import Address, Server
+from proxy.control_command import Running
 from proxy.errors import ConfigError
 from proxy.hosts import Hosts
 from proxy.metrics import NullMetrics
@@ -150,3 +151,20 @@ async def test_what_is_renewed_or_reloaded_counts_from_the_next_connection_on(
     own.follow(_server(tls_pg, "verify-full", root_certificate=root))
     with pytest.raises(ConfigError):
         await own.connect("test", seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("catalog", "login"),
+    [
+        ("dsn: postgresql://pgveil_catalog:p%40ss@db/shop", "pgveil_catalog"),
+        ("dsn: postgresql://o%27neil@db/shop", "o'neil"),
+        ("dsn: postgresql://db/shop", None),
+        ("dsn_file: absent", None),
+    ],
+)
+def test_the_login_that_a_configuration_names(tmp_path: Path, catalog: str, login: str | None) -> None:
+    for name in ("rules.yaml", "master.key"):
+        (tmp_path / name).touch()
+    config = tmp_path / "pgveil.yaml"
+    config.write_text(f"rules: rules.yaml\nkeys: .\naudit: audit\ncatalog:\n  {catalog}\n")
+    assert Running().login(config) == login
