@@ -179,6 +179,18 @@ def _derived(facts: Facts) -> Iterator[Found]:
             )
 
 
+def _statistics(facts: Facts) -> Iterator[Found]:
+    for kept in facts.database.statistics:
+        if kept.readers:
+            everybody = "run fix-CVE-2024-4317.sql of PostgreSQL's share directory in every database; or "
+            yield Found(
+                Severity.BAD,
+                kept.name,
+                f"{kept.kind} {kept.name} is made of {listed(kept.made_of)}, and PostgreSQL shows its statistics, values among them, to {listed(kept.readers)}, who are to see masks",
+                f"{everybody if kept.to_all else ''}DROP {kept.kind.upper()} {kept.sql}; or let other logins own the table, and read all data",
+            )
+
+
 def _filled(facts: Facts) -> Iterator[Found]:
     found = exposure(facts.database.state, facts.people, facts.protection)
     for filled, lines, readers in found.columns:
@@ -344,6 +356,13 @@ CHECKS: Final = (
         "Generated columns that are made of masked ones are masked too",
         "PostgreSQL computes them from the real values, and shows them to whoever may read the table.",
         _derived,
+    ),
+    Check(
+        "derived-statistics",
+        Group.OBJECTS,
+        "PostgreSQL shows the statistics of expressions over masked columns to nobody who is to see masks",
+        "ANALYZE keeps the most common values of what an index or CREATE STATISTICS computes. pg_stats shows an index's to who owns it or reads all data; pg_stats_ext shows the others to the owner, and in clusters from before CVE-2024-4317 was mended to everybody.",
+        _statistics,
     ),
     Check(
         "filled-column",

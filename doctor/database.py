@@ -9,6 +9,7 @@ import asyncpg
 
 from doctor.facts import Database, DefaultGrant, Missing, Open, OwnSetting, Published, Role
 from doctor.hba import HbaLine, networks_of
+from lifecycle.apply.copies import read_statistics
 from lifecycle.apply.inspect import read_state, relation_sql
 from lifecycle.apply.plan import plan_inside
 from lifecycle.apply.privileges import people_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from keys.ring import KeyRing
+    from lifecycle.apply.copies import Kept
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
     from lifecycle.apply.privileges import People
@@ -168,6 +170,7 @@ class _Reach(NamedTuple):
     triggers: tuple[tuple[str, str], ...]
     columns: tuple[Open, ...]
     objects: tuple[Open, ...]
+    statistics: tuple[Kept, ...] = ()
 
 
 async def read_database(
@@ -233,6 +236,7 @@ async def _read(
         triggers=reach.triggers,
         open_columns=reach.columns,
         open_objects=reach.objects,
+        statistics=reach.statistics,
         server_rights=tuple(Open(**dict(r)) for r in await connection.fetch(_SERVER_RIGHTS)),
         parameter_grants=tuple(
             (r["login"], r["through"], r["parameter"]) for r in await connection.fetch(_PARAMETER_GRANTS)
@@ -272,6 +276,7 @@ async def _reach(connection: Connection, state: State, rules: Rules | Missing) -
             for r in rows
         ),
         await _objects(connection, state, protection, limits, masked),
+        await read_statistics(connection, state, people, protection),
     )
 
 

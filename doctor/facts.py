@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from doctor.live import Live
     from doctor.network import Wire
     from keys.ring import KeyRing
+    from lifecycle.apply.copies import Kept
     from lifecycle.apply.inspect import State
     from lifecycle.apply.model import ApplyPlan
     from lifecycle.apply.privileges import People
@@ -141,6 +142,7 @@ class Database:
     plan: ApplyPlan | Missing
     open_columns: tuple[Open, ...] = ()
     open_objects: tuple[Open, ...] = ()
+    statistics: tuple[Kept, ...] = ()
     samples: tuple[Sample, ...] | Missing = ()
     server_rights: tuple[Open, ...] = ()  # `object`: of the server's own; `sql`: the privilege
     parameter_grants: tuple[tuple[str, str, str], ...] = ()  # login, through whom ("": PUBLIC), parameter

@@ -87,6 +87,19 @@ def filled_columns(protection: ProtectionMap) -> FilledColumns:
     )
 
 
+def held_by(protection: ProtectionMap, relation: Relation) -> Iterator[tuple[str, Taint]]:
+    """The columns of a relation that hold something of masked ones, each with these: its own, and what a view or a copy shows."""
+    for name, column in protection.columns_of(relation).items():
+        if _is_masked(protection, column):
+            yield name, frozenset({column})
+    lineage = None if is_own(relation.name) else protection.lineage_of(relation)
+    if lineage is not None:
+        for shown, output in zip(relation.columns, lineage.columns, strict=False):
+            taint = frozenset(c for c in output.touches if _is_masked(protection, c))
+            if taint:
+                yield shown.name, taint
+
+
 def lines_for(filled: Filled, protection: ProtectionMap) -> str:
     """What to write into the rules, so that the column has the verdicts of what it is made of."""
     rules, relation = protection.rules, protection.catalog.by_name[filled.target.relation]
@@ -169,7 +182,7 @@ class _Search:
             if not is_own(function.name):
                 self._functions.setdefault(function.name.name, []).append(function)
         for relation in catalog.relations.values():
-            held = dict(self._held(relation))
+            held = dict(held_by(self.protection, relation))
             if held:
                 self.holds[relation.oid] = held
         triggers = {n for r in catalog.relations.values() for n in r.trigger_functions}
@@ -184,18 +197,6 @@ class _Search:
                 if function.name not in triggers and not is_own(function.name) and self._reads(function):
                     by = f"function {function.name}"
                     self._code(function.source, by, None, {}, NOTHING, frozenset({function.oid}))
-
-    def _held(self, relation: Relation) -> Iterator[tuple[str, Taint]]:
-        protection = self.protection
-        for name, column in protection.columns_of(relation).items():
-            if _is_masked(protection, column):
-                yield name, frozenset({column})
-        lineage = None if is_own(relation.name) else protection.lineage_of(relation)
-        if lineage is not None:
-            for shown, output in zip(relation.columns, lineage.columns, strict=False):
-                taint = frozenset(c for c in output.touches if _is_masked(protection, c))
-                if taint:
-                    yield shown.name, taint
 
     def _reads(self, function: Function) -> bool:
         named = self.protection.naming.get(function.name.name, NOTHING)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lifecycle.apply.copies import plan_copies
 from lifecycle.apply.filled import plan_filled
 from lifecycle.apply.ground import plan_ground, plan_keys
 from lifecycle.apply.guards import plan_guards
@@ -81,6 +82,7 @@ async def plan_inside(
     again = await plan_resealing(connection, draft, state, rules, ring, values=values)
     await plan_triggers(connection, draft, state, rules)
     plan_filled(draft, state, people, protection)
+    await plan_copies(connection, draft, state, people, protection)
     guards = await plan_guards(connection, draft, state, rules)
     await plan_sealing(connection, draft, state, rules, again, values=values)
     draft.changes += guards + views.changes + late.changes

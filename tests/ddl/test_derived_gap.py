@@ -105,3 +105,43 @@ def test_past_pgveil_and_after_apply(play: Play, tmp_path: Path) -> None:
     assert "QPHONECUSTOMERS1ZK" in said(play.line(SEER), "SELECT x FROM customers WHERE id = 1")
     with psycopg.connect(dsn, autocommit=True) as past, pytest.raises(psycopg.errors.InsufficientPrivilege):
         past.execute("SELECT x FROM customers")
+
+
+@pytest.mark.parametrize("by", ["directly", "owner"])
+def test_a_materialized_view_is_shown_to_who_sees_what_it_copies(play: Play, by: str) -> None:
+    """Also one of another one, also with an index on it, however PUBLIC it is; refreshed by who sees all."""
+    lines = {who: play.line(who) for who in (SEER, OWNER, MASKER, NOBODY, BOSS)}
+    limited = [lines[who] for who in (MASKER, NOBODY, BOSS)]
+    made = (
+        "CREATE MATERIALIZED VIEW copied AS SELECT id, phone, upper(phone) AS loud, note FROM customers",
+        "CREATE MATERIALIZED VIEW again AS SELECT id, loud FROM copied",
+        "CREATE VIEW over AS SELECT loud FROM again",
+        "CREATE INDEX ON copied (lower(phone))",
+        "GRANT SELECT ON copied, again, over TO PUBLIC",
+    )
+    if by == "owner":
+        assert [said(lines[OWNER], sql) for sql in made] == [""] * len(made)
+    else:
+        assert play.directly("SET ROLE owner", *made)
+        play.poll()
+    for refresh in ("copied", "again"):
+        assert said(lines[OWNER], f"REFRESH MATERIALIZED VIEW {refresh}") == ""
+    for line in limited:
+        for sql in (
+            "SELECT phone FROM copied",
+            "SELECT * FROM again",
+            "SELECT id, note FROM copied",
+            "SELECT loud FROM over",
+            "SELECT count(*) FROM copied WHERE phone LIKE 'Q%'",
+            "SELECT c FROM copied c",
+            "COPY copied TO STDOUT",
+            "COPY (SELECT loud FROM again) TO STDOUT",
+            "EXPLAIN (ANALYZE) SELECT * FROM copied WHERE loud > 'A'",
+            "SELECT max(c.loud) FROM customers k JOIN copied c USING (id)",
+            "REFRESH MATERIALIZED VIEW copied",
+            "CREATE TEMP TABLE t AS TABLE copied",
+        ):
+            assert said(line, sql)[:5] in {"0AP01", "42501", "42809"}, (line.login, sql)
+    assert leaked(*limited) == []
+    assert "QPHONECUSTOMERS1ZK" in said(lines[SEER], "SELECT loud FROM again WHERE id = 1")
+    assert "Qphonecustomers1Zk" in said(lines[SEER], "SELECT phone FROM copied WHERE id = 1")

@@ -79,6 +79,7 @@ CREATE MATERIALIZED VIEW by_branch AS SELECT branch, max(income) AS most FROM cu
 CREATE FUNCTION note_phone() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
     'BEGIN NEW.body := (SELECT phone FROM customers WHERE id = NEW.customer_id); RETURN NEW; END';
 CREATE TRIGGER note_phone BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION note_phone();
+CREATE INDEX by_phone ON customers (lower(phone));
 CREATE TABLE phones_before (customer bigint, phone_was text);
 GRANT SELECT ON phones_before TO trainee;
 CREATE FUNCTION keep_phone() RETURNS trigger LANGUAGE plpgsql AS

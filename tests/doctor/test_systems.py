@@ -210,6 +210,7 @@ def test_the_bad_system_s_details(unwell: list[dict[str, Any]]) -> None:
     assert says("object-open", "trainee", "view public.phone_book")
     assert says("object-open", "trainee", "function public.phone_of")
     assert says("derived-column", "public.customers.earns")
+    assert says("derived-statistics", "public.by_phone", "public.customers.phone", "agent")
     assert says("filled-column", "public.phones_before.phone_was", "trainee", "public.customers.phone")
     assert says("publication", "everything", "phone", "public.customers")
     assert says("publication", "slot tap")
