@@ -56,7 +56,6 @@ from rules.analyse import AmbiguousNameError, ParseError, analyse
 from rules.budget import STATEMENT_TOO_COMPLEX, Budget, TooComplexError
 from rules.classify import Classified, StatementKind, classify
 from rules.configuration import Change, Changing
-from rules.dangerous import PRIVILEGED_ROLES
 from rules.decide import DENIED, UNSUPPORTED, Judgement, decide
 from rules.derived import with_derived
 from rules.difference import text_digest
@@ -413,13 +412,7 @@ class Gate:
             for c in rules.protected_columns()
             if c.protection is Protection.MASKED and verdicts[c.name] is not Verdict.CLEAR
         ]
-        relations = [catalog.by_name[c.name.relation] for c in masked if c.name.relation in catalog.by_name]
-        unfenced = bool(masked) and (
-            login in catalog.superusers
-            or bool(catalog.beneath(login))
-            or not PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
-            or any(catalog.owns(login, r) for r in relations)
-        )
+        unfenced = bool(masked) and catalog.unfenced_by(login, (c.name.relation for c in masked)) is not None
         views = frozenset(t for t in rules.protected_tables() if protection.view_problem(principal.policy, t) is None)
         limited = any(v is not Verdict.CLEAR for v in verdicts.values())
         return _Asker(

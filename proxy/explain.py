@@ -19,7 +19,6 @@ from proxy.session.gate import Admit, NeedNames, NeedSettings, Pass, Refuse
 from proxy.session.judging import SETTINGS_UNKNOWN
 from proxy.session.prepared import audited
 from proxy.session.trail import Identity, Trail
-from rules.dangerous import PRIVILEGED_ROLES
 from rules.encodings import decode_sql
 from rules.lexer import LexError, lex
 from rules.model import Column, Protection, Verdict
@@ -159,12 +158,12 @@ class RefusalShown:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole answer. `fenced`: the server's own privileges keep the login out of every protected table."""
+    """The whole answer. `unfenced_by`: why the server's own privileges don't keep the login out of every protected table; None where they do."""
 
     login: str
     roles: tuple[str, ...]
     policy_class: str
-    fenced: bool
+    unfenced_by: str | None
     database: str
     rules_version: str
     outcome: str
@@ -194,15 +193,11 @@ def explain(
     statements, refusal = _Telling(gate, principal, text, settings, keys=keys, rows=rows).tell(decision)
     outcomes = {s.outcome for s in statements}
     rules, catalog = gate.protection.rules, gate.protection.catalog
-    tables = [catalog.by_name[t] for t in rules.protected_tables() if t in catalog.by_name]
     return Explanation(
         login,
         principal.roles,
         principal.policy.id,
-        login not in catalog.superusers
-        and not catalog.beneath(login)
-        and PRIVILEGED_ROLES.isdisjoint(catalog.memberships(login))
-        and not any(catalog.owns(login, table) for table in tables),
+        catalog.unfenced_by(login, rules.protected_tables()),
         catalog.database,
         rules.version,
         REFUSED if refusal is not None else next((o for o in (COMPUTED, ADMITTED) if o in outcomes), PASSES),

@@ -56,7 +56,8 @@ def show(console: Console, explanation: Explanation) -> None:
 def _lines(explanation: Explanation) -> Iterator[Text]:
     roles = ", ".join(explanation.roles) or "no role of the rules: the strictest verdicts hold"
     yield _text(f"{explanation.login}: {roles}", "bold")
-    fence = "kept out by privileges too" if explanation.fenced else "NOT kept out by privileges: owner or superuser"
+    why = explanation.unfenced_by
+    fence = "kept out by privileges too" if why is None else f"NOT kept out by privileges: {why}"
     yield _text(
         f"class {explanation.policy_class}, database {explanation.database}, rules {explanation.rules_version}, {fence}"
     )

@@ -180,7 +180,7 @@ def unknown_to_unfenced(token: int) -> Refusal:
     return Refusal(
         Reason.UNFENCED,
         DENIED,
-        "this login owns protected tables or is a superuser, and pgveil does not know what the name stands for",
-        hint="Prepare or declare it in a statement of this session, not in a function; or use a login that owns no protected table.",
+        "privileges can't fence this login, and pgveil does not know what the name stands for",
+        hint="Prepare or declare it in a statement of this session, not in a function; or use a login that privileges keep out.",
         token=token,
     )

@@ -48,7 +48,7 @@ _LEADS_OUT: Final = re.compile(
 )
 
 OTHER_LOGIN: Final = (
-    "Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do."
+    "Use a login that privileges keep out; `pgveil check RULES --database URL` shows which they don't, and why."
 )
 STREAM: Final = "Use FROM STDIN or TO STDOUT (\\copy in psql)."
 
@@ -152,7 +152,7 @@ def _text_crosses(lexed: Lexed, index: int) -> bool:
 
 def _refusal(hint: str, token: int, reach: Reach) -> Refusal:
     told = (
-        "this login owns protected tables or is a superuser, so the server would show it what its role may not see"
+        "privileges can't fence this login (an owner of protected tables, a superuser, or one with REPLICATION or another right beneath them), so the server would show it what its role may not see"
         if reach.protects
         else "this login is a superuser or may read everything, so the server would show it what other databases hold"
     )

@@ -231,6 +231,16 @@ class Catalog:
         """Whether privileges cannot fence `login` out of `relation`: owner, member of the owner, or superuser."""
         return login in self.superusers or login == relation.owner or relation.owner in self.memberships(login)
 
+    def unfenced_by(self, login: str, tables: Iterable[TableName]) -> str | None:
+        """Why privileges can't keep `login` out of every one of these tables, in a few words; None where they can."""
+        if (
+            any(self.owns(login, self.by_name[table]) for table in tables if table in self.by_name)
+            or login in self.superusers
+        ):
+            return "owner or superuser"
+        rights = (*self.below.get(login, ()), *sorted(PRIVILEGED_ROLES & self.memberships(login)))
+        return rights[0] if rights else None
+
 
 class CatalogError(Exception):
     """The rows are not those of one database at one moment (something was dropped while they were read): read them again."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rules.catalog import Catalog
     from rules.load import Checked
-    from rules.model import Column, Principal, Rules, TableName
+    from rules.model import Column, Principal, Rules
 
 _NOT_SO, _USAGE, _IO = 1, 2, 3  # exit codes, as everywhere in pgveil
 _CONNECT_SECONDS = 10
@@ -62,10 +62,11 @@ class _Live:
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """A login under the rules. `fenced`: whether privileges can keep it out of every protected table; None without a database."""
+    """A login under the rules. `fenced`: whether privileges can keep it out of every protected table, and why not; None without a database."""
 
     principal: Principal
     fenced: bool | None
+    why: str | None = None
 
 
 def check(
@@ -163,10 +164,9 @@ def _holders(rules: Rules, live: _Live | None, only: str | None) -> tuple[_Holde
 def _holder(rules: Rules, live: _Live | None, login: str) -> _Holder:
     if live is None:
         return _Holder(rules.principal(login, ()), None)
-    tables: frozenset[TableName] = rules.protected_tables()
     catalog = live.catalog
-    owned = any(catalog.owns(login, catalog.by_name[t]) for t in tables if t in catalog.by_name)
-    return _Holder(rules.principal(login, catalog.memberships(login)), not owned and login not in catalog.superusers)
+    why = catalog.unfenced_by(login, rules.protected_tables())
+    return _Holder(rules.principal(login, catalog.memberships(login)), why is None, why)
 
 
 def _show(
@@ -222,7 +222,7 @@ def _print_logins(console: Console, holders: tuple[_Holder, ...], numbers: Mappi
     for h in holders:
         id_ = h.principal.policy.id
         number = [numbers[id_]] if numbers else []
-        fenced = [] if h.fenced is None else ["yes" if h.fenced else "no: owner or superuser"]
+        fenced = [] if h.fenced is None else ["yes" if h.fenced else f"no: {h.why}"]
         row = (h.principal.login, ", ".join(h.principal.roles) or "none", *number, id_, *fenced)
         logins.add_row(*(Text(printable(cell)) for cell in row))
     console.print(logins)

@@ -171,7 +171,7 @@ CASES = (
     ),
     Case(
         "an owner's DO",
-        "Use a login that owns no protected table; `pgveil check RULES --database URL` shows those that do.",
+        "Use a login that privileges keep out; `pgveil check RULES --database URL` shows which they don't, and why.",
         "unfenced",
         OWNER,
         "do $$ begin null; end $$",
@@ -493,7 +493,7 @@ CASES = (
     ),
     Case(
         "the same by an owner",
-        "Prepare or declare it in a statement of this session, not in a function; or use a login that owns no protected table.",
+        "Prepare or declare it in a statement of this session, not in a function; or use a login that privileges keep out.",
         "unfenced",
         OWNER,
         "execute nothing_yet(1)",

@@ -264,21 +264,23 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize(
-    ("login", "changes", "fenced"),
+    ("login", "changes", "why"),
     [
-        ("agent", {}, True),
-        ("owner", {}, False),
-        ("agent", {"superusers": frozenset({"agent"})}, False),
-        ("agent", {"members": {"agent": frozenset({"owner"})}}, False),
-        ("agent", {"members": {"agent": frozenset({"pg_read_all_data"})}}, False),
+        ("agent", {}, None),
+        ("owner", {}, "owner or superuser"),
+        ("agent", {"superusers": frozenset({"agent"})}, "owner or superuser"),
+        ("agent", {"members": {"agent": frozenset({"owner"})}}, "owner or superuser"),
+        ("agent", {"members": {"agent": frozenset({"pg_read_all_data"})}}, "pg_read_all_data"),
+        ("agent", {"below": {"agent": ("REPLICATION",)}}, "REPLICATION"),
+        ("agent", {"below": {"agent": ("pg_read_binary_file",)}}, "pg_read_binary_file"),
     ],
 )
-def test_who_is_kept_out_by_privileges(login: str, changes: dict[str, Any], fenced: bool) -> None:
+def test_who_is_kept_out_by_privileges(login: str, changes: dict[str, Any], why: str | None) -> None:
     other = gate()
     other.update(other.protection.rules, replace(bank_catalog(), **changes))
     found = explain(other, "select 1", login, SETTINGS)
-    assert found.fenced is fenced
-    assert ("NOT kept out" in printed(found)) is not fenced
+    assert found.unfenced_by == why
+    assert (f"NOT kept out by privileges: {why}" in printed(found)) is (why is not None)
 
 
 class TestPrinting:
