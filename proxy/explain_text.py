@@ -112,6 +112,7 @@ def _statement(statement: Statement) -> Iterator[Text]:
     yield from (_text(line) for line in statement.text.splitlines())
     if statement.outcome == PASSES:
         yield _text("touches nothing protected: forwarded byte for byte, not recorded")
+        yield _text("(but an error or notice in which the server could quote protected values to this login)")
         return
     if statement.columns:
         yield from _section("columns", _columns(statement.columns))

@@ -76,6 +76,8 @@ _SCRUBBED: Final = frozenset(b"MDHWqnscdt")
 _QUOTING: Final = frozenset(b"DWpq")
 _WITHHELD_MESSAGE: Final = b"pgveil withheld the message of a function or trigger"
 _KEPT: Final = frozenset(b"SVCPLFR")
+# PostgreSQL's own C functions that say which object a privilege is wanting for, and nothing else; RAISE can't say that it is one of them.
+_NAMING: Final = frozenset((b"aclcheck_error", b"aclcheck_error_col", b"aclcheck_error_type"))
 _UNRECORDED_MESSAGE: Final = b"pgveil withheld the message"
 _UNRECORDED_DETAIL: Final = b"It can quote protected values, and the audit log cannot be written."
 _WITHHELD_DETAIL: Final = (
@@ -170,6 +172,8 @@ def without_values(raw: bytes) -> bytes:
     if not inside and fields.get("D") is None:
         return raw
     pairs = [(code, text) for code, text in fields.pairs if code not in _QUOTING]
+    if fields.get("R") in _NAMING:
+        return build_error(ErrorFields(tuple(pairs)), raw[0] if raw[0] == Back.NOTICE else Back.ERROR)
     if inside:
         pairs = [(code, _WITHHELD_MESSAGE if code == ord("M") else text) for code, text in pairs if code != ord("H")]
     pairs.append((ord("D"), _WITHHELD_DETAIL))

@@ -100,3 +100,18 @@ def test_names_of_ours_cannot_be_executed(connection: Connection) -> None:
     assert _error(connection, "execute pgveil_check", simple=True).sqlstate == "42501"
     result = connection.pgconn.exec_prepared(b"pgveil_check", [])
     assert result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) == b"42602"
+
+
+def test_a_write_that_a_do_block_is_denied_says_so(world: World) -> None:
+    """In the server's own words, which name the table; what the block's own text says beside them is not told."""
+    with psycopg.connect(world.dsn("agent"), autocommit=True) as agent:
+        for sql in (
+            "do $$ begin update customers set phone = '13811112222' where id = 7; end $$",
+            "do $$ begin execute 'update customers set phone = ''13811112222'' where id = 7'; end $$",
+            "do $$ begin perform phone from customers; end $$",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+                agent.execute(sql)
+            diag = caught.value.diag
+            assert diag.message_primary == "permission denied for table customers"
+            assert (diag.context, diag.internal_query) == (None, None)

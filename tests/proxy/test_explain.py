@@ -62,6 +62,7 @@ class TestStatements:
             (PASSES, "select item from orders", "select item from orders", None),
         ]
         assert "forwarded byte for byte" in printed(found)
+        assert "an error or notice in which the server could quote" in printed(found)
 
     def test_a_text_that_the_server_will_refuse_itself(self) -> None:
         found = told("selec 'x")

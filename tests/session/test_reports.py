@@ -126,6 +126,20 @@ def test_a_record_that_is_given_up_lets_nothing_pass(bench: Bench) -> None:
     assert sent.endswith(READY)
 
 
+@pytest.mark.parametrize("routine", [b"aclcheck_error", b"aclcheck_error_col", b"exec_stmt_raise", b""])
+def test_a_privilege_that_is_wanting_is_named_inside_a_function_too(bench: Bench, routine: bytes) -> None:
+    """The server's own words name a table; the text that it quotes beside them may hold values, and RAISE may say anything under that SQLSTATE."""
+    bench.judge.reports = (None, True)
+    session = _asked(bench, "DO 'x'")
+    said = {"S": b"ERROR", "C": b"42501", "M": b"permission denied for table customers"}
+    inside = {"W": b"SQL statement \"update customers set phone = '" + VALUE + b"'\"", "q": VALUE, "R": routine}
+    session.server_received(report({**said, **inside}) + READY)
+    sent = b"".join(session.to_client)
+    assert VALUE not in sent
+    assert (b"permission denied for table customers" in sent) is routine.startswith(b"aclcheck")
+    assert (b"withheld the message" in sent) is not routine.startswith(b"aclcheck")
+
+
 def test_words_that_the_login_must_not_see_are_withheld(bench: Bench) -> None:
     bench.judge.reports = (None, True)
     session = _asked(bench)
