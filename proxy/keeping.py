@@ -80,7 +80,10 @@ class Keeping:
         if fetch is None or apply is None or not found.values:
             return None
         kept, parameters = self._kept(found), found.first - 1
-        columns = tuple(f"c{i}" for i in range(sum(1 + value.chosen for value in found.values)))
+        action = Action.UPDATE if found.rows is None else Action.INSERT
+        columns = tuple(
+            f"c{i}" for i in range(sum(1 + value.chosen for value in found.values) + (found.rows is not None))
+        )
         source = Compute(
             leaves=(Leaf(leaf_name(0), columns, fetch),),
             together=None,
@@ -90,7 +93,7 @@ class Keeping:
             with_after="",
             offsets=OffsetMap(),
             parameters=parameters,
-            action=Action.UPDATE,
+            action=action,
             shape=shape,
             generation=generation,
             positions=False,
@@ -103,16 +106,18 @@ class Keeping:
             targets=tuple(k.column for k in kept if k.writes for _ in k.constants),
             returning=None,
             parameters=parameters,
-            action=Action.UPDATE,
+            action=action,
             shape=shape,
             generation=generation,
             kept=kept,
+            rows=found.rows,
         )
 
     def _kept(self, found: KeepText) -> tuple[Kept, ...]:
         kept = []
+        what = "changed" if found.rows is None else "given a value"
         for value in found.values:
-            refusal = unseen(value.column, self._policy.verdict(value.column), "changed", None)
+            refusal = unseen(value.column, self._policy.verdict(value.column), what, None)
             column = self._rules.column(value.column) if value.constants else None
             constants = tuple(self._constant(*each) for each in value.constants)
             kept.append(Kept(refusal, column, constants, value.chosen, value.reference is not None))

@@ -439,7 +439,8 @@ class Backend:
             if head.copy_in is not None:
                 head.copy_in.over()
         if head.route is Route.FORWARD:
-            state.to_client.append(raw)
+            inserted = kind == Back.COMMAND_COMPLETE and head.portal is not None and head.portal.inserts
+            state.to_client.append(messages.as_insert(raw) if inserted else raw)
 
     def _copy_begins(self, head: Expectation, raw: bytes, step: Step) -> bool:
         """COPY data is about to flow; whether the client is to hear of it."""

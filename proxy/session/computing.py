@@ -100,6 +100,7 @@ class Write:
     is sealed. `returning`: computes what the client gets from the rows that `apply` returns, as its one leaf; None: they are what the client
     gets. A search by a computed value is such a statement, too: it writes nothing. `parameters`: the highest $n of the client's. `positions` of errors are the client's only in `apply`.
     `kept`: the source computes nothing, and `apply` leaves out assignments of what is shown already: one a column of the source.
+    `rows`: it stands for an INSERT, of so many rows, that are all there; the source's first column tells them apart.
     """
 
     source: Compute
@@ -113,6 +114,7 @@ class Write:
     shape: str
     generation: int
     kept: tuple[Kept, ...] = ()
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from proxy.session.computing import KEEP
 from proxy.session.gate import BadValue, OffsetMap
 from proxy.session.localtext import LocalText, parameters_in
 from proxy.session.prepared import TEXT_OID, Computed, Prepared
-from rules.plan import Reason
+from rules.plan import Reason, Refusal
 
 if TYPE_CHECKING:
     from proxy.session.collect import Collector
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
     from proxy.session.state import State
     from proxy.session.statements import PreparedStatement
     from rules.model import Column
-    from rules.plan import Refusal
 
 _TRUE: Final = b"t"
+# PostgreSQL's own, which an UPDATE would not give.
+_TWICE: Final = Refusal(
+    Reason.BAD_VALUE,
+    "21000",
+    "ON CONFLICT DO UPDATE command cannot affect row a second time",
+    hint="Ensure that no rows proposed for insertion within the same command have duplicate constrained values.",
+)
 _NO_TEXT: Final = LocalText(b"", OffsetMap(), 0, ())
 
 
@@ -51,6 +57,12 @@ def held(
     A Refusal where a value is not what is shown and may not be written. Raises BadValue.
     """
     columns = iter(collector.columns)
+    if write.rows is not None:
+        keys = next(columns, [])
+        if len(set(keys)) != len(keys):
+            return _TWICE
+        if len(keys) != write.rows:
+            return write.kept[0].refusal
     found: list[list[bytes | None]] = []
     for kept in write.kept:
         cells = next(columns, [])

@@ -61,7 +61,7 @@ _SCHEMA: Final = re.compile(rb'"?pgveil_[0-9a-f]{12}"?\.')
 _SCHEMA_NAME: Final = re.compile(rb"pgveil_[0-9a-f]{12}")
 _SUSPECT: Final = re.compile(SEALED_IN_TEXT.encode() + rb"|pgveil_[0-9a-f]{12}|" + STAND_IN)
 # The commands that are done by fetching rows first, and what the fetch's own is called.
-_LOCKING: Final = frozenset({Action.UPDATE, Action.DELETE, Action.MERGE})
+_LOCKING: Final = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE, Action.MERGE})
 _LOCKS: Final = re.compile(rb"SELECT FOR (?:NO KEY )?UPDATE")
 # What the domain's check says (lifecycle.apply.ground), and what the client is told instead.
 _SEALED_CHECK: Final = (b"sealed", b"sealed_format")

@@ -126,7 +126,7 @@ class Portal:
     `fresh`: the server has been asked to describe it since it was bound. The server looks at its names again at each Bind, so what it said of
     the statement, or of another portal of it, need not be true of this one. `judge`: whose decision it is, where newer rules are in force since.
     `run`: the execution that its rows belong to, until it has ended: a portal is executed once, however many messages ask for its rows. `trusted`: nothing was sent since that may have closed it and opened
-    another one of its name; else the server is asked again.
+    another one of its name; else the server is asked again. `inserts`: the client is told of its UPDATE as of an INSERT.
     """
 
     name: bytes
@@ -140,6 +140,7 @@ class Portal:
     judge: Judge | None = None
     run: Run | None = None
     trusted: bool = True
+    inserts: bool = False
 
     @property
     def cost(self) -> int:

@@ -410,7 +410,7 @@ class Writer(Computer):
         name = APPLY_NAME + b"%d" % self._count
         decision = fetching(write.apply if write.many is None else write.many)
         statement = PreparedStatement(name, writing.text, (), decision, state.tracker.settings, state.judge.generation)
-        portal = Portal(name, statement, bind.result_formats)
+        portal = Portal(name, statement, bind.result_formats, inserts=write.rows is not None)
         count = len(writing.sources)
         values = (TEXT_ARRAY_OID if write.many is not None else TEXT_OID,) * count
         if write.many is None:

@@ -696,6 +696,11 @@ def build_command_complete(tag: bytes) -> bytes:
     return message(Back.COMMAND_COMPLETE, _text(tag))
 
 
+def as_insert(raw: bytes) -> bytes:
+    """The CommandComplete of an UPDATE as that of an INSERT of so many rows."""
+    return build_command_complete(b"INSERT 0 " + parse_command_complete(raw[5:]).rpartition(b" ")[2])
+
+
 class ErrorFields(NamedTuple):
     """ErrorResponse or NoticeResponse: (code, text) pairs in the order they came. `repr` shows no text, as that may hold values."""
 

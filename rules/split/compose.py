@@ -16,6 +16,7 @@ from rules.split.leaves import Leaves
 from rules.split.parts import Built, leaf_name
 from rules.split.tail import sorted_tail
 from rules.split.text import Text, read
+from rules.split.upserts import keep_upsert
 from rules.split.writing import WriteText, rewrite
 
 if TYPE_CHECKING:
@@ -115,9 +116,11 @@ def propose_keep(
     search_path: tuple[str, ...] | None,
     shown_as: Callable[[ColumnName], Shown | None],
 ) -> KeepText | None:
-    """How an UPDATE can be done that gives columns the masks that they show; None where it can't. Raises ParseError and AmbiguousNameError."""
+    """How an UPDATE or an upsert can be done that gives columns the masks that they show; None where it can't. Raises ParseError and AmbiguousNameError."""
     text = _read(lexed, statement, database, search_path)
-    return None if text is None else keep(text, database, shown_as)
+    if text is None:
+        return None
+    return keep(text, database, shown_as) or keep_upsert(text, database, shown_as)
 
 
 def _read(

@@ -64,7 +64,8 @@ class KeptValue:
 class KeepText:
     """`fetch`: a SELECT with a column for each of `values`: whether the value is what is shown, or what is stored where pgveil compares.
 
-    Behind it, where it is `chosen`, another one. `first`: the number of `apply`'s first parameter that is not the client's.
+    Behind it, where it is `chosen`, another one. `first`: the number of `apply`'s first parameter that is not the client's. `rows`: so many rows
+    must be found, and the first column tells them apart.
     """
 
     fetch: str
@@ -72,6 +73,7 @@ class KeepText:
     values: tuple[KeptValue, ...]
     returns: bool
     first: int
+    rows: int | None = None
 
 
 def keep(text: Text, database: Protected, shown_as: Callable[[ColumnName], Shown | None]) -> KeepText | None:
@@ -98,14 +100,14 @@ def _kept(
     clauses: dict[str, Span],
 ) -> KeepText | None:
     protected = database.columns_of(relation)
-    assignments = _assignments(text, clauses["set"])
-    if assignments is None:
+    found = assignments(text, clauses["set"])
+    if found is None:
         return None
     values: list[KeptValue] = []
     asked: list[str] = []
     left: list[str] = []
     first = behind = next_parameter(text)
-    for token, value in assignments:
+    for token, value in found:
         name = protected.get(text.value(token))
         how = None if name is None else shown_as(name)
         made = None if name is None or how is None else _asked(text, use, relation, token, value, name, how)
@@ -142,7 +144,7 @@ def _settable(column: CatalogColumn) -> bool:
     return not column.generated and not column.always
 
 
-def _assignments(text: Text, span: Span) -> list[tuple[int, Span]] | None:
+def assignments(text: Text, span: Span) -> list[tuple[int, Span]] | None:
     """Each column's token and its value; None for what is no pair of these, as the columns of a subquery."""
     found: list[tuple[int, Span]] = []
     for first, last in split_at(text.lexed, span, ","):

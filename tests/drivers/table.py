@@ -55,7 +55,7 @@ TAIL = """
 `tests/writes/test_orms.py`: Django, SQLAlchemy (on psycopg and psycopg2), Hibernate, TypeORM and Sequelize load objects as a login that sees masks, change something that is
 not protected, and save the whole object, in each way that they have for it: all fields, versioned, locked, merged, in batches, `bulk_update`, `refresh`, `get_or_create`. What
 was not protected is stored, the values behind the masks stay, nothing is an error; a really new value is refused with a hint
-([ADR 0027](adr/0027-writes-by-logins-with-limits.md)). Their upserts (`INSERT ... ON CONFLICT`) are refused to such logins.
+([ADR 0027](adr/0027-writes-by-logins-with-limits.md)). So with their upserts of objects that are there; Django's, an INSERT from UNNEST, are refused to such logins.
 
 ## pg_dump
 

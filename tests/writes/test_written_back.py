@@ -265,3 +265,73 @@ def test_a_read_only_transaction_says_what_postgresql_says(bank: Bank, sql: str,
                 connection.execute("UPDATE customers SET city = 'x'" if direct else sql.encode(), prepare=prepare)
             errors.append((caught.value.diag.message_primary, caught.value.diag.statement_position))
     assert errors[0] == errors[1]
+
+
+UPSERT = """INSERT INTO clients (id, name, phone, pan, credit, city, version) VALUES (4800, {0}, 0), (4801, {1}, DEFAULT)
+ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, phone = excluded.phone, pan = EXCLUDED.pan, credit = EXCLUDED.credit, city = EXCLUDED.city || '!',
+version = clients.version + 1"""
+SHOWN = "'A*** K**** 4***', '138****{0}', {1}, {2}, '{3}'"
+MASKS = [SHOWN.format(4800, "'************4800'", "4000", "{city}"), SHOWN.format(4801, "NULL", "4000.00", "{city}")]
+
+
+@pytest.mark.parametrize("prepare", [False, True, None])
+def test_upserts_of_rows_that_are_there(bank: Bank, prepare: bool | None) -> None:
+    real = "SELECT id, name, phone, pan, credit FROM clients WHERE id IN (4800, 4801) ORDER BY id"
+    before = bank.real(real)
+    seen = "SELECT city, version FROM clients WHERE id IN (4800, 4801) ORDER BY id"
+    with bank.connect(AGENT) as connection:
+        cursor: psycopg.Cursor[Any] = psycopg.ClientCursor(connection) if prepare is None else connection.cursor()
+        version = bank.real(seen)[0][1]
+        sql = UPSERT.format(*(m.format(city="u") for m in MASKS))
+        cursor.execute(sql.encode(), prepare=prepare)
+        assert cursor.statusmessage == "INSERT 0 2"
+        assert bank.real(seen) == [("u!", version + 1)] * 2
+        cursor.execute((sql + " WHERE version < 0").encode(), prepare=prepare)
+        assert cursor.statusmessage == "INSERT 0 0"
+        found = cursor.execute(
+            (sql + " WHERE clients.version > 0 RETURNING id, city, pan AS p").encode(), prepare=prepare
+        ).fetchall()
+        assert found == [(4800, "u!", "************4800"), (4801, "u!", None)]
+        assert cursor.statusmessage == "INSERT 0 2"
+        assert cursor.description is not None
+        assert [c.name for c in cursor.description] == ["id", "city", "p"]
+        whole = cursor.execute((sql + " RETURNING *").encode(), prepare=prepare).fetchall()
+        assert [len(row) for row in whole] == [13, 13]
+    assert bank.real(real) == before
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "error"),
+    [
+        ("'138****4800'", "'13811119999'", psycopg.errors.InsufficientPrivilege),
+        ("'************4800'", "'4929000011114800'", psycopg.errors.InsufficientPrivilege),
+        ("'************4800'", "NULL", psycopg.errors.InsufficientPrivilege),
+        ("4000,", "4001,", psycopg.errors.InsufficientPrivilege),
+        ("(4801,", "(999999,", psycopg.errors.InsufficientPrivilege),
+        ("EXCLUDED.pan", "'************4800'", psycopg.errors.InsufficientPrivilege),
+        ("(id)", "(pan)", psycopg.errors.InsufficientPrivilege),
+        ("version = clients.version + 1", "version = EXCLUDED.version", psycopg.errors.InsufficientPrivilege),
+    ],
+)
+def test_upserts_that_are_more(bank: Bank, right: str, wrong: str, error: type[psycopg.Error]) -> None:
+    sql = UPSERT.format(*(m.format(city="lost") for m in MASKS)).replace(right, wrong)
+    with bank.connect(AGENT) as connection, pytest.raises(error):
+        connection.execute(sql.encode())
+    assert bank.real("SELECT 1 FROM clients WHERE city LIKE 'lost%'") == []
+
+
+def test_an_upsert_of_one_row_twice(bank: Bank) -> None:
+    sql = UPSERT.format(*(m.format(city="lost") for m in (MASKS[0], MASKS[0]))).replace("(4801,", "(4800,")
+    errors = []
+    with bank.connect(AGENT) as connection:
+        with pytest.raises(psycopg.errors.CardinalityViolation) as caught:
+            connection.execute(sql.encode())
+        errors.append(caught.value.diag)
+    with bank.connect("wr_teller", direct=True) as connection:
+        connection.execute("CREATE TEMP TABLE one (id int PRIMARY KEY, c int)")
+        with pytest.raises(psycopg.errors.CardinalityViolation) as caught:
+            connection.execute("INSERT INTO one VALUES (1, 1), (1, 2) ON CONFLICT (id) DO UPDATE SET c = EXCLUDED.c")
+        errors.append(caught.value.diag)
+    assert [(d.message_primary, d.message_hint) for d in errors[:1]] == [
+        (d.message_primary, d.message_hint) for d in errors[1:]
+    ]
