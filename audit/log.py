@@ -43,6 +43,8 @@ MAX_QUEUE_LIMIT: Final = 16384
 MAX_QUEUE_BYTES: Final = 64 << 20
 MAX_RECORD_BYTES: Final = 256 << 10
 """Room for a statement over some thousand columns."""
+PATIENCE: Final = 0.02
+"""Seconds that a record which nobody waits for may wait for others to be written with."""
 BACKOFF: Final = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each attempt to go on after a failed write; the last one repeats."""
 CLOSING_ATTEMPTS: Final = 3
@@ -133,6 +135,7 @@ class AuditLog:
         self._failure: AuditUnavailable | None = None
         self._refused_in_failure = 0
         self._wake = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None  # wakes the writer for what nobody waits for
         self._hurry = asyncio.Event()  # closing: no more waiting between attempts
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -192,6 +195,7 @@ class AuditLog:
             self._enqueue(recovered.torn)
         self._enqueue(LogOpened(FORMAT, os.getpid()))
         await self._write(self._take(), recovered.segment + 1)
+        self._wake.clear()
         self._task = self._loop.create_task(self._run(), name=f"audit-{self._writer}")
 
     def _in_thread(self, function: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
@@ -199,10 +203,11 @@ class AuditLog:
 
     # What callers use
 
-    def append(self, event: Event) -> int:
+    def append(self, event: Event, *, patient: bool = False) -> int:
         """Take an event into the log and return its sequence number; it is durable when `durable` has reached that.
 
         No I/O. AuditUnavailable (RecordTooLarge): it is not in the log, and what depends on it must be refused.
+        `patient`: nothing waits for it, so it is written with the next record that something waits for, or PATIENCE seconds later.
         """
         if self._failure is not None:
             self._refuse()
@@ -212,7 +217,7 @@ class AuditLog:
         if self._pending >= self._options.max_queue or self._pending_bytes >= self._options.max_queue_bytes:
             self._refuse()
             raise AuditUnavailable("the audit log's queue is full")
-        return self._enqueue(event)
+        return self._enqueue(event, patient=patient)
 
     def note(self, event: Event) -> int | None:
         """Take an event that has happened already (an outcome, a refusal, a logout) and that nothing waits for.
@@ -284,6 +289,8 @@ class AuditLog:
         self._closing = True
         self._hurry.set()
         self._wake.set()
+        if self._soon is not None:
+            self._soon.cancel()
         assert self._task is not None
         try:
             await self._task
@@ -315,7 +322,7 @@ class AuditLog:
         if self._failure is not None:
             self._refused_in_failure += 1
 
-    def _enqueue(self, event: Event) -> int:
+    def _enqueue(self, event: Event, *, patient: bool = False) -> int:
         seq = self._seq + 1
         body = Body(seq, stamp(self._options.clock()), self._writer, self._hash, event)
         try:
@@ -335,8 +342,16 @@ class AuditLog:
         self._pending += 1
         self._pending_bytes += len(line)
         self.statistics.appended += 1
-        self._wake.set()
+        if not patient:
+            self._wake.set()
+        elif self._soon is None:
+            self._soon = self._loop.call_later(PATIENCE, self._patience_ends)
         return seq
+
+    def _patience_ends(self) -> None:
+        self._soon = None
+        if self._queue:
+            self._wake.set()
 
     def _take(self) -> list[_Queued]:
         batch = list(self._queue)
@@ -371,15 +386,17 @@ class AuditLog:
     async def _run(self) -> None:
         try:
             while not (self._closing and not self._queue):
-                await self._wake.wait()
+                if not self._closing:
+                    await self._wake.wait()
                 self._wake.clear()
-                while self._queue:
-                    batch = self._take()
-                    try:
-                        await self._write(batch, None)
-                    except OSError as error:
-                        if not await self._go_on(batch, error):
-                            return
+                if not self._queue:
+                    continue
+                batch = self._take()
+                try:
+                    await self._write(batch, None)
+                except OSError as error:
+                    if not await self._go_on(batch, error):
+                        return
         except Exception as error:
             # A mistake of ours must not leave a log that takes records and writes none.
             self._fail(f"the writer has stopped ({type(error).__name__})", error)

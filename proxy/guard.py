@@ -32,7 +32,7 @@ from proxy.calculator.service import CalculatorService
 from proxy.databases import CatalogUnavailable, Databases, dsn_of
 from proxy.decisions import Gate
 from proxy.errors import ConfigError, PgveilError, ServerUnreachable
-from proxy.guarded import CacheMeter, Client, GuardedSession, Recorder
+from proxy.guarded import CacheMeter, Client, GuardedSession, Recorder, Waiting
 from proxy.hosts import Hosts
 from proxy.inforce import InForce, differences
 from proxy.lookup_meter import LocalLookupMeter, SharedLookupMeter
@@ -76,7 +76,7 @@ class Guard:
         self.hosts = Hosts(config.server, metrics)
         self._config = config
         self._writer = f"w{number:02d}"
-        self._waiting: set[Recorder] = set()
+        self._waiting = Waiting()
         self._clients: dict[int, Client] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._dirty: set[str] = set()
@@ -230,7 +230,6 @@ class Guard:
         if client is None:
             return
         self._databases.left(context.database)
-        self._waiting.discard(client.recorder)
         client.session.abandoned()
         if not client.session.started:
             if client.session.closing == "client_gone" and not context.answered:
@@ -381,10 +380,7 @@ class Guard:
     def _durable(self, seq: int) -> None:
         self.metrics.audit_healthy(healthy=True)
         self._audit_troubles.ended("audit")
-        for recorder in [r for r in self._waiting if r.last <= seq]:
-            self._waiting.discard(recorder)
-            recorder.wake(seq)
-        for recorder in list(self._waiting):
+        for recorder in self._waiting.until(seq):
             recorder.wake(seq)
 
     def _audit_lost(self, error: AuditUnavailable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,15 +45,36 @@ class CacheMeter:
         self._metrics.plan_cache_entries(count)
 
 
-class Recorder:
-    """The audit log as one session sees it; while a record of the session's is not durable, the session is among the waiting."""
+class Waiting:
+    """Sessions that wait for records of theirs, by the records' numbers."""
 
-    def __init__(
-        self, log: AuditLog, waiting: set[Recorder], wake: Callable[[int], None], fail: Callable[[], None]
-    ) -> None:
+    __slots__ = ("_heap",)
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Recorder]] = []
+
+    def add(self, seq: int, recorder: Recorder) -> None:
+        """Its session is to be woken when record `seq` is durable."""
+        heapq.heappush(self._heap, (seq, id(recorder), recorder))
+
+    def until(self, seq: int) -> list[Recorder]:
+        """Who waited for records up to `seq`, each once; they wait no longer."""
+        found: dict[Recorder, None] = {}
+        while self._heap and self._heap[0][0] <= seq:
+            found[heapq.heappop(self._heap)[2]] = None
+        return list(found)
+
+    def clear(self) -> None:
+        """Nobody waits any longer."""
+        self._heap.clear()
+
+
+class Recorder:
+    """The audit log as one session sees it. The session is woken when a record is durable that it may wait for."""
+
+    def __init__(self, log: AuditLog, waiting: Waiting, wake: Callable[[int], None], fail: Callable[[], None]) -> None:
         self._log = log
         self._waiting = waiting
-        self.last = 0
         self.wake = wake
         self.fail = fail
 
@@ -63,15 +85,17 @@ class Recorder:
 
     def append(self, event: Event) -> int:
         """See Recorder."""
+        ended = isinstance(event, StatementEnded)
         try:
-            self.last = self._log.append(event)
+            seq = self._log.append(event, patient=ended)
         except AuditUnavailable:
             # What has happened already is kept for when the log can be written again; only what is about to happen is stopped.
-            if not isinstance(event, StatementEnded | Refused) or self._log.note(event) is None:
+            if not (ended or isinstance(event, Refused)) or self._log.note(event) is None:
                 raise
             return 0
-        self._waiting.add(self)
-        return self.last
+        if not ended:
+            self._waiting.add(seq, self)
+        return seq
 
 
 @dataclass(slots=True)

@@ -415,6 +415,14 @@ def _connection() -> Iterator[Limit]:
         f"{known}::test_requests_under_way_are_bounded",
     )
     yield _constant(
+        "Answers in the fast lane that wait for records",
+        lane,
+        "HELD",
+        f"the server {_WAIT}",
+        f"{known}::test_answers_that_wait_are_bounded",
+        sized=True,
+    )
+    yield _constant(
         "Texts known to pass, of one login and settings",
         lane,
         "SHAPES",

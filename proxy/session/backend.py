@@ -407,7 +407,7 @@ class Backend:
                 return None
             shown = finding
         if statement is not None and not self._late:
-            self._lane.described(statement, head.kind, shown)
+            self._lane.described(statement, head.kind, raw or b"", shown)
         if head.portal is not None:
             head.portal.agree(shown)
         elif statement is not None:

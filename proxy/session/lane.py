@@ -1,10 +1,10 @@
-"""The fast lane: whole requests that only pass, recognised by their first bytes, and their answers by theirs.
+"""The fast lane: whole requests that are known, recognised by their first bytes, and their answers by theirs.
 
-    client  Bind(unnamed portal), [Describe,] Execute, Sync   of a prepared statement that is known to pass
+    client  Bind(unnamed portal), [Describe,] Execute, Sync   of a prepared statement that is known to pass, or a planned read
             Query                                             whose text, but for its numbers, is known to pass
     server  the answers to these, each whole, with the very RowDescription that the witness has agreed to
 
-What is known was found out by the slow lane (frontend, backend), under one generation of rules and catalog and one set of settings, and holds
+A planned read has its record when it is sent, and its answer waits here until that is durable; then sealed values in it are opened. What is known was found out by the slow lane (frontend, backend), under one generation of rules and catalog and one set of settings, and holds
 for these alone. Anything else, in either direction, goes to the slow lane at a message boundary: what has been sent is put into the pipeline
 as the slow lane would have put it there, and what has not been looked at is given to it (docs/adr/0039). The slow lane is the reference:
 tests/session/test_lane.py plays the same conversations with and without this one, cut anywhere.
@@ -17,17 +17,22 @@ from collections import OrderedDict, deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from proxy.session.gate import Pass
+from audit.errors import AuditUnavailable
+from proxy.errors import ProtocolError
+from proxy.session.gate import Admit, BadValue, Pass
 from proxy.session.judging import indifferent
 from proxy.session.pipeline import Expectation, Kind, Route
+from proxy.session.rows import open_rows
+from proxy.session.statements import Portal, Run
 from proxy.wire import messages
+from proxy.wire.framing import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.session.gate import Admit, Settings
+    from proxy.session.gate import Settings
     from proxy.session.state import State
-    from proxy.session.statements import Portal, PreparedStatement
+    from proxy.session.statements import PreparedStatement
     from proxy.session.witness import Shown
 
 _LENGTH: Final = Struct("!i").unpack_from
@@ -45,6 +50,7 @@ _TAGS: Final = (b"SELECT ", b"INSERT ", b"UPDATE ", b"DELETE ", b"BEGIN\x00", b"
 _STATUS: Final = frozenset(b"IT")
 
 UNITS: Final = 256  # requests under way before the slow lane makes the client wait
+HELD: Final = 64 << 10  # bytes of answers that wait for records, before the slow lane stops reading
 SHAPES: Final = 256  # texts known to pass, of one login under one generation and settings
 SHAPE_BYTES: Final = 512  # of one of them
 ROW_BYTES: Final = 2048  # of a description that is kept for a text or statement
@@ -93,14 +99,41 @@ class PassingTexts:
         return found
 
 
+def reads(decision: object) -> bool:
+    """Whether a decision is to run one statement that only reads what is protected, with nothing to be sealed, counted or asked for it."""
+    if not isinstance(decision, Admit) or len(decision.plans) != 1:
+        return False
+    plan = decision.plans[0]
+    return (
+        plan is not None
+        and bool(plan.touched)
+        and plan.results is not None
+        and not (
+            plan.later
+            or plan.copy
+            or plan.storing
+            or plan.writes
+            or plan.params
+            or plan.metered
+            or plan.explains
+            or decision.witness
+            or decision.probes
+        )
+        and not (decision.unsettles or decision.ddl or decision.names or decision.by_name or decision.unshown)
+    )
+
+
 class Unit:
     """One request on its way: a batch that bound `portal`, the unnamed one, or (None) a simple Query.
+
+    Of a planned read `run` is the execution, `ticket` the record that must be durable before its answer passes (0: it is), and `shown` what the client
+    is told of the rows.
 
     `generation`: the judge's, under which it passes. `row`: the RowDescription that its answer must have, b"" where it returns no rows. `asked`: the client has sent the Describe itself.
     `undo`: as of Expectation.
     """
 
-    __slots__ = ("asked", "generation", "portal", "row", "undo")
+    __slots__ = ("asked", "generation", "portal", "row", "run", "shown", "ticket", "undo")
 
     def __init__(
         self,
@@ -115,12 +148,26 @@ class Unit:
         self.asked = asked
         self.portal = portal
         self.undo = undo
+        self.run: Run | None = None
+        self.ticket = 0
+        self.shown: Shown | None = None
 
 
 class Lane:
     """The fast lane of one session. `units` are under way; while there are any, nothing else is."""
 
-    __slots__ = ("_enabled", "_generation", "_known", "_login", "_settings", "_state", "_texts", "is_open", "units")
+    __slots__ = (
+        "_enabled",
+        "_generation",
+        "_known",
+        "_login",
+        "_settings",
+        "_state",
+        "_texts",
+        "is_open",
+        "kept",
+        "units",
+    )
 
     def __init__(self, state: State, known: PassingTexts, *, enabled: bool = True) -> None:
         self._enabled = enabled
@@ -131,6 +178,7 @@ class Lane:
         self._settings: Settings | None = None
         self._texts: dict[bytes, bytes] = {}
         self.units: deque[Unit] = deque()
+        self.kept = b""  # answers that wait for a record
         self.is_open = False
 
     # -- between the lanes -----------------------------------------------------------------------------------------------------------
@@ -155,11 +203,13 @@ class Lane:
             and state.trail.durable(state.trail.last_write)
         )
 
-    def leave(self) -> None:
-        """Something comes that the slow lane is to see: what is under way is put into the pipeline."""
+    def leave(self) -> bytes:
+        """Something comes that the slow lane is to see: what is under way is put into the pipeline. What of the server's is to be fed to it."""
         self.is_open = False
         while self.units:
             self._hand_over(self.units.popleft())
+        kept, self.kept = self.kept, b""
+        return kept
 
     def _hand_over(self, unit: Unit) -> None:
         """Leave the expectations that the slow lane would have left."""
@@ -174,7 +224,7 @@ class Lane:
             route = Route.FORWARD if unit.asked else Route.GUARD
             portal.fresh = portal.trusted = True
             sent(Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=portal.not_asked))
-        sent(Expectation(Kind.EXECUTE, portal=portal))
+        sent(Expectation(Kind.EXECUTE, portal=portal, run=unit.run, ticket=unit.ticket))
         sent(Expectation(Kind.SYNC))
 
     # -- what is known to pass -------------------------------------------------------------------------------------------------------
@@ -196,21 +246,22 @@ class Lane:
 
         return learn
 
-    def described(self, statement: PreparedStatement, kind: Kind, shown: Shown | None) -> None:
+    def described(self, statement: PreparedStatement, kind: Kind, raw: bytes, shown: Shown | None) -> None:
         """The witness agrees to what the server has said of a statement or its portal; the next Bind of it may come this way."""
         settings = self._state.tracker.settings
-        row = b"" if shown is None else shown.message
+        row = raw if shown is None or shown.openings else shown.message  # that one is kept for all sessions
         if row and kind is not Kind.DESCRIBE_PORTAL:
             return  # its formats are not known yet
         kept = (
             len(row) <= ROW_BYTES
-            and plain(statement.decision)
+            and (plain(statement.decision) or (shown is not None and reads(statement.decision)))
             and statement.generation == self._state.judge.generation
             and (statement.settings == settings or indifferent(statement, settings))
             and not (statement.dropped_name or statement.made or statement.judge or statement.computed)
             and statement.names is None
         )
         statement.row, statement.row_under = (row, settings) if kept else (None, None)
+        statement.row_shown = shown if kept and not plain(statement.decision) else None
 
     # -- the client's direction ------------------------------------------------------------------------------------------------------
 
@@ -293,6 +344,8 @@ class Lane:
             asked, after = False, behind + len(_EXECUTE_SYNC)
         else:
             return None, 0
+        if statement.row_shown is not None:
+            return self._planned(statement, statement.row_shown, asked), after
         portal = statement.plain_portal
         if portal is None or portal.name:
             return None, 0
@@ -303,36 +356,116 @@ class Lane:
             undo = state.portals.put(b"", portal)
         return Unit(statement.generation, row, asked, portal, undo), after
 
+    def _planned(self, statement: PreparedStatement, shown: Shown, asked: bool) -> Unit | None:
+        """A planned read: its record begins."""
+        state = self._state
+        decision = statement.decision
+        if not state.tracker.known or not isinstance(decision, Admit) or len(state.portals) >= state.limits.portals:
+            return None
+        (plan,) = decision.plans
+        assert plan is not None
+        try:
+            ticket, number = state.trail.start(state.principal, plan, decision.shape)
+        except AuditUnavailable:
+            return None  # which the slow lane says
+        portal = Portal(b"", statement)
+        now = state.clock()
+        portal.run = run = Run(decision, (number,), now, now, portal=portal)
+        state.recorded[number] = run
+        undo = state.portals.put(b"", portal) if len(state.portals) or state.pipeline.status != b"I" else None
+        assert statement.row is not None
+        unit = Unit(statement.generation, statement.row, asked, portal, undo)
+        unit.run, unit.ticket, unit.shown = run, ticket, shown
+        return unit
+
     # -- the server's direction ------------------------------------------------------------------------------------------------------
 
-    def server(self, data: bytes) -> int:
-        """Send on the answers at the beginning of `data` that are whole; how many bytes that were."""
+    def server(self, data: bytes) -> bool:
+        """Send on answers that are whole, keep those that wait for a record; whether that was all. Else `leave` gives the rest."""
+        if self.kept:
+            data = self.kept + data
+        taken = self._answered(data)
+        if taken == len(data):
+            self.kept = b""
+            return True
+        self.kept = data[taken:] if taken else data
+        units = self.units
+        return bool(units) and not self._state.trail.durable(units[0].ticket) and len(self.kept) < HELD
+
+    def _answered(self, data: bytes) -> int:
         state = self._state
         units = self.units
         generation = state.judge.generation
         end = len(data)
         position = done = 0  # of what has gone to the client
-        answered = 0
+        passed = 0
         while units and position < end:
             unit = units[0]
+            if unit.ticket:
+                if not state.trail.durable(unit.ticket):
+                    break
+                unit.ticket = 0
             after = self._answer(data, position, end, unit) if unit.generation == generation else 0
             if not after:
                 break
-            if unit.row and unit.portal is not None and not unit.asked:
+            if unit.run is not None:
+                if done < position:
+                    state.to_client.append(data[done:position])
+                if not self._open(data, position, after, unit):
+                    done = position
+                    break
+                done = after
+            elif unit.row and unit.portal is not None and not unit.asked:
                 start = position + len(_BOUND)
                 state.to_client.append(data[done:start])
                 done = start + len(unit.row)
             units.popleft()
-            answered += 1
+            passed += unit.run is None
             position = after
             state.pipeline.status = data[after - 1 : after]
             if len(state.portals) and state.pipeline.status == b"I" and not units:
                 state.end_portals()
         if done < position:
             state.to_client.append(data if not done and position == end else data[done:position])
-        if answered:
-            state.observer.passed(answered)
+        if passed:
+            state.observer.passed(passed)
         return position
+
+    def _open(self, data: bytes, position: int, after: int, unit: Unit) -> bool:
+        """Send on the answer of a planned read, its sealed values opened; False where one does not open: nothing of it has gone then."""
+        state = self._state
+        run, shown, portal = unit.run, unit.shown, unit.portal
+        assert run is not None
+        assert shown is not None
+        assert portal is not None
+        start = position + len(_BOUND)
+        rows = start + len(unit.row)
+        starts = [0]
+        tail = rows
+        while data[tail] == _ROW:
+            tail += 1 + _LENGTH(data, tail + 1)[0]
+            starts.append(tail - rows)
+        body = data[rows:tail]
+        if shown.openings and tail > rows:
+            openings, codec, output = shown.openings, state.codec, state.tracker.output
+
+            def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
+                opening = openings[which]
+                return codec.open_batch(opening.column, opening.verdict, cells, shown.formats[opening.index], output)
+
+            try:
+                body = open_rows(Batch(_ROW, body, starts), len(shown.formats), [o.index for o in openings], opener)
+            except (BadValue, ProtocolError):
+                return False
+            count = len(starts) - 1
+            state.observer.opened(count * len(openings))
+            state.observer.message_objects(count)
+        state.to_client.append(data[position:start] + shown.message if unit.asked else data[position:start])
+        state.to_client.append(body)
+        state.to_client.append(data[tail:after])
+        told = data[tail + _HEADER : after - 7].rpartition(b" ")[2]
+        state.end_run(run, "ok", None, int(told) if told.isdigit() else None)
+        return True
 
     @staticmethod
     def _answer(data: bytes, position: int, end: int, unit: Unit) -> int:

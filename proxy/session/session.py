@@ -194,7 +194,7 @@ class Session:
             if taken == len(data):
                 return True
             data = data[taken:]
-        lane.leave()
+        self._leave()
         self._frontend.feed(data)
         self._run(self._frontend)
         if self._frontend.waiting and self._frontend.buffered > self._state.limits.held_client:
@@ -205,11 +205,9 @@ class Session:
         """Bytes came from the server; whether they have just passed."""
         lane = self._lane
         if lane.units:
-            taken = lane.server(data)
-            if taken == len(data):
+            if lane.server(data):
                 return True
-            data = data[taken:]
-            lane.leave()
+            data = lane.leave()
         waited = self._frontend.waiting
         self._backend.feed(data)
         self._run(self._backend)
@@ -243,6 +241,9 @@ class Session:
     def audit_durable(self, seq: int) -> None:
         """Every audit record up to `seq` is durable."""
         self._state.trail.became_durable(seq)
+        lane = self._lane
+        if lane.units and lane.server(b""):
+            return
         self._run()
 
     def audit_failed(self) -> None:
@@ -306,10 +307,16 @@ class Session:
             self._run()
             self._pump()
 
+    def _leave(self) -> None:
+        """What is in the fast lane goes into the slow one."""
+        kept = self._lane.leave()
+        if kept:
+            self._backend.feed(kept)
+
     def _run(self, *sides: Backend | Frontend) -> None:
         """Let a direction go as far as it can. The server's never waits for the client's; the other way round it does."""
         self._running = True
-        self._lane.leave()
+        self._leave()
         try:
             for side in sides or (self._backend, self._frontend):
                 side.pump()

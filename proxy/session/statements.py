@@ -1,7 +1,7 @@
 """Prepared statements, portals and executions: what the session remembers of what it sent.
 
 The books follow what was SENT. Each change made by a message is taken back when the server turns out to ignore the message (an error before it in the
-same pipeline), newest first, so that after any error they say again what the server has. A record too many is harmless: the server
+same pipeline), newest first, so that after any error they say again what the server has; what was sent behind the next sync stays. A record too many is harmless: the server
 answers with its own error. A wrong one is not, so whatever could have replaced a statement or portal behind the protocol's back (DEALLOCATE, DECLARE,
 CLOSE in SQL) takes `verified` away, and the description is checked again before the next rows.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary, ref
 
 from proxy.session.gate import Admit, Pass
 
@@ -38,7 +39,8 @@ class PreparedStatement:
     WITH HOLD), with `text` that of the whole PREPARE or DECLARE.
     `told`, `parameters`: the RowDescription (b"": no rows) and the parameter types that the client may know it by, None where it has been told none.
     `absent`: the server lost it while it was made again. `origin`: the settings of its Parse, where `settings` are later ones.
-    `row`, `row_under`: for the fast lane (proxy.session.lane), the description that its portals must have, and the settings that it holds under.
+    `row`, `row_under`: for the fast lane (proxy.session.lane), the description that its portals must have, and the settings that it holds under;
+    `row_shown`: of a planned read, what the client is told in its place.
     `judge`: of a FETCH, who decided on its cursor, where that was under older rules.
     """
 
@@ -65,6 +67,7 @@ class PreparedStatement:
     judge: Judge | None = None
     row: bytes | None = None
     row_under: Settings | None = None
+    row_shown: Shown | None = None
 
     @property
     def there(self) -> bool:
@@ -261,14 +264,43 @@ class _Record(Protocol):
 R = TypeVar("R", bound=_Record)
 
 
+class _Change(Generic[R]):
+    """One change of what a name stands for; calling it takes it back, whatever became of the name since.
+
+    It lives as long as somebody may take it back. `before` and `after`: the changes of the same name next to it, of those that live.
+    """
+
+    __slots__ = ("__weakref__", "_after", "_before", "_book", "_name", "_previous")
+
+    def __init__(self, book: Book[R], name: bytes, previous: R | None, before: _Change[R] | None) -> None:
+        self._book = book
+        self._name = name
+        self._previous = previous
+        self._before = None if before is None else ref(before)
+        self._after: _Change[R] | None = None
+        if before is not None:
+            before._after = self  # noqa: SLF001 - of its own kind
+
+    def __call__(self) -> None:
+        before = None if self._before is None else self._before()
+        if before is not None:
+            before._after = self._after  # noqa: SLF001
+        if self._after is None:
+            self._book.take_back(self._name, self._previous, before)
+        else:
+            # The name has been given to another one since, which stays.
+            self._after._previous, self._after._before = self._previous, self._before  # noqa: SLF001
+
+
 class Book(Generic[R]):
     """Records by name, with a way back for every change. `cost` is the bytes that they hold."""
 
-    __slots__ = ("_dropped", "_records", "cost")
+    __slots__ = ("_dropped", "_last", "_records", "cost")
 
     def __init__(self, dropped: Callable[[R], None] | None = None) -> None:
         self._dropped = dropped  # told of each record that no name leads to any longer
         self._records: dict[bytes, R] = {}
+        self._last: WeakValueDictionary[bytes, _Change[R]] = WeakValueDictionary()  # the newest change of each name
         self.cost = 0
 
     def __len__(self) -> int:
@@ -287,7 +319,7 @@ class Book(Generic[R]):
         if previous is record:
             return None
         self._set(name, record)
-        return lambda: self._set(name, previous)
+        return self._change(name, previous)
 
     def remove(self, name: bytes) -> Callable[[], None] | None:
         """Forget a record; returns what takes it back, or None where there was none."""
@@ -295,7 +327,19 @@ class Book(Generic[R]):
         if previous is None:
             return None
         self._set(name, None)
-        return lambda: self._set(name, previous)
+        return self._change(name, previous)
+
+    def take_back(self, name: bytes, record: R | None, newest: _Change[R] | None) -> None:
+        """A name stands for `record` again; `newest` is its newest change then."""
+        self._set(name, record)
+        if newest is None:
+            self._last.pop(name, None)
+        else:
+            self._last[name] = newest
+
+    def _change(self, name: bytes, previous: R | None) -> _Change[R]:
+        change = self._last[name] = _Change(self, name, previous, self._last.get(name))
+        return change
 
     def keep(self, names: Container[bytes]) -> None:
         """Forget every record whose name is not in `names`."""

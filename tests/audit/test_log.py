@@ -101,6 +101,49 @@ async def test_what_gathers_during_an_fsync_shares_the_next_one(tmp_path: Path) 
     await log.close()
 
 
+async def test_what_nobody_waits_for_starts_no_fsync_of_its_own(tmp_path: Path) -> None:
+    """How a statement ended is written with the start of the next one, which does not wait for two fsyncs then."""
+    storage = GatedStorage()
+    log = await open_log(tmp_path, storage=storage)
+    before = log.statistics.fsyncs
+    storage.waiting.clear()
+    ended = log.append(event(0), patient=True)
+    assert log._soon is not None
+    when = log._soon.when()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not storage.waiting.is_set()
+    started = log.append(event(1))
+    await log.wait_durable(started)
+    assert log.durable == started == ended + 1
+    assert log.statistics.fsyncs == before + 1
+    log.append(event(2), patient=True)
+    assert log._soon is None or log._soon.when() == when, "one timer for all"
+    await log.close()
+    assert [r.body.event for r in records(tmp_path)[1:-1]] == [event(0), event(1), event(2)]
+
+
+async def test_what_nobody_waits_for_is_written_all_the_same(tmp_path: Path) -> None:
+    log = await open_log(tmp_path)
+    await log.wait_durable(log.append(event(0), patient=True))
+    await log.close()
+
+
+async def test_what_is_appended_patiently_during_an_fsync_waits_for_its_own_time(tmp_path: Path) -> None:
+    storage = GatedStorage()
+    log = await open_log(tmp_path, storage=storage)
+    first = await stalled(log, storage)
+    before = log.statistics.fsyncs
+    log.append(event(1), patient=True)
+    storage.gate.set()
+    await log.wait_durable(first)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (log.durable, log.statistics.fsyncs) == (first, before + 1)
+    await log.close()
+    assert verify(tmp_path).ok
+
+
 async def test_many_concurrent_appends_need_few_fsyncs(tmp_path: Path) -> None:
     log = await open_log(tmp_path)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.session.gate import OffsetMap, Pass, Settings
 from proxy.session.localtext import LocalText
@@ -17,6 +20,10 @@ from proxy.wire import messages as m
 
 from .conftest import CARD, PLAIN, Bench, FakeJudge, opened, plan
 from .conversation import PROBED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
 
 
 def statement(name: bytes = b"s") -> PreparedStatement:
@@ -41,6 +48,54 @@ def test_changes_are_taken_back_in_reverse() -> None:
     assert book.remove(b"none") is None
     book.keep(())
     assert (len(book), book.cost) == (0, 0)
+
+
+def test_what_came_later_stays_when_a_change_is_taken_back() -> None:
+    """A batch that fails while the next one has been sent: the name stands for what that one made of it."""
+    first, second, third, fourth = (statement() for _ in range(4))
+    book: Book[PreparedStatement] = Book()
+    book.put(b"s", first)
+    undo_second, undo_third = book.put(b"s", second), book.put(b"s", third)
+    undo_fourth = book.put(b"s", fourth)
+    assert undo_second is not None
+    assert undo_third is not None
+    assert undo_fourth is not None
+    undo_third()
+    undo_second()
+    assert book.get(b"s") is fourth
+    undo_fourth()
+    assert book.get(b"s") is first
+    undo_removed, undo_again = book.remove(b"s"), book.put(b"s", second)
+    assert undo_removed is not None
+    assert undo_again is not None
+    undo_removed()
+    assert book.get(b"s") is second
+    undo_again()
+    assert book.get(b"s") is first
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12), st.randoms())
+def test_any_batches_may_fail_in_turn(changes: list[tuple[int, bool]], chance: Random) -> None:
+    """Names as a list of what was sent says, without those that were taken back."""
+    book: Book[PreparedStatement] = Book()
+    sent: list[tuple[bytes, PreparedStatement | None, Callable[[], None] | None]] = []
+    for number, removes in changes:
+        name = b"%d" % number
+        if removes:
+            sent.append((name, None, book.remove(name)))
+        else:
+            made = statement(name)
+            sent.append((name, made, book.put(name, made)))
+    failed = sorted(chance.sample(range(len(sent)), chance.randint(0, len(sent))), reverse=True)
+    for index in failed:
+        undo = sent[index][2]
+        if undo is not None:
+            undo()
+    stands: dict[bytes, PreparedStatement | None] = {}
+    for index, (name, record, undo) in enumerate(sent):
+        if index not in failed and undo is not None:
+            stands[name] = record
+    assert {s.name: s for s in book} == {name: record for name, record in stands.items() if record is not None}
 
 
 def test_what_a_portal_shows() -> None:
