@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from rules.dangerous import is_dangerous
 from rules.flows import NOTHING, ROW, Called, Flows, Ran, Row, Stored
 from rules.harmless import is_harmless
 from rules.lexer import LexError
@@ -196,18 +197,27 @@ class _Search:
             for function in catalog.functions:
                 if function.name not in triggers and not is_own(function.name) and self._reads(function):
                     by = f"function {function.name}"
-                    self._code(function.source, by, None, {}, NOTHING, frozenset({function.oid}))
+                    self._code(function.source, by, None, {}, NOTHING, function)
 
     def _reads(self, function: Function) -> bool:
+        """Whether it names, or has called, what holds something of masked columns."""
+        if function.language not in _READ:
+            return False
         named = self.protection.naming.get(function.name.name, NOTHING)
-        return function.language in _READ and any(_is_masked(self.protection, c) for c in named)
+        held = {self.protection.catalog.relations[oid].name.name for oid in self.holds}
+        return any(_is_masked(self.protection, c) for c in named) or not held.isdisjoint(
+            self.protection.sources.spelled(function.source)
+        )
 
     def _relation(self, relation: Relation) -> None:
         held = self.holds.get(relation.oid, {})
         row = Row(tuple(c.name for c in relation.columns), held)
         rows = {ROW: row, "old": row}
         for text in relation.rules:
-            self._code(text, f"a rule of {relation.name}", relation, rows, NOTHING, frozenset())
+            self._code(text, f"a rule of {relation.name}", relation, rows, NOTHING)
+        for column in relation.columns:
+            taint = self._default(column.default)
+            self._store(relation, column.name, taint, f"the default of column {column.name}")
         for name in relation.trigger_functions:
             given = [g for g in relation.given if g.function == name]
             tables = {t: row for g in given for t in g.transition} if held else {}
@@ -233,7 +243,7 @@ class _Search:
 
     def _function(self, function: Function, by: str, relation: Relation, rows: Mapping[str, Row], whole: Taint) -> None:
         if function.language in _READ:
-            self._code(function.source, by, relation, rows, NOTHING, frozenset({function.oid}))
+            self._code(function.source, by, relation, rows, NOTHING, function)
         elif whole:
             self._tell(relation, whole, by, f"is written in {function.language}")
 
@@ -244,9 +254,9 @@ class _Search:
         relation: Relation | None,
         rows: Mapping[str, Row],
         ambient: Taint,
-        running: frozenset[int],
+        *functions: Function,
     ) -> None:
-        """What a text stores, and the functions that it calls."""
+        """What a text stores, and the functions that it calls. `functions`: the one whose text it is, and those that call it."""
         at_stake = ambient.union(*(r.whole for r in rows.values()))
         try:
             lexed = self.protection.sources.lexed(text[: _MOST_CHARACTERS + 1])
@@ -255,21 +265,30 @@ class _Search:
         if lexed is None or len(text) > _MOST_CHARACTERS:
             self._tell(relation, at_stake, by, "has a text that can't be read")
             return
+        if is_dangerous(lexed.words):
+            self._tell(relation, at_stake, by, "runs a text, or shows what no name tells")
         for found in Flows(lexed, self._names, dict(rows), ambient).found():
             if isinstance(found, Ran):
                 self._tell(relation, at_stake, by, found.what)
             elif isinstance(found, Called):
-                self._called(found, by, relation, running)
+                self._called(found, by, relation, functions)
             elif found.taint:
                 self._stored(found, by, relation)
 
-    def _called(self, found: Called, by: str, relation: Relation | None, running: frozenset[int]) -> None:
+    def _default(self, text: str | None) -> Taint:
+        try:
+            called = () if text is None else self.protection.sources.said(text).called
+        except LexError:
+            called = ()
+        return NOTHING.union(*map(self._names.read_by, called))
+
+    def _called(self, found: Called, by: str, relation: Relation | None, running: tuple[Function, ...]) -> None:
         for function in self._functions.get(found.function, ()):
-            if function.oid in running or (function.oid, found.taint, by) in self._followed:
+            if function in running or (function.oid, found.taint, by) in self._followed:
                 continue
             self._followed.add((function.oid, found.taint, by))
             if function.language in _READ:
-                self._code(function.source, by, relation, {}, found.taint, running | {function.oid})
+                self._code(function.source, by, relation, {}, found.taint, function, *running)
             elif not (function.language in _COMPILED and (function.immutable or is_harmless(function.name.name))):
                 self._tell(relation, found.taint, by, f"calls {function.name}, which can't be read")
 
@@ -277,8 +296,14 @@ class _Search:
         if found.schema is None and found.relation == ROW and relation is not None:
             self._store(relation, found.column, found.taint, by)
             return
-        for target in self._names.named(found.schema, found.relation):
-            if target.kind in _KINDS_WITH_DATA:
+        targets = list(self._names.named(found.schema, found.relation))
+        if not targets:
+            self._tell(relation, found.taint, by, f"writes {found.relation}, which the catalog does not know")
+        for target in targets:
+            if not found.column:
+                for column in target.columns:
+                    self._store(target, column.name, found.taint, by)
+            elif target.kind in _KINDS_WITH_DATA:
                 self._store(target, found.column, found.taint, by)
                 self._note(target, found, by, relation)
             elif target.kind == "v" and relation is not None:

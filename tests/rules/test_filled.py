@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from lifecycle.database import fix_settings, read_catalog
+from rules.catalog import Catalog
 from rules.derived import with_derived
-from rules.filled import filled_columns
+from rules.filled import _Names, filled_columns
+from rules.flows import Flows, Ran, Row
 from rules.hidden import hidden_reads
+from rules.lexer import LexError, lex
 from rules.load import load_rules_text
+from rules.model import ColumnName
 from rules.protect import ProtectionMap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lifecycle.demo.postgres import Postgres
-    from rules.catalog import Catalog
 
 RULES = """
 version: 1
@@ -47,6 +51,8 @@ CREATE EXTENSION IF NOT EXISTS plpgsql;
 CREATE FUNCTION note_it(op text, what text) RETURNS void LANGUAGE sql AS 'INSERT INTO audit (op, who) VALUES ($1, what)';
 CREATE FUNCTION note_again(what text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM note_it('again', what || '!'); END $$;
 CREATE FUNCTION note_std(what text) RETURNS void LANGUAGE sql BEGIN ATOMIC INSERT INTO audit (who) VALUES (what); END;
+CREATE TABLE strict (a int UNIQUE, b text);
+CREATE PROCEDURE pass_on(what text, INOUT there text) LANGUAGE plpgsql AS $$ BEGIN there := upper(what); END $$;
 CREATE FUNCTION name_of(int) RETURNS text LANGUAGE sql STABLE AS 'SELECT name FROM customers WHERE id = $1';
 """
 
@@ -109,6 +115,18 @@ BODIES: tuple[Case, ...] = (
     ("execute 'insert into audit(who) values ($1)' using new.name;", {"audit.who": NAME}, False),
     ("execute format('insert into %I(who) values ($1)', 'audit') using new.name;", {}, True),
     ("insert into audit_view(who) values (new.name);", {}, True),
+    ("create temp table t_kept as select new.*; insert into audit(who) select name from t_kept; drop table t_kept;", {}, True),
+    ("create temp table t_kept (a text); insert into t_kept values (new.name); insert into audit(who) select a from t_kept; drop table t_kept;", {}, True),
+    ("<<blk>> declare v text; begin blk.v := new.name; insert into audit(who) values (v); insert into audit(op) values (blk.v); end;", {"audit.who": NAME, "audit.op": NAME}, False),
+    ("declare v text := ''; begin call pass_on(new.name, v); insert into audit(who) values (v); end;", {"audit.who": NAME}, False),
+    (
+        "declare d text; begin insert into strict values (1, new.name), (1, new.name); exception when others then get stacked diagnostics d = pg_exception_detail; insert into audit(who) values (d); end;",
+        {"audit.who": BOTH, "strict.b": NAME},
+        False,
+    ),
+    ("begin perform new.name::int; exception when others then insert into audit(who, op) values (sqlerrm, sqlstate); end;", {"audit.who": BOTH}, False),
+    ('insert into audit(who) values (new.name::text collate "C"), (null); insert into audit(op) values (current_user);', {"audit.who": NAME}, False),
+    ("insert into audit(who) select word from ts_stat('select to_tsvector(''simple'', name) from customers');", {}, True),
     ("insert into audit(op) values ('new.name'); /* insert into audit(who) values (new.name) */", {}, False),
     ("if new.name is distinct from old.name then insert into audit(op) values ('changed'); end if;", {}, False),
     ("update audit set n = n + 1 where who = new.name; delete from audit where who = new.name;", {}, False),
@@ -131,17 +149,29 @@ async def _protection(connection: asyncpg.Connection[Any], rules: str = RULES) -
 async def _holding(connection: asyncpg.Connection[Any]) -> set[str]:
     """The columns, but for the rules' own, in which the canaries are."""
     held = set()
-    for table in ("customers", "audit", "history", "archive", "second", "other.log"):
+    for table in ("customers", "audit", "history", "archive", "second", "strict", "other.log"):
         for row in await connection.fetch(f"SELECT (jsonb_each_text(to_jsonb(t))).* FROM {table} t"):
             if "canary" in (row["value"] or "").lower():
                 held.add(f"{table.removeprefix('other.')}.{row['key']}")
     return held - {"customers.name", "customers.phone"}
 
 
-@pytest.fixture
-async def database(any_pg: Postgres) -> AsyncIterator[asyncpg.Connection[Any]]:
-    connection = await asyncpg.connect(any_pg.dsn(any_pg.create_database()))
+async def _open(server: Postgres) -> asyncpg.Connection[Any]:
+    connection = await asyncpg.connect(server.dsn(server.create_database()))
     await connection.execute(SCHEMA)
+    return connection
+
+
+@pytest.fixture
+async def database(pg: Postgres) -> AsyncIterator[asyncpg.Connection[Any]]:
+    connection = await _open(pg)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def any_database(any_pg: Postgres) -> AsyncIterator[asyncpg.Connection[Any]]:
+    connection = await _open(any_pg)
     yield connection
     await connection.close()
 
@@ -153,12 +183,7 @@ async def test_where_the_server_then_has_them(database: asyncpg.Connection[Any])
     for body, expected, unread in BODIES:
         transaction = database.transaction()
         await transaction.start()
-        text = body if body.startswith("declare") else f"begin {body} end;"
-        text = (
-            f"begin {text} return null; end"
-            if body.startswith("declare")
-            else f"{text.removesuffix(' end;')} return null; end"
-        )
+        text = f"begin {body} return null; end"
         await database.execute(f"CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS $f$ {text} $f$")
         await database.execute("CREATE TRIGGER t AFTER INSERT OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION t()")
         found = await _found(database)
@@ -223,21 +248,29 @@ OTHERS: tuple[tuple[str, dict[str, str], bool], ...] = (
         {"audit.who": NAME},
         False,
     ),
+    ("CREATE FUNCTION any_name() RETURNS text LANGUAGE sql AS 'SELECT min(name) FROM customers'; ALTER TABLE audit ALTER op SET DEFAULT any_name(); INSERT INTO audit (n) VALUES (1)", {"audit.op": BOTH}, False),
+    (
+        ("CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit(who) VALUES (new.name); RETURN NULL; END $$;"
+        "CREATE TRIGGER t AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION t(); UPDATE customers SET name = name;"
+        "CREATE FUNCTION move() RETURNS void LANGUAGE sql AS 'INSERT INTO second SELECT who FROM audit'; SELECT move()"),
+        {"audit.who": NAME, "second.whom": NAME},
+        False,
+    ),
     ("CREATE PROCEDURE keep() LANGUAGE sql AS 'INSERT INTO archive SELECT * FROM customers'; CALL keep()", {"archive.name": NAME, "archive.phone": PHONE}, False),
     ("CREATE PROCEDURE keep() LANGUAGE sql BEGIN ATOMIC INSERT INTO audit (op, who) SELECT city, called FROM people; END; CALL keep()", {"audit.who": NAME}, False),
     ("CREATE FUNCTION keep() RETURNS void LANGUAGE plpgsql AS $$ BEGIN TRUNCATE audit; INSERT INTO audit (n) SELECT count(*) FROM customers; END $$; SELECT keep()", {}, False),
 )  # fmt: skip
 
 
-async def test_rules_vectors_transition_tables_and_functions(database: asyncpg.Connection[Any]) -> None:
+async def test_rules_vectors_transition_tables_and_functions(any_database: asyncpg.Connection[Any]) -> None:
     wrong = []
     for sql, expected, unread in OTHERS:
-        transaction = database.transaction()
+        transaction = any_database.transaction()
         await transaction.start()
-        await database.execute(sql)
-        found = await _found(database)
-        await database.execute("UPDATE customers SET city = 'Rome', name = 'Canaryname' WHERE id = 1")
-        held = await _holding(database)
+        await any_database.execute(sql)
+        found = await _found(any_database)
+        await any_database.execute("UPDATE customers SET city = 'Rome', name = 'Canaryname' WHERE id = 1")
+        held = await _holding(any_database)
         await transaction.rollback()
         if found != (expected, unread) or not (found[1] or held <= found[0].keys()):
             wrong.append((sql, found, held))
@@ -305,3 +338,25 @@ async def test_what_is_only_put_there_is_not_read_there(database: asyncpg.Connec
         found = hidden_reads(await _protection(database, rules))
         await transaction.rollback()
         assert bool(found) is read, body
+
+
+def test_no_text_stops_it() -> None:
+    """Whatever words follow each other: an answer, and no error."""
+    words = "insert into audit update only set merge using when matched then select distinct on from where values ( ) ( ) , , ; . * = := new old name phone v declare begin end loop for in open fetch with as union all returning conflict do execute 'insert into audit values ($1)' $1 call create table if not exists << >> copy get stacked diagnostics strict case [ ] :: alias % rowtype row customers r"
+    chosen = random.Random(22)
+    catalog = Catalog("1", "d", 160000, {})
+    protection = ProtectionMap(load_rules_text(RULES, "rules.yaml"), catalog, unknown=False)
+    name = ColumnName("public", "customers", "name")
+    row = Row(("id", "name"), {"name": frozenset({name})})
+    world = _Names(protection, {})
+    found = 0
+    for _ in range(1500):
+        text = " ".join(chosen.choices(words.split(), k=chosen.randrange(1, 60)))
+        try:
+            lexed = lex(text)
+        except LexError:
+            continue
+        found += len(Flows(lexed, world, {"new": row, "old": row}, frozenset({name})).found())
+    assert found > 100
+    long = "begin " + " ".join(f"v{i} := v{i + 1};" for i in range(2000)) + " v2000 := new.name; end"
+    assert Ran("is too long to be followed") in Flows(lex(long), world, {"new": row}).found()
