@@ -52,7 +52,7 @@ CHECKS: Mapping[str, Check] = {
     "transaction": Check("transactions with errors, savepoints", masked=True),
     "two_phase": Check("two-phase commit"),
     "pool": Check("a pool: connections taken, reset and given back", masked=True),
-    "introspection": Check("the driver's own look at tables and columns"),
+    "introspection": Check("the driver's own look at tables and columns", masked=True),
     "orm": Check("an ORM's own objects and queries"),
     "modes": Check("the driver's other ways to run a statement", masked=True),
 }

@@ -212,7 +212,9 @@ OBSERVE: Mapping[str, Observe] = {
         "begin;\ninsert into {s}.people (id, name, card) values (9600, 'Two', '65');\nprepare transaction 'psql {s}';\n"
         "commit prepared 'psql {s}';\ndelete from {s}.people where card = '65' returning name;\n"
     ),
-    "introspection": each(*(f"\\{c}\n" for c in ("dT {s}.*", "dt {s}.*", "di {s}.*", "ds {s}.*", "d {s}.orders"))),
+    "introspection": each(
+        *(f"\\{c}\n" for c in ("dT {s}.*", "dt {s}.*", "di {s}.*", "ds {s}.*", "d {s}.orders", "d {s}.people"))
+    ),
     "modes": each(
         "prepare p (int) as select card from {s}.people where id = $1;\nexecute p (4);\nexecute p (5);\ndeallocate p;\n",
         "\\set id 6\nselect name, card from {s}.people where id = :id and :'id' = '6';\n",

@@ -196,9 +196,12 @@ def pool(target: Target) -> Any:
 
 
 def introspection(connection: sa.Connection, table: sa.Table, target: Target) -> Any:
-    """Reflection. The types of sealed columns are the domain's: what the database holds (docs/compatibility.md)."""
+    """Reflection, with the types of sealed columns as the tables have them."""
     looked = sa.inspect(connection)
-    names = [(c["name"], c["nullable"]) for c in looked.get_columns("people", schema=target.schema)]
+    names = [
+        (c["name"], str(c["type"]), c["nullable"], c["default"])
+        for c in looked.get_columns("people", schema=target.schema)
+    ]
     loaded = sa.Table("people", sa.MetaData(), schema=target.schema, autoload_with=connection)
     found = connection.execute(sa.select(loaded.c.card, loaded.c.name).where(loaded.c.id == 3))
     return [

@@ -458,7 +458,7 @@ func pgxIntrospection(ctx context.Context, conn *pgx.Conn) (any, error) {
 		}
 		conn.TypeMap().RegisterType(kind)
 	}
-	return pgxRows(conn.Query(ctx, "select id, mood from "+schema+".people where mood = $1 and id < 9 order by id", "sad"))
+	return pgxRows(conn.Query(ctx, "select id, mood from "+schema+".people where $1::"+schema+".mood = 'sad' and id < 9 order by id", "sad"))
 }
 
 func pgxChecks() []check {

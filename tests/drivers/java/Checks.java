@@ -483,8 +483,18 @@ public final class Checks {
             while (found.next()) {
                 names.add(found.getString("TABLE_NAME".equals(found.getMetaData().getColumnName(3)) ? 3 : 7));
                 names.add(found.getString(4));
+                if (found.getMetaData().getColumnCount() < 20) continue;
+                // Of getColumns: type, size, digits, null, default, auto-increment.
+                for (int column : new int[] {6, 7, 9, 11, 13, 18, 23}) names.add(found.getString(column));
             }
             all.add(names);
+        }
+        try (var asked = connection.createStatement(); ResultSet rows = asked.executeQuery("select id, name, phone, card, credit from " + S + ".people where id = 1")) {
+            var described = rows.getMetaData();
+            for (int column = 1; column <= described.getColumnCount(); column++) {
+                all.add(List.of(described.getSchemaName(column), described.getTableName(column), described.getColumnTypeName(column),
+                    described.getPrecision(column), described.getScale(column), described.isAutoIncrement(column), described.isNullable(column)));
+            }
         }
         all.add(meta.getDatabaseProductVersion());
         return all;
