@@ -50,18 +50,19 @@ _EQUAL, _DIFFERS, _UNLIKE = (f"OPERATOR(pg_catalog.{sign})" for sign in ("=", "<
 _SCHEMAS: Final = f"SELECT x.oid FROM pg_catalog.pg_namespace AS x WHERE x.nspname OPERATOR(pg_catalog.~) {_OWN}"
 
 
-def _inside(catalog: str, schema: str) -> str:
-    return f"SELECT x.oid FROM pg_catalog.{catalog} AS x WHERE x.{schema} {_EQUAL} ANY (ARRAY({_SCHEMAS}))"
+def _below(kind: str, of: str, texts: str) -> str:
+    """What depends on objects: found by an index, where catalogs have none by schema."""
+    return (
+        f"SELECT x.objid FROM pg_catalog.pg_depend AS x WHERE x.classid {_EQUAL} 'pg_catalog.{kind}'::pg_catalog.regclass "
+        f"AND x.refclassid {_EQUAL} 'pg_catalog.{of}'::pg_catalog.regclass AND x.refobjid {_EQUAL} ANY (ARRAY({texts}))"
+    )
 
 
-_RELATIONS: Final = _inside("pg_class", "relnamespace")
-_FUNCTIONS: Final = _inside("pg_proc", "pronamespace")
-_TYPES: Final = _inside("pg_type", "typnamespace")
-_REWRITES: Final = f"SELECT x.oid FROM pg_catalog.pg_rewrite AS x WHERE x.ev_class {_EQUAL} ANY (ARRAY({_RELATIONS}))"
-_TRIGGERS: Final = f"SELECT x.oid FROM pg_catalog.pg_trigger AS x WHERE x.tgfoid {_EQUAL} ANY (ARRAY({_FUNCTIONS}))"
-# Numbers of objects of whatever kind come from one counter.
-_OBJECTS: Final = f"""{_SCHEMAS} UNION ALL {_RELATIONS} UNION ALL {_FUNCTIONS}
-    UNION ALL {_TYPES} UNION ALL {_REWRITES} UNION ALL {_TRIGGERS}"""
+_TABLES: Final = _below("pg_class", "pg_namespace", _SCHEMAS)
+_FUNCTIONS: Final = _below("pg_proc", "pg_namespace", _SCHEMAS)
+_RELATIONS: Final = f"{_TABLES} UNION ALL {_below('pg_class', 'pg_class', _TABLES)}"  # with their indexes
+_OBJECTS: Final = f"""{_SCHEMAS} UNION ALL {_TABLES} UNION ALL {_FUNCTIONS} UNION ALL {_below("pg_type", "pg_namespace", _SCHEMAS)}
+    UNION ALL {_below("pg_rewrite", "pg_class", _TABLES)} AND x.deptype {_EQUAL} 'i' UNION ALL {_below("pg_trigger", "pg_proc", _FUNCTIONS)}"""
 
 # What of a row must not be pgveil's: by catalog, columns and the texts that list what is.
 _BY_NUMBER: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -70,9 +71,9 @@ _BY_NUMBER: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "pg_type": (("typnamespace", _SCHEMAS),),
     "pg_proc": (("pronamespace", _SCHEMAS),),
     "pg_constraint": (("connamespace", _SCHEMAS),),
-    "pg_index": (("indrelid", _RELATIONS),),
-    "pg_attrdef": (("adrelid", _RELATIONS),),
-    "pg_rewrite": (("ev_class", _RELATIONS),),
+    "pg_index": (("indrelid", _TABLES),),
+    "pg_attrdef": (("adrelid", _TABLES),),
+    "pg_rewrite": (("ev_class", _TABLES),),
     "pg_trigger": (("tgfoid", _FUNCTIONS),),
     "pg_description": (("objoid", _OBJECTS),),
     "pg_depend": (("objid", _OBJECTS), ("refobjid", _OBJECTS)),
@@ -131,6 +132,8 @@ _SEALED: Final = frozenset({SEALED_DOMAIN, f"{SEALED_DOMAIN}[]"})
 TYPED_VIEWS: Final = ("columns", "key_column_usage", "column_udt_usage", "element_types")
 _UNKNOWN: Final = SystemRelation()
 _READS_ROWS: Final = frozenset({"_pg_truetypid", "_pg_truetypmod"})
+_READ_OF_ROWS: Final = frozenset({"atttypid", "atttypmod"})
+_NUMBERS: Final = 1 << 16  # of a relation's columns
 
 
 class SealedType(NamedTuple):
@@ -151,11 +154,13 @@ class PlainCatalogs:
         self._protection = protection
         self.hides = any(is_own_schema(schema) for schema in catalog.schemas)
         found = tuple(_sealed_types(protection)) if self.hides else ()
-        self._sealed = found if len(found) <= MAX_SEALED else ()
         # Without a type that is known, a sealed column is a text.
-        self._typed = self.hides and any(
-            column.declared_type in _SEALED for relation in catalog.relations.values() for column in relation.columns
-        )
+        sealed = found if len(found) <= MAX_SEALED else ()
+        self._places = _array((s.relation * _NUMBERS + s.number for s in sealed), "int8")
+        self._types = _array((s.type for s in sealed), "oid")
+        self._modifiers = _array((s.modifier for s in sealed), "int4")
+        domain = catalog.system.get(SEALED_DOMAIN, _UNKNOWN).columns if self.hides else ()
+        self._domain = _array(map(int, domain), "oid") if domain else ""
         self._attributes = catalog.system.get("pg_attribute", _UNKNOWN).columns
         self._words = CATALOGS | {INFORMATION_SCHEMA} if self.hides else frozenset()
         definitions = {name: _lexed(catalog.system.get(name, _UNKNOWN).definition) for name in TYPED_VIEWS}
@@ -203,52 +208,55 @@ class PlainCatalogs:
 
     # -- the forms
 
-    def attributes(self, lexed: Lexed, span: tuple[int, int], *, whole: bool) -> str | None:
-        """pg_attribute with logical types, as a SELECT; None where nothing of it is to be shown otherwise, or it can't be."""
+    def attributes(self, lexed: Lexed, span: tuple[int, int], *, whole: bool, own: bool = False) -> str | None:
+        """pg_attribute with logical types, as a SELECT; None where nothing of it is to be shown otherwise, or it can't be.
+
+        `own`: for a definition of the standard's, which looks at no index, and gives whole rows to functions that look at two columns of them.
+        """
         hidden = lexed.words.intersection(_SYSTEM_COLUMNS)
-        everything = whole or shows_all(lexed, *span)
-        if not self._typed or not self._attributes or (hidden and everything):
+        everything = not own and (whole or shows_all(lexed, *span))
+        if not self._domain or not self._attributes or (hidden and everything):
             return None
         shown = [f"a.{name}" for name in sorted(hidden)]
         for name in self._attributes:
-            wanted = everything or name in lexed.words
-            shown.append(self._attribute(name) if wanted else f"a.{name}")
+            wanted = everything or name in lexed.words or (own and name in _READ_OF_ROWS)
+            shown.append(self._attribute(name, indexes=not own) if wanted else f"a.{name}")
         condition = f"a.attrelid {_DIFFERS} ALL (ARRAY({_RELATIONS}))"
         return f"SELECT {', '.join(shown)} FROM pg_catalog.pg_attribute AS a WHERE {condition}"
 
-    def _attribute(self, name: str) -> str:
+    def _attribute(self, name: str, *, indexes: bool) -> str:
         if name == "atttypid":
-            value = f"COALESCE({self._mapped('v.typ')}, {_TEXT_OID}::pg_catalog.oid)"
+            value = self._mapped(self._types, f"{_TEXT_OID}::pg_catalog.oid", indexes=indexes)
         elif name == "atttypmod":
-            value = f"COALESCE({self._mapped('v.mod')}, -1)"
+            value = self._mapped(self._modifiers, "-1", indexes=indexes)
         elif name in _OF_TYPE:
-            type_ = f"COALESCE({self._mapped('v.typ')}, {_TEXT_OID}::pg_catalog.oid)"
+            type_ = self._mapped(self._types, f"{_TEXT_OID}::pg_catalog.oid", indexes=indexes)
             value = f"(SELECT {_OF_TYPE[name]} FROM pg_catalog.pg_type AS y WHERE y.oid {_EQUAL} {type_})"
         else:
             return f"a.{name}"
-        domain = (
-            "SELECT x.oid FROM pg_catalog.pg_type AS x WHERE x.typname OPERATOR(pg_catalog.=) ANY ('{sealed,_sealed}'::pg_catalog.name[]) "
-            f"AND x.typnamespace {_EQUAL} ANY (ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname {_EQUAL} 'pgveil'))"
-        )
-        return f"CASE WHEN a.atttypid {_EQUAL} ANY (ARRAY({domain})) THEN {value} ELSE a.{name} END AS {name}"
+        return f"CASE WHEN a.atttypid {_EQUAL} ANY ({self._domain}) THEN {value} ELSE a.{name} END AS {name}"
 
-    def _mapped(self, what: str) -> str:
-        """A scalar query: what a sealed column, or an index's column that is one, is to clients."""
-        if not self._sealed:
-            return "NULL"
-        rows = ", ".join(f"({s.relation}, {s.number}, {s.type}, {s.modifier})" for s in self._sealed)
-        return (
-            f"(SELECT {what} FROM (SELECT w.rel::pg_catalog.oid, w.num::pg_catalog.int2, w.typ::pg_catalog.oid, w.mod "
-            f"FROM (VALUES {rows}) AS w (rel, num, typ, mod)) AS v "
-            f"LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid {_EQUAL} a.attrelid "
-            f"WHERE v.rel {_EQUAL} COALESCE(i.indrelid, a.attrelid) AND v.num {_EQUAL} "
-            "CASE WHEN i.indexrelid IS NULL THEN a.attnum ELSE i.indkey[a.attnum OPERATOR(pg_catalog.-) 1] END)"
+    def _mapped(self, values: str, otherwise: str, *, indexes: bool) -> str:
+        """What a sealed column, or an index's column that is one, is to clients: found by its place in a list, so that nothing is to be planned."""
+        own = f"({values})[{self._place('a.attrelid', 'a.attnum')}]"
+        if not indexes:
+            return f"COALESCE({own}, {otherwise})"
+        column = "i.indkey[a.attnum OPERATOR(pg_catalog.-) 1]"
+        index = (
+            f"SELECT ({values})[{self._place('i.indrelid', column)}] "
+            f"FROM pg_catalog.pg_index AS i WHERE i.indexrelid {_EQUAL} a.attrelid"
         )
+        return f"COALESCE({own}, ({index}), {otherwise})"
+
+    def _place(self, relation: str, number: str) -> str:
+        product, total = ("OPERATOR(pg_catalog.*)", "OPERATOR(pg_catalog.+)")
+        number = f"(({relation})::pg_catalog.int8 {product} {_NUMBERS}) {total} ({number})::pg_catalog.int8"
+        return f"pg_catalog.array_position({self._places}, {number})"
 
     def view(self, name: str, masks: _Masks) -> str | None:
         """A view of the standard's as a SELECT; None where its own is right but for what it lists of pgveil's."""
         lexed = self._definitions.get(name)
-        if lexed is None or not (self._typed or masks.pairs):
+        if lexed is None or not (self._domain or masks.pairs):
             return None
         span = (0, len(lexed.tokens) - 1)
         seen = _Seen(self, lexed, span, 0, only=frozenset({"pg_attribute", "pg_class"}))
@@ -319,13 +327,8 @@ class _Seen:
         if found.schema in (None, PG_CATALOG) and found.name in CATALOGS:
             text = None
             if found.name == "pg_attribute":
-                whole = (
-                    bool(self._only)
-                    or found.renames
-                    or not self._lexed.words.isdisjoint(_READS_ROWS)
-                    or self._names_row(found)
-                )
-                text = self._catalogs.attributes(self._lexed, self._span, whole=whole)
+                whole = found.renames or self._names_row(found)
+                text = self._catalogs.attributes(self._lexed, self._span, whole=whole, own=bool(self._only))
             conditions = _conditions(found.name)
         elif found.schema == INFORMATION_SCHEMA and found.name in _STANDARD:
             text = self._catalogs.view(found.name, masks)
@@ -402,6 +405,10 @@ def _standard_conditions(name: str) -> tuple[str, ...]:
     if name in {"table_privileges", "role_table_grants", "column_privileges", "role_column_grants"}:
         return schema, f"{{alias}}.grantee {_DIFFERS} {_OWN_ROLE}"
     return (schema,)
+
+
+def _array(numbers: Iterable[int], type_: str) -> str:
+    return f"'{{{','.join(map(str, numbers))}}}'::pg_catalog.{type_}[]"
 
 
 def _lexed(definition: str | None) -> Lexed | None:

@@ -232,7 +232,8 @@ SELECT CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_catalog.pg_get_userbyid(a.g
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s WHERE s.oid = a.grantee AND s.rolsuper)
 """
 
-# What catalogs are spliced by (docs/adr/0038): the columns of pg_attribute, and the server's own texts of views that tell types.
+# What catalogs are spliced by (docs/adr/0038): the columns of pg_attribute, the server's own texts of views that tell
+# types, and the numbers of the sealed domain and its array.
 _SYSTEM = f"""
 {_FIXED}
 SELECT s.relname::text AS name,
@@ -243,6 +244,11 @@ SELECT s.relname::text AS name,
   JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
  WHERE (n.nspname = 'pg_catalog' AND s.relname = 'pg_attribute') OR (n.nspname = 'information_schema'
        AND s.relname IN ('columns', 'key_column_usage', 'column_udt_usage', 'element_types'))
+UNION ALL
+SELECT 'pgveil.sealed', NULL, pg_catalog.array_agg(t.oid::text ORDER BY t.oid)
+  FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+ WHERE n.nspname = 'pgveil' AND t.typname IN ('sealed', '_sealed')
 """
 
 CATALOG_QUERIES: Mapping[str, str] = MappingProxyType(

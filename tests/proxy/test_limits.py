@@ -114,6 +114,7 @@ NO_BOUNDS = frozenset(
         "proxy.session.session._ALONE",
         # A number of PostgreSQL's own.
         "proxy.plain_catalogs._TEXT_OID",
+        "proxy.plain_catalogs._NUMBERS",
     }
 )
 
