@@ -785,9 +785,9 @@ class Gate:
     def _hinted(
         self, refusal: Refusal, lexed: Lexed, parts: list[Classified], asker: _Asker, settings: Settings
     ) -> Refusal | NeedSettings:
-        """The refusal, with a better hint where the same query would be computed if it came by itself."""
-        at = refusal.token
-        if not self.computes or at is None or refusal.reason not in COMPUTABLE:
+        """The refusal, with a better hint where the same query would be done in steps if it came by itself."""
+        at, keeps = refusal.token, refusal.reason is Reason.ORACLE
+        if at is None or not (keeps or (self.computes and refusal.reason in COMPUTABLE)):
             return refusal
         part = next((p for p in parts if p.first <= at <= p.last), None)
         if part is None or part.kind not in _AROUND or (len(parts) == 1 and part.kind is StatementKind.QUERY):
@@ -795,7 +795,8 @@ class Gate:
         text = lexed.text[lexed.tokens[part.first].start : lexed.tokens[part.last].end]
         alone = lex(text, standard_conforming_strings=settings.standard_conforming_strings, budget=lexed.budget)
         inner = [classify(alone, first, last) for first, last in alone.statements]
-        made = self._computed(refusal, alone, inner, asker, settings)
+        step = self._keeping if keeps else partial(self._computed, refusal)
+        made = step(alone, inner, asker, settings)
         if isinstance(made, NeedSettings):
             return made
         return refusal if made is None or isinstance(made, Refusal) else replace(refusal, hint=_BY_ITSELF)

@@ -34,7 +34,10 @@ _NUMBER: Final = "pgveil_n"
 
 @dataclass(slots=True)
 class _Upsert:
-    """The statement as it is written. `columns`: with the catalog's, in the order of the VALUES; `keys`: those of ON CONFLICT."""
+    """The statement as it is written. `columns`: with the catalog's, in the order of the VALUES; `keys`: those of ON CONFLICT.
+
+    `by_default`: columns that have a DEFAULT in the VALUES, whose value only an INSERT knows.
+    """
 
     text: Text
     use: TableUse
@@ -45,15 +48,8 @@ class _Upsert:
     changes: list[tuple[int, Span]]
     where: Span | None
     returning: Span | None
+    by_default: frozenset[str]
     kept: dict[str, tuple[ColumnName, Shown]] = field(default_factory=dict)
-
-    @property
-    def by_default(self) -> set[str]:
-        """Columns that have a DEFAULT in the VALUES, whose value only an INSERT knows."""
-        text = self.text
-        return {
-            c.name for i, c in enumerate(self.columns) if any(text.value(row[i][0]) == "default" for row in self.rows)
-        }
 
     @property
     def shown(self) -> str:
@@ -120,7 +116,9 @@ def _read(text: Text) -> _Upsert | None:
         return None
     if not primary <= {c.name for c in named} or any(c.generated or c.always for c in named):
         return None
-    return _Upsert(text, use, relation, named, rows, keys, found, clauses.get("where"), clauses.get("returning"))
+    by_default = frozenset(c.name for i, c in enumerate(named) if any(text.value(r[i][0]) == "default" for r in rows))
+    where, returning = clauses.get("where"), clauses.get("returning")
+    return _Upsert(text, use, relation, named, rows, keys, found, where, returning, by_default)
 
 
 def _rows(text: Text, span: Span) -> list[list[Span]] | None:

@@ -215,6 +215,23 @@ def test_what_is_not_shown_is_refused_and_nothing_is_stored(bank: Bank, sql: str
     )
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1; UPDATE cards SET pan = '************2101', status = 'lost' WHERE id = 21",
+        "UPDATE customers SET name = 'A*** K****', city = 'lost' WHERE id = 1; UPDATE customers SET city = 'lost' WHERE id = 2",
+        "PREPARE kept AS UPDATE customers SET name = 'A*** K****', city = 'lost' WHERE id = 1",
+        "EXPLAIN UPDATE customers SET name = 'A*** K****', city = 'lost' WHERE id = 1",
+    ],
+)
+def test_what_has_to_come_by_itself_is_told_so(bank: Bank, sql: str) -> None:
+    """As psycopg2's execute_batch sends what it is given."""
+    with bank.connect(AGENT) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+        connection.execute(sql.encode())
+    assert "by itself" in str(caught.value.diag.message_hint)
+    assert bank.real("SELECT 1 FROM customers WHERE city = 'lost'") == []
+
+
 def test_a_right_and_a_wrong_guess_look_alike(bank: Bank) -> None:
     """Values are held against masks only, so no answer hangs on what is stored."""
     with bank.connect(AGENT) as connection:
