@@ -52,6 +52,9 @@ tables:
   'public."客户"':
     columns:
       name: {level: important, mask: name}
+  public.called:
+    columns:
+      phone: {level: general}
   public.many:
     columns:
       secret: {level: core, mode: deterministic, type: varchar(19), mask: bank_card}

@@ -891,6 +891,7 @@ NOT_BY_REWRITING = {
 }
 # Modules all of whose hints are told elsewhere, with the reason.
 ELSEWHERE = {
+    "proxy/session/keeping.py:Ensure that no rows": "PostgreSQL's own: tests/writes/test_written_back.py",
     "proxy/decisions.py:Drop what you made under that name": "tests/writes/test_loose_triggers.py",
     "proxy/control.py": "of the commands, to the operator",
     "proxy/server.py:The address is in listen.proxy_protocol": "of the connection, to the operator: tests/proxy/test_balancer.py",
