@@ -42,7 +42,7 @@ LEAKS: tuple[Leak, ...] = (
     ),
     Leak(
         "pg_stats and statistics",
-        "pg_stats shows columns that the login may read; pg_statistic is a superuser's. Refused to logins that can't be fenced.",
+        "pg_stats shows columns that the login may read, an index's expressions to who owns it; pg_stats_ext to who owns the table; pg_statistic is a superuser's. Refused to logins that can't be fenced.",
         (f"{ATTEMPTS}[statistics]", f"{SCRIPTS}[statistics]"),
     ),
     Leak(
