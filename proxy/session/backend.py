@@ -479,7 +479,7 @@ class Backend:
             run.shown = finding
         head.flow = Flow.ROWS
         if head.learn is not None:
-            if not self._late:
+            if not self._late and finding.message == raw:
                 head.learn(finding.message)
             head.learn = None
         state.to_client.append(finding.message)

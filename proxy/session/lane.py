@@ -219,6 +219,7 @@ class Lane:
             sent(Expectation(Kind.QUERY, undo=unit.undo))
             return
         portal.bound()
+        portal.run = unit.run
         sent(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
         if unit.asked or unit.row:
             route = Route.FORWARD if unit.asked else Route.GUARD
@@ -249,12 +250,13 @@ class Lane:
     def described(self, statement: PreparedStatement, kind: Kind, raw: bytes, shown: Shown | None) -> None:
         """The witness agrees to what the server has said of a statement or its portal; the next Bind of it may come this way."""
         settings = self._state.tracker.settings
-        row = raw if shown is None or shown.openings else shown.message  # that one is kept for all sessions
+        same = shown is None or shown.message == raw
+        row = shown.message if shown is not None and same else raw  # of equal ones that which is kept for all sessions
         if row and kind is not Kind.DESCRIBE_PORTAL:
             return  # its formats are not known yet
         kept = (
             len(row) <= ROW_BYTES
-            and (plain(statement.decision) or (shown is not None and reads(statement.decision)))
+            and ((same and plain(statement.decision)) or (shown is not None and reads(statement.decision)))
             and statement.generation == self._state.judge.generation
             and (statement.settings == settings or indifferent(statement, settings))
             and not (statement.dropped_name or statement.made or statement.judge or statement.computed)
@@ -364,15 +366,18 @@ class Lane:
             return None
         (plan,) = decision.plans
         assert plan is not None
+        portal = Portal(b"", statement)
+        portal.judge = statement.judge
+        undo = state.portals.put(b"", portal) if len(state.portals) or state.pipeline.status != b"I" else None
         try:
             ticket, number = state.trail.start(state.principal, plan, decision.shape)
         except AuditUnavailable:
+            if undo is not None:
+                undo()
             return None  # which the slow lane says
-        portal = Portal(b"", statement)
         now = state.clock()
-        portal.run = run = Run(decision, (number,), now, now, portal=portal)
+        run = Run(decision, (number,), now, now, portal=portal)
         state.recorded[number] = run
-        undo = state.portals.put(b"", portal) if len(state.portals) or state.pipeline.status != b"I" else None
         assert statement.row is not None
         unit = Unit(statement.generation, statement.row, asked, portal, undo)
         unit.run, unit.ticket, unit.shown = run, ticket, shown
