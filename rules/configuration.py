@@ -146,7 +146,9 @@ class Names:
 
     def by(self, lexed: Lexed, first: int, last: int) -> Change:
         """What using them, set_config() or pg_settings in tokens `first..last` may change."""
-        words = lexed.words
+        whole = first == 0 and last == len(lexed.tokens) - 1
+        # Of one statement among many its own words: asked of each, the text's would be looked at again and again.
+        words = lexed.words if whole else {token.value for token in lexed.tokens[first : last + 1]}
         if not (
             self.signs or _names_own_schema(words) or not words.isdisjoint(_ALWAYS) or not words.isdisjoint(self.words)
         ):

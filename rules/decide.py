@@ -521,7 +521,7 @@ class _Decision:
         literals: list[SealLiteral] = []
         params: dict[int, SealParam] = {}
         uncast: list[Edit] = []
-        sealed_tokens: dict[int, list[int]] = defaultdict(list)
+        sealed_tokens: dict[int, set[int]] = defaultdict(set)
         for constant in self.facts.constants:
             given = self._gives(constant)
             if not (given or self._sealed(constant.column) or constant.token in self.tickets):
@@ -542,9 +542,9 @@ class _Decision:
                         token=constant.token,
                     )
                 )
-            self._countable(constant, column)
-            self._casts(constant, column)
             number = numbers.get(constant.token)
+            self._countable(constant, column, literal=number is None)
+            self._casts(constant, column)
             if number is None:
                 literals.append(
                     SealLiteral(
@@ -570,7 +570,7 @@ class _Decision:
                 cast=self._cast_to_own(constant, column),
                 given=given,
             )
-            sealed_tokens[number].append(constant.token)
+            sealed_tokens[number].add(constant.token)
             if number in params and not _same_sealing(params[number], made):
                 self._shared_parameter(number, constant)
             if number not in params or not made.exact:
@@ -582,9 +582,8 @@ class _Decision:
                 )
         return tuple(literals), tuple(params.values()), uncast
 
-    def _countable(self, constant: Constant, column: Column) -> None:
+    def _countable(self, constant: Constant, column: Column, *, literal: bool) -> None:
         """An array constant of a look-up can't be counted before it is sealed; a parameter's elements can."""
-        literal = constant.token not in dict(self.facts.parameters)
         if constant.array and constant.compared and literal and self._limited(column.name):
             raise RefusedError(
                 Refusal(

@@ -121,13 +121,16 @@ class Queries:
     def _only_backwards(self, ctes: Sequence[exp.CTE]) -> None:
         """With RECURSIVE a query can name those behind it, and itself: what we would take for a table of that name."""
         names = [cte.args["alias"].name for cte in ctes]
+        last = {name: position for position, name in enumerate(names)}
+        first = {name: position for position, name in reversed([*enumerate(names)])}
         for position, cte in enumerate(ctes):
             own = isinstance(cte.this, exp.SetOperation)
-            ahead = set(names[position + own :]) - set(names[:position])
             base = {id(t) for t in cte.this.this.find_all(exp.Table)} if own else frozenset()
             for table in cte.this.find_all(exp.Table):
-                itself = id(table) in base and table.name == names[position] and table.name not in names[:position]
-                if not table.db and (table.name in ahead or itself):
+                # Of what bears its name none stands before this one, so it can only be this one or one behind.
+                strange = first.get(table.name, -1) >= position
+                itself = id(table) in base and table.name == names[position]
+                if not table.db and strange and (last[table.name] >= position + own or itself):
                     self.not_analysed(
                         table,
                         "a recursive WITH query that names itself or a later one in this form is not analysed",

@@ -128,6 +128,8 @@ REPEATED: Final[Mapping[str, Form]] = {
     "row-in": _listed("('1{}', {})", before=f"{_CONDITION}(phone, id) in (", after=")"),
     "values": _listed("('a{}', '{}', '{}')", before="insert into customers (name, phone, id_number) values ", after=""),
     "values-parameters": _listed("(${}1)", before="insert into customers (id_number) values ", after=""),
+    "values-one-parameter": _listed("($1)", before="insert into customers (id_number) values ", after=""),
+    "equal-one-parameter": _listed("id_number = $1", " or ", "select phone from customers where ", ""),
     "values-from": _listed("({})", before="select phone from customers, (values ", after=") v (x)"),
     "returning": _listed("phone", before="insert into customers (id) values (1) returning ", after=""),
     "set": _listed("c{} = {}", before="update customers set phone = '1', ", after=" where id = 1"),
@@ -178,6 +180,9 @@ REPEATED: Final[Mapping[str, Form]] = {
     "excepts": _listed("(select phone from customers)", " except ", "", ""),
     "ctes": _listed("a{} as (select phone from customers)", before="with ", after=" select * from a0"),
     "cte-chain": _listed("a{}1 as (select * from customers)", before="with recursive ", after=" select * from a01"),
+    "cte-chain-unions": _listed(
+        "a{}1 as (select id from customers union all select id from a{}1)", before="with recursive ", after=" select * from a01"
+    ),
     "group-by": _listed("id", before="select phone from customers group by ", after=""),
     "order-by": _listed("phone", before="select phone from customers order by ", after=""),
     "order-by-place": _listed("1", before="select phone from customers order by ", after=""),
