@@ -400,10 +400,13 @@ async def test_a_plan_for_another_database_state_is_not_carried_out(place: Place
     await place.admin.execute("CREATE TABLE t (id int, pan text)")
     rules = load_rules_text(ONE, "rules.yaml")
     plan = await place.plan(rules)
-    await place.admin.execute("INSERT INTO t VALUES (1, 'new')")
-    await execute(place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None)
+    await place.admin.execute("ALTER TABLE t ALTER pan SET DEFAULT 'x'")
     with pytest.raises(StalePlanError):
         await execute(place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None)
+    await place.admin.execute("ALTER TABLE t ALTER pan DROP DEFAULT; INSERT INTO t VALUES (1, 'new')")
+    assert await execute(place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None)
+    # All of it is done: that is no other state, as of two applies at once.
+    assert not await execute(place.admin, plan, rules, place.ring, random=os.urandom, progress=lambda *_: None)
 
 
 async def test_a_locked_table_ends_in_an_error_after_the_lock_timeout(place: Place) -> None:
