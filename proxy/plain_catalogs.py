@@ -60,7 +60,8 @@ def _below(kind: str, of: str, texts: str) -> str:
 
 _TABLES: Final = _below("pg_class", "pg_namespace", _SCHEMAS)
 _FUNCTIONS: Final = _below("pg_proc", "pg_namespace", _SCHEMAS)
-_RELATIONS: Final = f"{_TABLES} UNION ALL {_below('pg_class', 'pg_class', _TABLES)}"  # with their indexes
+_INDEXES: Final = f"SELECT x.indexrelid FROM pg_catalog.pg_index AS x WHERE x.indrelid {_EQUAL} ANY (ARRAY({_TABLES}))"
+_RELATIONS: Final = f"{_TABLES} UNION ALL {_INDEXES}"
 _OBJECTS: Final = f"""{_SCHEMAS} UNION ALL {_TABLES} UNION ALL {_FUNCTIONS} UNION ALL {_below("pg_type", "pg_namespace", _SCHEMAS)}
     UNION ALL {_below("pg_rewrite", "pg_class", _TABLES)} AND x.deptype {_EQUAL} 'i' UNION ALL {_below("pg_trigger", "pg_proc", _FUNCTIONS)}"""
 

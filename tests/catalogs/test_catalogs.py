@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from psycopg.pq import DiagnosticField
 
 from proxy.session.gate import Pass, Settings
 from tests.catalogs.statements import OF_TOOLS
@@ -208,3 +210,23 @@ def test_more_sealed_columns_than_are_told(twins: Twins, monkeypatch: pytest.Mon
     found = dict(twins.rows(twins.veiled, "cl_teller", decision.instead.text.decode())[1:])
     assert (found["pan"], found["expires_on"], found["status"]) == ("text", "text", "text")
     assert len(found) == 10
+
+
+def test_no_definition_of_postgresqls_own_is_harmed(twins: Twins) -> None:
+    """Some 200 queries over catalogs that nobody here has thought of: what runs instead has the same columns and types, or the same error."""
+    own = "SELECT pg_get_viewdef(oid) FROM pg_class WHERE relkind = 'v' AND oid < 16384"
+    texts = [row[0] for row in twins.rows(twins.veiled, "postgres", own)[1:]]
+    changed = 0
+    with psycopg.connect(twins.server.dsn(twins.veiled), autocommit=True) as connection:
+        for text in texts:
+            asked = twins.asked("cl_agent", text)
+            changed += asked != text
+            described = []
+            for sql in {text, asked}:
+                made = connection.pgconn.prepare(b"", sql.encode())
+                shown = connection.pgconn.describe_prepared(b"")
+                columns = [(shown.fname(i), shown.ftype(i), shown.fmod(i)) for i in range(shown.nfields)]
+                described.append((made.error_field(DiagnosticField.SQLSTATE), columns))
+            assert described[0] == described[-1], text
+    assert len(texts) > 100
+    assert changed > 80

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from lifecycle.demo.bank import roles_sql
 from lifecycle.demo.load import load
+from lifecycle.demo.postgres import PostgresUnavailableError
 
 if TYPE_CHECKING:
     from tests.e2e.world import World
@@ -192,3 +193,27 @@ def test_results_name_the_tables_that_were_named(world: World, login: str, sql: 
                 assert result is not None
                 found.append([(result.fname(i), result.ftable(i), result.ftablecol(i)) for i in range(result.nfields)])
     assert found[:2] == found[2:]
+
+
+@logins
+def test_import_foreign_schema(world: World, plain: str, login: str) -> None:
+    """A database elsewhere takes over the tables as they are to the login, and reads them."""
+    name = world.pg.create_database()
+    try:
+        world.pg.psql("CREATE EXTENSION postgres_fdw", name)
+    except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    world.pg.psql(
+        f"""CREATE SERVER veiled FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{world.tap.port}', dbname '{world.database}');
+        CREATE USER MAPPING FOR PUBLIC SERVER veiled OPTIONS (user '{login}', password_required 'false');
+        IMPORT FOREIGN SCHEMA public LIMIT TO (cards, customers) FROM SERVER veiled INTO public""",
+        name,
+    )
+    for table in ("cards", "customers"):
+        sql = TYPES.format(schema="'public'", table=f"'{table}'")
+        with psycopg.connect(world.pg.dsn(name)) as there, psycopg.connect(world.pg.dsn(plain)) as here:
+            assert there.execute(sql.encode()).fetchall() == here.execute(sql.encode()).fetchall()
+    with psycopg.connect(world.pg.dsn(name)) as there, psycopg.connect(world.dsn(login)) as here:
+        asked = "SELECT id, name, phone FROM customers ORDER BY id LIMIT 5"
+        assert there.execute(asked).fetchall() == here.execute(asked).fetchall()
+    world.pg.psql(f'DROP DATABASE "{name}"')
