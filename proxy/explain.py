@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from audit.event import Event
     from proxy.decisions import Gate
-    from proxy.session.gate import Decision, Settings
+    from proxy.session.gate import Decision, Instead, Settings
     from rules.lexer import Lexed
     from rules.model import ColumnName, MaskSpec, PolicyClass, Principal
     from rules.plan import Plan, Refusal, ResultColumn, SealLiteral, SealParam
@@ -226,7 +226,7 @@ class _Telling:
     def tell(self, decision: Decision) -> tuple[tuple[Statement, ...], RefusalShown | None]:
         match decision:
             case Pass():
-                return tuple(self._passing(span) for span in self._spans()), None
+                return tuple(self._passing(span, decision.instead) for span in self._spans()), None
             case Refuse():
                 asked = decision.check is not None
                 return (), self._refusal(decision.refusal, decision.shape, decision.position, server_first=asked)
@@ -248,24 +248,28 @@ class _Telling:
             return [(0, len(self._text))]
         return [(lexed.tokens[first].start, lexed.tokens[last].end) for first, last in lexed.statements]
 
-    def _passing(self, span: tuple[int, int]) -> Statement:
+    def _passing(self, span: tuple[int, int], edited: Instead | Admit | None = None) -> Statement:
         text = self._text[slice(*span)]
-        return Statement(span[0] + 1, text, PASSES, text)
+        splices = () if edited is None else self._splices(None, span, edited)
+        runs = "".join(piece for piece, _ in pieces(text, span[0] + 1, splices))
+        return Statement(span[0] + 1, text, PASSES, runs, splices=splices)
 
     def _admitted(self, decision: Admit) -> tuple[Statement, ...]:
-        edited = decode_sql(decision.text, "UTF8")
         found = []
-        for (start, end), plan in zip(self._spans(), decision.plans, strict=True):
+        for span, plan in zip(self._spans(), decision.plans, strict=True):
             if plan is None:
-                found.append(self._passing((start, end)))
-                continue
-            splices = tuple(
-                self._splice(plan, at, width, edited[new : new + length])
-                for new, length, at, width in decision.offsets.edits
-                if start <= at <= end
-            )
-            found.append(self._planned(plan, (start, end), splices, decision.shape))
+                found.append(self._passing(span, decision))
+            else:
+                found.append(self._planned(plan, span, self._splices(plan, span, decision), decision.shape))
         return tuple(found)
+
+    def _splices(self, plan: Plan | None, span: tuple[int, int], edited: Instead | Admit) -> tuple[Splice, ...]:
+        text = decode_sql(edited.text, "UTF8")
+        return tuple(
+            self._splice(plan, at, width, text[new : new + length])
+            for new, length, at, width in edited.offsets.edits
+            if span[0] <= at <= span[1]
+        )
 
     def _computed(self, fetch: Admit, source: Compute, apply: Admit | None) -> Statement:
         """What is computed by pgveil: the server gives the rows of `fetches`, and runs what writes computed ones."""
@@ -302,14 +306,17 @@ class _Telling:
             audit=audit,
         )
 
-    def _splice(self, plan: Plan, at: int, width: int, replacement: str) -> Splice:
+    def _splice(self, plan: Plan | None, at: int, width: int, replacement: str) -> Splice:
         assert self._lexed is not None
         tokens = self._lexed.tokens
         original = self._text[at : at + width]
-        literal = next((s for s in plan.literals if tokens[s.first].start == at), None)
+        literals = () if plan is None else plan.literals
+        literal = next((s for s in literals if tokens[s.first].start == at), None)
         if literal is not None:
             return Splice(at + 1, original, _short(replacement, keys=self._keys), f"sealed for {literal.column.name}")
-        if replacement.startswith("$"):
+        if plan is None or replacement == "(" or "pg_catalog.pg_" in replacement:
+            why = "the catalog is read as on a plain database"
+        elif replacement.startswith("$"):
             why = "the cast is left out: the server gets the parameter sealed"
         elif self._principal.policy.schema in replacement:
             why = "the masking view stands for the table"

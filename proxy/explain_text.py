@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proxy.explain import Explanation, RefusalShown, Result, Sealing, Statement, TouchedColumn
 
 _EDITED = "bold reverse"
+_LONG = 200  # characters of a replacement in a table: that of a catalog is shown whole above
 _INDENT = "  "
 # Of other reasons a typing error is not likely.
 _NOT_UNDERSTOOD = frozenset({Reason.UNPARSED, Reason.LEXER})
@@ -111,8 +112,11 @@ def _table(rows: Iterable[Sequence[str]], marked: int | None = None) -> Iterator
 def _statement(statement: Statement) -> Iterator[Text]:
     yield from (_text(line) for line in statement.text.splitlines())
     if statement.outcome == PASSES:
-        yield _text("touches nothing protected: forwarded byte for byte, not recorded")
+        how = "with system catalogs as on a plain database" if statement.splices else "byte for byte"
+        yield _text(f"touches nothing protected: forwarded {how}, not recorded")
         yield _text("(but an error or notice in which the server could quote protected values to this login)")
+        if statement.splices:
+            yield from _section("runs", _runs(statement))
         return
     if statement.columns:
         yield from _section("columns", _columns(statement.columns))
@@ -150,8 +154,12 @@ def _runs(statement: Statement) -> Iterator[Text]:
             whole.append("\n")
     yield from whole.split("\n")
     yield from _table(
-        [(f"at {s.position}:", s.original, "->", s.replacement, s.why) for s in statement.splices], marked=3
+        [(f"at {s.position}:", s.original, "->", _beginning(s.replacement), s.why) for s in statement.splices], marked=3
     )
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def _columns(columns: Iterable[TouchedColumn]) -> Iterator[Text]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keys.types import TypeSpecError, parse_type
+from rules.applied import holds_nothing_of_ours
 from rules.catalog import SystemRelation
 from rules.catalog_references import (
     INFORMATION_SCHEMA,
@@ -153,7 +154,7 @@ class PlainCatalogs:
         catalog = protection.catalog
         self._catalog = catalog
         self._protection = protection
-        self.hides = any(is_own_schema(schema) for schema in catalog.schemas)
+        self.hides = not holds_nothing_of_ours(catalog)
         found = tuple(_sealed_types(protection)) if self.hides else ()
         # Without a type that is known, a sealed column is a text.
         sealed = found if len(found) <= MAX_SEALED else ()

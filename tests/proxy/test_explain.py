@@ -64,6 +64,17 @@ class TestStatements:
         assert "forwarded byte for byte" in printed(found)
         assert "an error or notice in which the server could quote" in printed(found)
 
+    def test_catalogs(self) -> None:
+        explanation = told("select nspname from pg_catalog.pg_namespace; select 1")
+        first, second = explanation.statements
+        assert (first.outcome, second.outcome, second.splices) == ("passes", "passes", ())
+        assert first.runs.startswith("select nspname from pg_catalog.pg_namespace, LATERAL (SELECT WHERE ")
+        (splice,) = first.splices
+        assert (splice.original, splice.why) == ("", "the catalog is read as on a plain database")
+        page = printed(explanation)
+        assert "forwarded with system catalogs as on a plain database, not recorded" in page.replace("\n", " ")
+        assert "forwarded byte for byte" in page
+
     def test_a_text_that_the_server_will_refuse_itself(self) -> None:
         found = told("selec 'x")
         assert (found.outcome, [s.text for s in found.statements]) == (PASSES, ["selec 'x"])

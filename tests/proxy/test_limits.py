@@ -115,6 +115,7 @@ NO_BOUNDS = frozenset(
         # A number of PostgreSQL's own.
         "proxy.plain_catalogs._TEXT_OID",
         "proxy.plain_catalogs._NUMBERS",
+        "proxy.explain_text._LONG",
     }
 )
 
