@@ -423,6 +423,21 @@ def _connection() -> Iterator[Limit]:
         sized=True,
     )
     yield _constant(
+        "Unnamed statements that a session knows",
+        lane,
+        "UNNAMED",
+        _FORGET,
+        f"{known}::test_unnamed_statements_are_bounded",
+    )
+    yield _constant(
+        "Parse of one of them",
+        lane,
+        "UNNAMED_BYTES",
+        _ANEW,
+        f"{known}::test_unnamed_statements_are_bounded",
+        sized=True,
+    )
+    yield _constant(
         "Texts known to pass, of one login and settings",
         lane,
         "SHAPES",

@@ -1,6 +1,7 @@
 """The fast lane: whole requests that are known, recognised by their first bytes, and their answers by theirs.
 
     client  Bind(unnamed portal), [Describe,] Execute, Sync   of a prepared statement that is known to pass, or a planned read
+            the same behind Parse of the unnamed statement    if that is known, text and types byte for byte
             Query                                             whose text, but for its numbers, is known to pass
     server  the answers to these, each whole, with the very RowDescription that the witness has agreed to
 
@@ -23,7 +24,7 @@ from proxy.session.gate import Admit, BadValue, Pass
 from proxy.session.judging import indifferent
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.rows import open_rows
-from proxy.session.statements import Portal, Run
+from proxy.session.statements import Portal, Run, parameter_types
 from proxy.wire import messages
 from proxy.wire.framing import Batch
 
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = Struct("!i").unpack_from
 _HEADER: Final = 5
-_QUERY, _BIND = messages.Front.QUERY, messages.Front.BIND
+_QUERY, _PARSE, _BIND = messages.Front.QUERY, messages.Front.PARSE, messages.Front.BIND
 _ROW, _COMPLETE, _READY = messages.Back.DATA_ROW, messages.Back.COMMAND_COMPLETE, messages.Back.READY
 
 _DESCRIBE: Final = messages.build_describe(b"P", b"")
 _EXECUTE_SYNC: Final = messages.build_execute(b"") + messages.SYNC
 _ASKED: Final = _DESCRIBE + _EXECUTE_SYNC
+_PARSED: Final = messages.PARSE_COMPLETE
 _BOUND: Final = messages.BIND_COMPLETE
 _NO_ROWS: Final = messages.NO_DATA
 # After these nothing of the session is another than before; CREATE TABLE AS, which says SELECT, is not known to pass.
@@ -54,6 +56,8 @@ HELD: Final = 64 << 10  # bytes of answers that wait for records, before the slo
 SHAPES: Final = 256  # texts known to pass, of one login under one generation and settings
 SHAPE_BYTES: Final = 512  # of one of them
 ROW_BYTES: Final = 2048  # of a description that is kept for a text or statement
+UNNAMED: Final = 16  # unnamed statements that a session knows
+UNNAMED_BYTES: Final = 2048  # of the Parse of one
 SETS: Final = 32  # logins, settings and generations of which texts are known
 _NUMBER: Final = re.compile(rb"\b[0-9]+\b").sub
 # Without what a digit could be part of besides a number: constants, quoted names, names with a dollar or beyond ASCII. (Nor comments.)
@@ -129,11 +133,26 @@ class Unit:
     Of a planned read `run` is the execution, `ticket` the record that must be durable before its answer passes (0: it is), and `shown` what the client
     is told of the rows.
 
-    `generation`: the judge's, under which it passes. `row`: the RowDescription that its answer must have, b"" where it returns no rows. `asked`: the client has sent the Describe itself.
-    `undo`: as of Expectation.
+    `generation`: the judge's, under which it passes. `row`: the RowDescription that its answer must have, b"" where it returns no rows; `head`: what its answer begins with. `asked`: the client has sent the Describe itself.
+    `undo`: as of Expectation. `parsed`: the unnamed statement, where the batch began with its Parse, and `unparse` what takes that back;
+    `instead`: another Parse that goes to the server, in place of `replaced` bytes.
     """
 
-    __slots__ = ("asked", "generation", "portal", "row", "run", "shown", "ticket", "undo")
+    __slots__ = (
+        "asked",
+        "generation",
+        "head",
+        "instead",
+        "parsed",
+        "portal",
+        "replaced",
+        "row",
+        "run",
+        "shown",
+        "ticket",
+        "undo",
+        "unparse",
+    )
 
     def __init__(
         self,
@@ -145,9 +164,14 @@ class Unit:
     ) -> None:
         self.generation = generation
         self.row = row
+        self.head = row if portal is None else _BOUND + (row or (_NO_ROWS if asked else b""))
         self.asked = asked
         self.portal = portal
         self.undo = undo
+        self.parsed: PreparedStatement | None = None
+        self.unparse: Callable[[], None] | None = None
+        self.instead: bytes | None = None
+        self.replaced = 0
         self.run: Run | None = None
         self.ticket = 0
         self.shown: Shown | None = None
@@ -164,6 +188,7 @@ class Lane:
         "_settings",
         "_state",
         "_texts",
+        "_unnamed",
         "is_open",
         "kept",
         "units",
@@ -178,6 +203,9 @@ class Lane:
         self._settings: Settings | None = None
         self._texts: dict[bytes, bytes] = {}
         self.units: deque[Unit] = deque()
+        self._unnamed: dict[
+            bytes, tuple[PreparedStatement, bytes | None]
+        ] = {}  # with the Parse that goes to the server instead
         self.kept = b""  # answers that wait for a record
         self.is_open = False
 
@@ -218,6 +246,8 @@ class Lane:
         if portal is None:
             sent(Expectation(Kind.QUERY, undo=unit.undo))
             return
+        if unit.parsed is not None:
+            sent(Expectation(Kind.PARSE, statement=unit.parsed, undo=unit.unparse))
         portal.bound()
         portal.run = unit.run
         sent(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
@@ -264,6 +294,23 @@ class Lane:
         )
         statement.row, statement.row_under = (row, settings) if kept else (None, None)
         statement.row_shown = shown if kept and not plain(statement.decision) else None
+        if kept and not statement.name:
+            self._know_unnamed(statement)
+
+    def _know_unnamed(self, statement: PreparedStatement) -> None:
+        decision = statement.decision
+        key = messages.build_parse(b"", statement.text, statement.types)
+        if len(key) > UNNAMED_BYTES:
+            return
+        raw = None
+        if isinstance(decision, Admit):
+            raw = messages.build_parse(b"", decision.text, parameter_types(statement.types, statement.plan))
+        elif decision.instead is not None:
+            raw = messages.build_parse(b"", decision.instead.text, statement.types)
+        self._unnamed.pop(key[_HEADER + 1 :], None)
+        if len(self._unnamed) >= UNNAMED:
+            self._unnamed.pop(next(iter(self._unnamed)))
+        self._unnamed[key[_HEADER + 1 :]] = statement, raw
 
     # -- the client's direction ------------------------------------------------------------------------------------------------------
 
@@ -274,15 +321,13 @@ class Lane:
         end = len(data)
         position = done = 0  # of what has gone to the server
         while position < end and len(units) < UNITS:
-            kind = data[position]
-            if kind == _QUERY:
-                unit, after = self._query(data, position, end)
-            elif kind == _BIND:
-                unit, after = self._batch(data, position, end)
-            else:
-                break
+            unit, after = self._request(data, position, end)
             if unit is None:
                 break
+            if unit.instead is not None:
+                state.to_server.append(data[done:position])
+                state.to_server.append(unit.instead)
+                done = position + unit.replaced
             if unit.portal is not None and unit.row and not unit.asked:
                 # The server looks at names again with each Bind, so it is asked what they mean each time.
                 middle = after - len(_EXECUTE_SYNC)
@@ -296,6 +341,15 @@ class Lane:
         if position and state.witnessed:
             state.witnessed.clear()
         return position
+
+    def _request(self, data: bytes, position: int, end: int) -> tuple[Unit | None, int]:
+        """The request that begins at `position`, if it is known, and where it ends."""
+        kind = data[position]
+        if kind == _BIND:
+            return self._batch(data, position, end, None)
+        if kind == _QUERY:
+            return self._query(data, position, end)
+        return self._parsed(data, position, end) if kind == _PARSE else (None, 0)
 
     def _query(self, data: bytes, position: int, end: int) -> tuple[Unit | None, int]:
         state = self._state
@@ -321,7 +375,29 @@ class Lane:
             return None, 0
         return Unit(generation, row, False, None, None), after
 
-    def _batch(self, data: bytes, position: int, end: int) -> tuple[Unit | None, int]:
+    def _parsed(self, data: bytes, position: int, end: int) -> tuple[Unit | None, int]:
+        state = self._state
+        if end - position < _HEADER + 1 or data[position + _HEADER]:
+            return None, 0
+        behind = position + 1 + _LENGTH(data, position + 1)[0]
+        if behind - position > UNNAMED_BYTES or behind >= end or data[behind] != _BIND:
+            return None, 0
+        known = self._unnamed.get(data[position + _HEADER + 1 : behind])
+        if known is None or len(state.statements) >= state.limits.statements:
+            return None, 0
+        statement, raw = known
+        unit, after = self._batch(data, behind, end, statement)
+        if unit is None:
+            return None, 0
+        unit.parsed = statement
+        unit.head = _PARSED + unit.head
+        unit.unparse = state.statements.put(b"", statement)
+        if raw is not None:
+            unit.instead, unit.replaced = raw, behind - position
+            state.observer.message_objects(1)
+        return unit, after
+
+    def _batch(self, data: bytes, position: int, end: int, parsed: PreparedStatement | None) -> tuple[Unit | None, int]:
         state = self._state
         # Bind: length, portal, statement; the rest is between the client and the server.
         if end - position < _HEADER + 2 or data[position + _HEADER]:
@@ -330,7 +406,10 @@ class Lane:
         if behind >= end or behind < position + _HEADER + 2:
             return None, 0
         name_end = data.find(0, position + _HEADER + 1, behind)
-        statement = state.statements.get(data[position + _HEADER + 1 : name_end]) if name_end > 0 else None
+        if parsed is None:
+            statement = state.statements.get(data[position + _HEADER + 1 : name_end]) if name_end > 0 else None
+        else:
+            statement = parsed if name_end == position + _HEADER + 1 else None
         if statement is None:
             return None, 0
         row = statement.row
@@ -348,15 +427,15 @@ class Lane:
             return None, 0
         if statement.row_shown is not None:
             return self._planned(statement, statement.row_shown, asked), after
+        return self._passing(statement, row, asked), after
+
+    def _passing(self, statement: PreparedStatement, row: bytes, asked: bool) -> Unit | None:
+        state = self._state
         portal = statement.plain_portal
-        if portal is None or portal.name:
-            return None, 0
-        undo = None
-        if len(state.portals):
-            if len(state.portals) >= state.limits.portals:
-                return None, 0
-            undo = state.portals.put(b"", portal)
-        return Unit(statement.generation, row, asked, portal, undo), after
+        if portal is None or portal.name or len(state.portals) >= state.limits.portals:
+            return None
+        undo = state.portals.put(b"", portal) if len(state.portals) else None
+        return Unit(statement.generation, row, asked, portal, undo)
 
     def _planned(self, statement: PreparedStatement, shown: Shown, asked: bool) -> Unit | None:
         """A planned read: its record begins."""
@@ -421,9 +500,9 @@ class Lane:
                     break
                 done = after
             elif unit.row and unit.portal is not None and not unit.asked:
-                start = position + len(_BOUND)
-                state.to_client.append(data[done:start])
-                done = start + len(unit.row)
+                rows = position + len(unit.head)
+                state.to_client.append(data[done : rows - len(unit.row)])
+                done = rows
             units.popleft()
             passed += unit.run is None
             position = after
@@ -443,8 +522,8 @@ class Lane:
         assert run is not None
         assert shown is not None
         assert portal is not None
-        start = position + len(_BOUND)
-        rows = start + len(unit.row)
+        rows = position + len(unit.head)
+        start = rows - len(unit.row)
         starts = [0]
         tail = rows
         while data[tail] == _ROW:
@@ -475,19 +554,10 @@ class Lane:
     @staticmethod
     def _answer(data: bytes, position: int, end: int, unit: Unit) -> int:
         """Where a request's answers end, if they are all here and are as they should be; else 0."""
-        if unit.portal is not None:
-            if not data.startswith(_BOUND, position):
-                return 0
-            position += len(_BOUND)
+        if not data.startswith(unit.head, position):
+            return 0
+        position += len(unit.head)
         row = unit.row
-        if row:
-            if not data.startswith(row, position):
-                return 0
-            position += len(row)
-        elif unit.asked:
-            if not data.startswith(_NO_ROWS, position):
-                return 0
-            position += len(_NO_ROWS)
         while end - position >= _HEADER and data[position] == _ROW and row:
             size = _LENGTH(data, position + 1)[0]
             if size < _HEADER + 1:

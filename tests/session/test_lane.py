@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.session.gate import Instead, OffsetMap, Pass, Refuse, Settings
-from proxy.session.lane import ROW_BYTES, SETS, SHAPE_BYTES, SHAPES, UNITS, Lane, PassingTexts, shape_of
+from proxy.session.lane import (
+    ROW_BYTES,
+    SETS,
+    SHAPE_BYTES,
+    SHAPES,
+    UNITS,
+    UNNAMED,
+    UNNAMED_BYTES,
+    Lane,
+    PassingTexts,
+    shape_of,
+)
 from proxy.wire import messages as m
 from rules.plan import Reason, Refusal, ResultColumn
 from tests.session.conftest import CARD, Bench, opened, plan
@@ -284,8 +295,10 @@ def warm(here: Side) -> None:
         here.talk.say(parse(name, NAMES[name]) + m.SYNC)
     for name in (b"s1", b"s3", b"s6", b"s8"):
         here.talk.say(batch(name))
-    for number in range(2):
-        here.talk.say(m.build_query(SIMPLE[0] % number))
+    for name in (b"s1", b"s6", b"s8"):
+        here.talk.say(m.build_parse(b"", NAMES[name]) + batch(b""))
+    here.talk.say(m.build_query(SIMPLE[0] % 1))  # it ends the unnamed statement
+    here.talk.say(m.build_query(SIMPLE[0] % 2))
 
 
 @pytest.fixture
@@ -313,6 +326,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         batch(b"s6"),
         batch(b"s6", describe=False),
         batch(b"s8") + batch(b"s1"),
+        m.build_parse(b"", NAMES[b"s1"]) + batch(b""),
+        m.build_parse(b"", NAMES[b"s1"]) + batch(b"", describe=False),
+        m.build_parse(b"", NAMES[b"s8"]) + batch(b""),
+        batch(b"s1") + m.build_parse(b"", NAMES[b"s6"]) + batch(b"", describe=False) + batch(b"s1"),
         m.build_query(b"select a, b from t where a = 987654"),
     ],
 )
@@ -484,6 +501,15 @@ def test_requests_under_way_are_bounded() -> None:
     here = side(Cutter([]), fast=True)
     warm(here)
     assert here.session._lane.client(batch(b"s1") * (UNITS + 5)) == UNITS * len(batch(b"s1"))
+
+
+def test_unnamed_statements_are_bounded() -> None:
+    here = side(Cutter([]), fast=True)
+    for number in range(UNNAMED + 5):
+        here.talk.say(m.build_parse(b"", b"select %d" % number) + batch(b""))
+    assert len(here.session._lane._unnamed) == UNNAMED
+    here.talk.say(m.build_parse(b"", b"select " + b"1" * UNNAMED_BYTES) + batch(b""))
+    assert all(b"1" * 99 not in text for text in here.session._lane._unnamed)
 
 
 def test_known_texts_are_bounded() -> None:
