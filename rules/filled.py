@@ -172,6 +172,8 @@ class _Search:
     written: set[Written] = field(default_factory=set)
     _functions: dict[str, list[Function]] = field(default_factory=dict)
     _followed: set[tuple[int, Taint, str]] = field(default_factory=set)
+    _changed: set[str] = field(default_factory=set)
+    _dirty: frozenset[str] = frozenset()
     _names: _Names = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,9 +189,10 @@ class _Search:
             if held:
                 self.holds[relation.oid] = held
         triggers = {n for r in catalog.relations.values() for n in r.trigger_functions}
-        before = -1
-        while before != len(self.stored):
-            before = len(self.stored)
+        self._changed = {catalog.relations[oid].name.name for oid in self.holds}
+        while self._changed:
+            self._dirty = self._named_again()
+            self._changed = set()
             self._followed.clear()
             for relation in catalog.relations.values():
                 if not is_own(relation.name):
@@ -199,22 +202,37 @@ class _Search:
                     by = f"function {function.name}"
                     self._code(function.source, by, None, {}, NOTHING, function)
 
+    def _named_again(self) -> frozenset[str]:
+        """What holds more since the last round, and the functions that name it: only texts with these can fill anything anew."""
+        found, before = self._changed | {name.lower() for name in self._changed}, 0
+        while before != len(found):
+            before = len(found)
+            for name, functions in self._functions.items():
+                if name not in found and any(not found.isdisjoint(self._words(f.source)) for f in functions):
+                    found.add(name)
+        return frozenset(found)
+
+    def _words(self, text: str) -> frozenset[str]:
+        """The names in a text, as they are, and the words in its strings, in small letters."""
+        try:
+            return self.protection.sources.said(text).words | self.protection.sources.spelled(text)
+        except LexError:
+            return self._dirty | self.protection.sources.spelled(text)
+
     def _reads(self, function: Function) -> bool:
         """Whether it names, or has called, what holds something of masked columns."""
         if function.language not in _READ:
             return False
-        named = self.protection.naming.get(function.name.name, NOTHING)
-        held = {self.protection.catalog.relations[oid].name.name for oid in self.holds}
-        return any(_is_masked(self.protection, c) for c in named) or not held.isdisjoint(
-            self.protection.sources.spelled(function.source)
-        )
+        return not self._dirty.isdisjoint(self._words(function.source))
 
     def _relation(self, relation: Relation) -> None:
         held = self.holds.get(relation.oid, {})
         row = Row(tuple(c.name for c in relation.columns), held)
         rows = {ROW: row, "old": row}
+        again = relation.name.name in self._dirty
         for text in relation.rules:
-            self._code(text, f"a rule of {relation.name}", relation, rows, NOTHING)
+            if again or not self._dirty.isdisjoint(self._words(text)):
+                self._code(text, f"a rule of {relation.name}", relation, rows, NOTHING)
         for column in relation.columns:
             taint = self._default(column.default)
             self._store(relation, column.name, taint, f"the default of column {column.name}")
@@ -228,7 +246,7 @@ class _Search:
             for function in sources:
                 if function.language in _COMPILED:
                     self._compiled(relation, held, by, name.name, [g.arguments for g in given])
-                elif held or self._reads(function):
+                elif (held and again) or self._reads(function):
                     self._function(function, by, relation, rows | tables, row.whole)
 
     def _compiled(
@@ -316,7 +334,9 @@ class _Search:
             return
         self.stored.add((name, by, taint))
         held = self.holds.setdefault(target.oid, {})
-        held[column] = held.get(column, NOTHING) | taint
+        if not taint <= held.get(column, NOTHING):
+            self._changed.add(target.name.name)
+            held[column] = held.get(column, NOTHING) | taint
 
     def _note(self, target: Relation, found: Stored, by: str, relation: Relation | None) -> None:
         """A column that the rules name is written by a trigger function that runs as the writer."""

@@ -256,6 +256,13 @@ OTHERS: tuple[tuple[str, dict[str, str], bool], ...] = (
         {"audit.who": NAME, "second.whom": NAME},
         False,
     ),
+    (
+        ("""CREATE TABLE "My Table" (i int, "Who" text); CREATE FUNCTION "T t"() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO "My Table" VALUES (1, new.name); RETURN NULL; END $$;"""
+        """CREATE TRIGGER t AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION "T t"(); UPDATE customers SET name = name;"""
+        """CREATE FUNCTION "Move"() RETURNS void LANGUAGE sql AS 'INSERT INTO second SELECT "Who" FROM "My Table"'; SELECT "Move"()"""),
+        {"My Table.Who": NAME, "second.whom": NAME},
+        False,
+    ),
     ("CREATE PROCEDURE keep() LANGUAGE sql AS 'INSERT INTO archive SELECT * FROM customers'; CALL keep()", {"archive.name": NAME, "archive.phone": PHONE}, False),
     ("CREATE PROCEDURE keep() LANGUAGE sql BEGIN ATOMIC INSERT INTO audit (op, who) SELECT city, called FROM people; END; CALL keep()", {"audit.who": NAME}, False),
     ("CREATE FUNCTION keep() RETURNS void LANGUAGE plpgsql AS $$ BEGIN TRUNCATE audit; INSERT INTO audit (n) SELECT count(*) FROM customers; END $$; SELECT keep()", {}, False),
