@@ -210,6 +210,10 @@ class PlainCatalogs:
 
     # -- the forms
 
+    def shows_domain(self, lexed: Lexed, span: tuple[int, int]) -> bool:
+        """Whether sealed columns have their own type in a text, since no table has both a star and columns that it leaves out."""
+        return not lexed.words.isdisjoint(_SYSTEM_COLUMNS) and shows_all(lexed, *span)
+
     def attributes(self, lexed: Lexed, span: tuple[int, int], *, whole: bool, own: bool = False) -> str | None:
         """pg_attribute with logical types, as a SELECT; None where nothing of it is to be shown otherwise, or it can't be.
 
@@ -328,6 +332,8 @@ class _Seen:
             return
         if found.schema in (None, PG_CATALOG) and found.name in CATALOGS:
             text = None
+            if found.name == "pg_type" and self._catalogs.shows_domain(self._lexed, self._span):
+                return  # they would be lost in a join
             if found.name == "pg_attribute":
                 whole = found.renames or self._names_row(found)
                 text = self._catalogs.attributes(self._lexed, self._span, whole=whole, own=bool(self._only))

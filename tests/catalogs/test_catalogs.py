@@ -189,6 +189,14 @@ def test_positions_in_errors_are_the_clients(twins: Twins) -> None:
         assert decision.instead.offsets.original(text.rindex(word) + 1) == sql.rindex(word) + 1
 
 
+@logins
+def test_a_star_beside_a_system_column_loses_no_column(twins: Twins, login: str) -> None:
+    """Types are the stored ones then, in pg_type too."""
+    sql = "select n.* from (select a.*, a.xmin from pg_attribute a join pg_type t on t.oid = a.atttypid) n where attrelid = 'cards'::regclass"
+    plain, veiled = twins.both(login, f"select attname, attnum::int, attnotnull from ({sql}) x")
+    assert veiled == plain
+
+
 def test_nothing_is_looked_for_where_nothing_is_applied(twins: Twins) -> None:
     """A text that names no catalog costs one look at its words; in a database without pgveil's objects, none is changed at all."""
     gate = twins.gate
