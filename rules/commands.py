@@ -143,6 +143,14 @@ async def _ask(dsn: str) -> _Live:
 
     connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, command_timeout=_QUERY_SECONDS)
     try:
+        try:
+            # Through pgveil a catalog is that of a plain database, so nothing could be said of it: pgveil's own words are the answer then.
+            await connection.fetch("SELECT FROM pgveil.applied LIMIT 0")
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+            pass
+        except asyncpg.InsufficientPrivilegeError as error:
+            if "through pgveil" in str(error):
+                raise
         reading = await CatalogReader().read(connection)
         roles = await connection.fetch(_LOGINS_QUERY)
     finally:

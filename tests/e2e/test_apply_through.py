@@ -24,3 +24,18 @@ def test_apply_must_not_go_through_pgveil(world: World) -> None:
     )
     assert done.returncode in {2, 3}, done.stdout
     assert "goes through pgveil" in done.stderr
+
+
+def test_check_must_not_either(world: World) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "proxy", "check", str(world.home / "rules.yaml")),
+            *("--database", f"postgresql://postgres@127.0.0.1:{world.port}/{world.database}?sslmode=disable"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3, done.stdout
+    assert "through pgveil" in done.stderr
