@@ -48,6 +48,7 @@ $ pgveil doctor --config /etc/pgveil/pgveil.yaml --database postgresql://postgre
 | `--database` | A URL for looking, or the variable `PGVEIL_DATABASE`. With a superuser's everything is checked; with pgveil's own login what that may not see is named as not checked. | `catalog.dsn` |
 | `--only CODE`, `--skip CODE` | Run this check only; leave this one out. Repeatable. | all |
 | `--why` | Say why each finding matters, and list what is well. | |
+| `--deep` | Read tables of more than 100,000 rows whole too, for sealed values that stand in two rows (`sealed-repeated`). | |
 | `--codes` | List the checks, and do nothing. | |
 | `--json` | One JSON document. | |
 
