@@ -51,6 +51,7 @@ def pattern(line: str) -> str:
     return ".*".join(re.escape(part) for part in re.split(r" ?\.\.\. ?", words))
 
 
+@pytest.mark.timeout(700)
 def test_the_page(blocks_of: Callable[[str], list[Any]], server: Postgres, tmp_path: Path) -> None:
     blocks = blocks_of(PAGE)
     ports = {"127.0.0.1:5432": f"127.0.0.1:{server.port}", "6432": str(free_port()), "9632": str(free_port())}
@@ -77,7 +78,7 @@ def test_the_page(blocks_of: Callable[[str], list[Any]], server: Postgres, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=600,  # a limit, not a judgement
         check=False,
     )
     assert done.returncode == 0, done.stdout

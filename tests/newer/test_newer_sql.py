@@ -17,8 +17,6 @@ from psycopg.types.range import Range
 from keys.providers.file import FileMasterKey
 from keys.ring import KeyRing
 from lifecycle.demo.postgres import Postgres, PostgresUnavailableError, find_bin_dir, free_port
-from lifecycle.plain import plain_types_sql
-from rules.load import load_rules_text
 from tests.e2e.world import start_pgveil, wait_ready, write_config
 from tests.writes.conftest import apply
 
@@ -274,23 +272,26 @@ def _dump(port: int, login: str, database: str, *options: str) -> str:
 
 
 def test_statistics_in_dumps_are_what_the_database_holds(twins: Twins) -> None:
-    """Of sealed columns they are of sealed values: none of the clear ones beside them, and none left where the columns become plain again."""
+    """Of sealed columns they are of sealed values: none of the clear ones beside them, and none in a plain database."""
     twins.pg.psql("analyze", twins.real)
     through = _dump(twins.port, TELLER, twins.real, "--statistics")
     only = _dump(twins.port, TELLER, twins.real, "--statistics-only")
     past = _dump(twins.pg.port, "postgres", twins.real, "--statistics-only")
     bounds = re.compile(r"'attname', '(\w+)',.*?\n\);", re.DOTALL)
     for text in (through, only, past):
-        found = {(m[1], "'{~" in m[0], any(name in m[0] for name in NAMES)) for m in bounds.finditer(text)}
-        assert {("pan", True, False), ("name", False, True)} <= found
-        assert not any(sealed and clear for _, sealed, clear in found)
+        seen = {(m[1], "'{~" in m[0], any(name in m[0] for name in NAMES)) for m in bounds.finditer(text)}
+        assert {("pan", True, False), ("name", False, True)} <= seen
+        assert not any(sealed and clear for _, sealed, clear in seen)
     assert "can't dump table" in _dump(twins.port, AGENT, twins.real, "--statistics-only")
+    # The dump's schema has the logical types, of which a sealed bound is no value: PostgreSQL leaves it out.
     plain = twins.pg.create_database()
-    twins.pg.psql("DROP SCHEMA public; CREATE SCHEMA pgveil; CREATE DOMAIN pgveil.sealed AS text", plain)
+    twins.pg.psql("DROP SCHEMA public", plain)
     twins.pg.psql(through.replace("\\restrict", "--").replace("\\unrestrict", "--"), plain)
-    sealed = "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND histogram_bounds::text LIKE '{~%'"
+    stats = (
+        "SELECT attname, histogram_bounds::text FROM pg_stats WHERE tablename = 'parts' AND attname IN ('name', 'pan')"
+    )
     with psycopg.connect(twins.pg.dsn(plain)) as connection:
-        assert connection.execute(sealed).fetchone() == (2,)
-        connection.execute(plain_types_sql(load_rules_text(RULES, "rules.yaml")).encode())
-        assert connection.execute(sealed).fetchone() == (0,)
+        found: dict[str, str | None] = dict(connection.execute(stats).fetchall())
+        assert found["name"] == '{"Anna Kowal","Bruno Diaz"}'
+        assert not found.get("pan")
         assert connection.execute("SELECT pan FROM parts WHERE id = 1").fetchone() == (PAN,)
