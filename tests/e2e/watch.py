@@ -31,6 +31,12 @@ class Watch:
     _recorded: dict[str, set[str]] = field(default_factory=dict)
     _carried: dict[str, bytes] = field(default_factory=dict)
 
+    def begins(self, client: str) -> None:
+        """A connection comes from `client`. What was recorded of an earlier one from the same port counts no longer."""
+        self._read()
+        self._recorded.pop(client, None)
+        self._carried.pop(client, None)
+
     def sent(self, login: str, client: str, data: bytes) -> None:
         """Bytes are about to be sent to a login at `client`, an address and port as pgveil sees it."""
         seen = self._carried.get(client, b"") + data

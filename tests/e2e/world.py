@@ -84,6 +84,9 @@ class Tap:
             leg.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         login = [""]
         address = "{}:{}".format(*server.getsockname()[:2])
+        with self._lock:
+            if self.watch is not None:
+                self.watch.begins(address)
         threading.Thread(target=self._forward, args=(client, server, login, None), daemon=True).start()
         self._forward(server, client, login, address)
 
