@@ -202,7 +202,10 @@ def test_a_superuser_is_free_where_nothing_is_protected(ground: Ground, direct: 
         for text in OUT_OF_IT:
             with pytest.raises(psycopg.Error, match="what other databases hold"):
                 session.execute(text)
-    with _through(ground, ground.database) as session, pytest.raises(psycopg.Error, match="privileges can't fence this login"):
+    with (
+        _through(ground, ground.database) as session,
+        pytest.raises(psycopg.Error, match="privileges can't fence this login"),
+    ):
         session.execute(AT_HOME[0])
     _do(direct, "DROP DATABASE {}", name)
 
