@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Dam:
         self.release()
         self._listener.close()
         for leg in self._pairs:
-            leg.close()
+            _end(leg)
 
     def hold(self, direction: str, after: int) -> None:
         """Stop that way after so many bytes."""
@@ -77,7 +78,7 @@ class Dam:
             target.shutdown(socket.SHUT_WR)
         except OSError:
             for leg in (source, target):
-                leg.close()
+                _end(leg)
 
     def _allowed(self, direction: str, wanted: int) -> int:
         """How many bytes may pass now; waits while there are none."""
@@ -90,3 +91,10 @@ class Dam:
             count = min(left, wanted)
             self._left[direction] = left - count
             return count
+
+
+def _end(leg: socket.socket) -> None:
+    """Close a connection. As long as a thread reads from it, `close` alone leaves it open: the server kept such a session for ever."""
+    with suppress(OSError):
+        leg.shutdown(socket.SHUT_RDWR)
+    leg.close()

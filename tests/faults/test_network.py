@@ -404,6 +404,8 @@ def test_a_server_whose_machine_vanishes_is_noticed(filled: Ground, tmp_path: Pa
     sessions = Counter(r["kind"] for r in other.records() if r["kind"] in {"login", "logout"})
     assert sessions == {"login": 3, "logout": 3}
     other.verify_audit()
+    left = f"select count(*) from pg_stat_activity where datname = '{filled.database}' and usename in ('app', 'teller')"
+    until(lambda: filled.pg.psql(left).strip() == "0", "nothing of it is left at the server")
 
 
 def test_both_sides_ask_whether_the_peer_is_there(filled: Ground, tmp_path: Path) -> None:
