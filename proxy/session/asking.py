@@ -90,9 +90,9 @@ class Calculations:
         computed = (
             parameters_in(encode_sql(compute.text, settings.client_encoding), settings) if parameters else fetched
         )
+        inferred = inferring(leaves if parameters else ())
         types = tuple(
-            declared_type(n, declared) or (0 if n in computed else inferred(n, leaves))
-            for n in range(1, parameters + 1)
+            declared_type(n, declared) or (0 if n in computed else inferred(n)) for n in range(1, parameters + 1)
         )
         own = [n for n, oid in enumerate(types, 1) if n in computed and oid >= FIRST_OWN]
         if own:
@@ -198,10 +198,16 @@ def declared_type(number: int, types: tuple[int, ...]) -> int:
     return types[number - 1] if number <= len(types) else 0
 
 
-def inferred(number: int, leaves: Sequence[PreparedStatement]) -> int:
-    """The type that the server found for a parameter in the leaves' texts; text where none of them refers to it."""
-    found = (declared_type(number, leaf.types) for leaf in leaves if number in parameters_in(leaf.text, leaf.settings))
-    return next((oid for oid in found if oid), TEXT_OID)
+def inferring(leaves: Sequence[PreparedStatement]) -> Callable[[int], int]:
+    """What gives the type that the server found for a parameter in the leaves' texts; text where none of them refers to it.
+
+    Each text is read once, however many parameters are asked for.
+    """
+    found: dict[int, int] = {}
+    for leaf in reversed(leaves):
+        for number in parameters_in(leaf.text, leaf.settings):
+            found[number] = declared_type(number, leaf.types) or found.get(number, 0)
+    return lambda number: found.get(number, 0) or TEXT_OID
 
 
 def _arrays(widths: tuple[int, ...], collector: Collector, *, together: bool) -> Cells | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.session.asking import declared_type, inferred
+from proxy.session.asking import declared_type, inferring
 from proxy.session.computing import KEEP
 from proxy.session.gate import BadValue, OffsetMap
 from proxy.session.localtext import LocalText, parameters_in
@@ -39,8 +39,9 @@ def asked_for(state: State, write: Write, leaf: PreparedStatement, declared: tup
         if constant.parameter is not None and kept.column is not None
     }
     fetched = parameters_in(leaf.text, state.tracker.settings)
+    inferred = inferring([leaf])
     types = tuple(
-        declared_type(number, declared) or (inferred(number, [leaf]) if number in fetched else own.get(number, 0))
+        declared_type(number, declared) or (inferred(number) if number in fetched else own.get(number, 0))
         for number in range(1, max(write.parameters, len(declared)) + 1)
     )
     computed = frozenset(own) - fetched

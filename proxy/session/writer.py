@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from proxy.session.asking import Failed, declared_type, inferred, refused, shown_fields, troubled
+from proxy.session.asking import Failed, declared_type, inferring, refused, shown_fields, troubled
 from proxy.session.assigning import Assignment, assignable, cells_of, mismatch
 from proxy.session.collect import Collector, too_much
 from proxy.session.computer import Computer
@@ -155,9 +155,8 @@ class Writer(Computer):
         if self._state.ignores():
             return None
         applied = parameters_in(write.apply.text, self._state.tracker.settings)
-        types = tuple(
-            t or (inferred(n, [statement]) if n in applied or n in known else 0) for n, t in enumerate(types, 1)
-        )
+        inferred = inferring([statement])
+        types = tuple(t or (inferred(n) if n in applied or n in known else 0) for n, t in enumerate(types, 1))
         text = yield from self._text(write, values)
         if isinstance(text, Failed):
             return text
