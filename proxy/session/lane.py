@@ -130,8 +130,8 @@ def reads(decision: object) -> bool:
 class Unit:
     """One request on its way: a batch that bound `portal`, the unnamed one, or (None) a simple Query.
 
-    Of a planned read `run` is the execution, `ticket` the record that must be durable before its answer passes (0: it is), and `shown` what the client
-    is told of the rows.
+    Of a planned read `run` is the execution, `ticket` the record that must be durable before its answer passes (0: it is), `shown` what the client
+    is told of the rows, and `bind` its Bind.
 
     `generation`: the judge's, under which it passes. `row`: the RowDescription that its answer must have, b"" where it returns no rows; `head`: what its answer begins with. `asked`: the client has sent the Describe itself.
     `undo`: as of Expectation. `parsed`: the unnamed statement, where the batch began with its Parse, and `unparse` what takes that back;
@@ -140,6 +140,7 @@ class Unit:
 
     __slots__ = (
         "asked",
+        "bind",
         "generation",
         "head",
         "instead",
@@ -175,6 +176,7 @@ class Unit:
         self.run: Run | None = None
         self.ticket = 0
         self.shown: Shown | None = None
+        self.bind = b""
 
 
 class Lane:
@@ -249,7 +251,8 @@ class Lane:
         if unit.parsed is not None:
             sent(Expectation(Kind.PARSE, statement=unit.parsed, undo=unit.unparse))
         portal.bound()
-        portal.run = unit.run
+        if unit.run is not None:
+            portal.run, portal.formats = unit.run, messages.parse_bind(unit.bind[_HEADER:]).result_formats
         sent(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
         if unit.asked or unit.row:
             route = Route.FORWARD if unit.asked else Route.GUARD
@@ -426,7 +429,7 @@ class Lane:
         else:
             return None, 0
         if statement.row_shown is not None:
-            return self._planned(statement, statement.row_shown, asked), after
+            return self._planned(statement, statement.row_shown, asked, data[position:behind]), after
         return self._passing(statement, row, asked), after
 
     def _passing(self, statement: PreparedStatement, row: bytes, asked: bool) -> Unit | None:
@@ -437,7 +440,7 @@ class Lane:
         undo = state.portals.put(b"", portal) if len(state.portals) else None
         return Unit(statement.generation, row, asked, portal, undo)
 
-    def _planned(self, statement: PreparedStatement, shown: Shown, asked: bool) -> Unit | None:
+    def _planned(self, statement: PreparedStatement, shown: Shown, asked: bool, bind: bytes) -> Unit | None:
         """A planned read: its record begins."""
         state = self._state
         decision = statement.decision
@@ -459,7 +462,7 @@ class Lane:
         state.recorded[number] = run
         assert statement.row is not None
         unit = Unit(statement.generation, statement.row, asked, portal, undo)
-        unit.run, unit.ticket, unit.shown = run, ticket, shown
+        unit.run, unit.ticket, unit.shown, unit.bind = run, ticket, shown, bind
         return unit
 
     # -- the server's direction ------------------------------------------------------------------------------------------------------

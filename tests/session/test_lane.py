@@ -25,7 +25,7 @@ from proxy.session.lane import (
 )
 from proxy.wire import messages as m
 from rules.plan import Reason, Refusal, ResultColumn
-from tests.session.conftest import CARD, Bench, opened, plan
+from tests.session.conftest import CARD, SCORE, Bench, opened, plan
 from tests.session.conversation import Result, Server, Talk, error
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 TABLE_OID = 4711
 ROW = (m.Field(b"a", 0, 0, 23, 4, -1, 0), m.Field(b"b", 9, 2, 25, -1, -1, 0))
+SCORES = (m.Field(b"score", TABLE_OID, 4, 25, -1, -1, 0),)
 SHOWN = (m.Field(b"phone", 9, 7, 25, -1, -1, 0),)
 SECRET = (m.Field(b"card", TABLE_OID, 3, 25, -1, -1, 0),)
 TEXTS: dict[bytes, Result] = {
@@ -44,6 +45,7 @@ TEXTS: dict[bytes, Result] = {
     b"select fails": Result(ROW, [(b"1", b"x")], broken=error("22012", "division by zero")),
     b"set search_path to other": Result(),
     b"select card from customers": Result(SECRET, [(None,)]),
+    b"select score from customers": Result(SCORES, [(None,)]),
     b"select card from damaged": Result(SECRET, [(b"~AAAA",)]),
     b"select phone from customers": Result(SHOWN, [(b"138****1234",)]),
     b"select * from pg_class": Result((m.Field(b"never", 0, 0, 25, -1, -1, 0),), [(b"never",)]),
@@ -59,7 +61,19 @@ class Both(Server):
     def __init__(self) -> None:
         super().__init__()
         self.results |= TEXTS
+        self.formats: dict[bytes, tuple[int, ...]] = {}
         self.aside = b""  # goes before the next answer
+
+    def _extended(self, kind: str, body: bytes) -> bytes:
+        """A portal's description has the formats that were bound."""
+        if kind == "B":
+            bind = m.parse_bind(body)
+            self.formats[bind.portal] = bind.result_formats[:1] or (0,)
+        said = super()._extended(kind, body)
+        if kind != "D" or body[:1] != b"P" or said[:1] != b"T":
+            return said
+        (form,) = self.formats[m.parse_target(body).name]
+        return m.build_row_description(tuple(f._replace(format=form) for f in m.parse_row_description(said[5:])))
 
     def receive(self, data: bytes) -> bytes:
         """As a Server, with what it says besides."""
@@ -93,7 +107,9 @@ class Side:
 def side(cut: Callable[[bytes], list[bytes]], *, fast: bool) -> Side:
     bench = Bench()
     bench.judge.sources[TABLE_OID, 3] = CARD.name
+    bench.judge.sources[TABLE_OID, 4] = SCORE.name
     bench.judge.admit("select card from customers", plan(opened(CARD)))
+    bench.judge.admit("select score from customers", plan(opened(SCORE)))
     bench.judge.admit("select card from damaged", plan(opened(CARD)))
     bench.judge.admit("select phone from customers", plan(ResultColumn(direct=True)))
     # A masking view's columns are shown as the table's; a text may be replaced by another one.
@@ -102,6 +118,8 @@ def side(cut: Callable[[bytes], list[bytes]], *, fast: bool) -> Side:
         bench.judge.table[text] = Pass(instead=Instead(b"select * from shown_class", OffsetMap()))
     session, server = bench.session(fast=fast), Both()
     sealed = bench.seal(CARD, "6222021234567890123").encode()
+    score = bench.seal(SCORE, "1234567").encode()
+    server.results[b"select score from customers"] = Result(SCORES, [(score,), (None,)])
     server.results[b"select card from customers"] = Result(SECRET, [(sealed,), (None,), (sealed,)])
     return Side(bench, session, server, Talk(session, server, cut))
 
@@ -136,7 +154,9 @@ def batch(
     return bind + asked + m.build_execute(portal, limit) + m.SYNC
 
 
-NAMES = dict(zip((b"s1", b"s2", b"s3", b"s4", b"s5", b"s6", b"s7", b"s8", b"sa", b"sb", b"s9"), TEXTS, strict=True))
+NAMES = dict(
+    zip((b"s1", b"s2", b"s3", b"s4", b"s5", b"s6", b"sx", b"s7", b"s8", b"sa", b"sb", b"s9"), TEXTS, strict=True)
+)
 SIMPLE = (
     b"select a, b from t where a = %d",
     b"select a, b from t where a = %d limit %d",
@@ -174,10 +194,10 @@ REQUEST = st.one_of(
     ),
     st.tuples(
         st.just("batch"),
-        st.sampled_from((b"s1", b"s2", b"s3", b"s6", b"s6", b"s8", b"sa")),
+        st.sampled_from((b"s1", b"s2", b"s3", b"s6", b"sx", b"sx", b"s8", b"sa")),
         st.booleans(),
         st.just(0),
-        st.just(()),
+        st.sampled_from(((), (), (1,))),
         st.just(b""),
     ),
     st.tuples(st.just("simple"), st.integers(0, len(SIMPLE) - 1), st.integers(0, 99)),
