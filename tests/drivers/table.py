@@ -81,8 +81,8 @@ $ pg_dump -h pgveil -p 6432 -U backup -O -x -Fc -f shop.dump shop
 - **Past pgveil**, a dump is of ciphertext and of pgveil's own objects. Restored past pgveil it opens through a pgveil with the same keys: this is what backups are for.
   Keep a backup of the keys (`pgveil keys backup`) elsewhere.
 - **Statistics** (`--statistics`, `--statistics-only` of PostgreSQL 18) are what the planner knows of the stored values: of sealed columns bounds and common values that are
-  sealed, of masked ones clear, in every dump. They estimate and decide nothing: under other keys they are poor until `ANALYZE`, and where `pgveil plain-types` gives a column its type
-  PostgreSQL drops them. Run `ANALYZE` after a restore that changes keys or types. To pgveil their reader has read all columns that he may, and the record says so.
+  sealed, of masked ones clear, in every dump. They estimate and decide nothing: under other keys they are poor until `ANALYZE`, and in a plain database, whose
+  types they are no values of, PostgreSQL leaves them out with a warning. Run `ANALYZE` after a restore that changes keys or types. To pgveil their reader has read all columns that he may, and the record says so.
 - **Other logins** get an error with a hint, whatever the options: never a dump of masks. They can dump tables in which they see everything clear. Foreign tables
   (`--include-foreign-data`) are never masked: one that is a partition of a table with masked columns is an error to them.
 
