@@ -21,6 +21,7 @@ WALL = {
     "proxy/cli.py": "the metrics page compares when the server was last reached, by the workers' account",
     "proxy/guard.py": "records' times, and that account",
     "proxy/worker_process.py": "that account",
+    "proxy/inforce.py": "how long a ticket is good for, which the server's clock decides (ADR 0027)",
     "audit/commands.py": "what the commands over the log are asked for",
     "keys/backup.py": "when a backup was made",
     "keys/ring.py": "when a key was made",

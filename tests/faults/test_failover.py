@@ -164,9 +164,8 @@ def test_failover(pair: Pair, tmp_path: Path) -> None:
             until(lambda: crowd.commits > 60, "the clients work")
             crash(pair.primary)
             until(lambda: not writer.readiness()["catalog"], "the operator is told")
-            with pytest.raises(psycopg.OperationalError) as refused:
-                psycopg.connect(writer.dsn("teller"))
-            assert "no PostgreSQL server that can be reached is read-write" in str(refused.value)
+            # Behind all the others that try, on a busy machine libpq's own limit may come first.
+            until(lambda: "that can be reached is read-write" in refusal(writer), "who comes is told what is missing")
             pair.standby.psql("alter system set synchronous_standby_names = ''")
             pair.standby.psql("select pg_promote()")
             wanted = crowd.commits + 60
@@ -188,6 +187,15 @@ def test_failover(pair: Pair, tmp_path: Path) -> None:
     finally:
         writer.stop()
     writer.verify_audit()
+
+
+def refusal(ground: Ground) -> str:
+    """What a new client is told; nothing where it is let in."""
+    try:
+        psycopg.connect(ground.dsn("teller")).close()
+    except psycopg.OperationalError as error:
+        return str(error)
+    return ""
 
 
 def _is_answered(connection: psycopg.Connection[tuple[object, ...]], sql: str) -> bool:
