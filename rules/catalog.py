@@ -238,7 +238,7 @@ class Catalog:
             or login in self.superusers
         ):
             return "owner or superuser"
-        rights = (*self.below.get(login, ()), *sorted(PRIVILEGED_ROLES & self.memberships(login)))
+        rights = (*self.beneath(login), *sorted(PRIVILEGED_ROLES & self.memberships(login)))
         return rights[0] if rights else None
 
 
