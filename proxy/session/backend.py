@@ -394,9 +394,9 @@ class Backend:
             return b""
         statement = head.statement if head.portal is None else head.portal.statement
         shown: Shown | None = None
+        decided = head.portal.judge if head.portal is not None else None if statement is None else statement.judge
         if raw is not None:
             plan = None if statement is None else statement.plan
-            decided = head.portal.judge if head.portal is not None else None if statement is None else statement.judge
             finding = self._finding(plan, raw, decided)
             if isinstance(finding, Trouble):
                 if head.undo is not None:
@@ -406,7 +406,7 @@ class Backend:
                 state.pipeline.done()
                 return None
             shown = finding
-        if statement is not None and not self._late:
+        if statement is not None and not self._late and decided is None:
             self._lane.described(statement, head.kind, raw or b"", shown)
         if head.portal is not None:
             head.portal.agree(shown)

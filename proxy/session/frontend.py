@@ -250,7 +250,7 @@ class Frontend:
         decision = yield from judging.looked_at(text, decision)
         if state.ignores():
             return
-        judged = state.judge.generation
+        judged, settings = state.judge.generation, state.tracker.settings
         decision = self._counted(decision)
         if isinstance(decision, Refuse):
             yield from self._refuse_in_turn(decision)
@@ -277,7 +277,7 @@ class Frontend:
             entry.renaming = Renaming(decision.names, state.tracker.settings, state.judge.generation)
         yield from judging.settle_writes()
         if not state.ignores():
-            entry.learn = self._lane.learner(text, decision)
+            entry.learn = self._lane.learner(text, decision, judged, settings)
             self._run_query(raw, entry, decision)
             yield from self._copying.wait(entry)
         elif entry.run is not None:

@@ -263,13 +263,18 @@ class Lane:
 
     # -- what is known to pass -------------------------------------------------------------------------------------------------------
 
-    def learner(self, text: bytes, decision: Pass | Admit) -> Callable[[bytes], None] | None:
-        """What is to be told the description of a Query's answer, by which the next one of its shape comes this way."""
+    def learner(
+        self, text: bytes, decision: Pass | Admit, generation: int, settings: Settings
+    ) -> Callable[[bytes], None] | None:
+        """What is to be told the description of a Query's answer, by which the next one of its shape comes this way.
+
+        `generation`, `settings`: what the decision was made under; both may be others by now, as the Query has waited.
+        """
         same = plain(decision) and isinstance(decision, Pass) and decision.instead is None
         shape = shape_of(text) if same else None
         if shape is None:
             return None
-        texts = self._known.of(self._state.judge.generation, self._login, self._state.tracker.settings)
+        texts = self._known.of(generation, self._login, settings)
 
         def learn(row: bytes) -> None:
             if len(row) > ROW_BYTES:
@@ -383,7 +388,7 @@ class Lane:
         if end - position < _HEADER + 1 or data[position + _HEADER]:
             return None, 0
         behind = position + 1 + _LENGTH(data, position + 1)[0]
-        if behind - position > UNNAMED_BYTES or behind >= end or data[behind] != _BIND:
+        if not position < behind < min(end, position + UNNAMED_BYTES + 1) or data[behind] != _BIND:
             return None, 0
         known = self._unnamed.get(data[position + _HEADER + 1 : behind])
         if known is None or len(state.statements) >= state.limits.statements:
@@ -450,7 +455,9 @@ class Lane:
         assert plan is not None
         portal = Portal(b"", statement)
         portal.judge = statement.judge
-        undo = state.portals.put(b"", portal) if len(state.portals) or state.pipeline.status != b"I" else None
+        # Behind other requests it may be one of a transaction, and outlive its batch.
+        lasting = len(state.portals) or self.units or state.pipeline.status != b"I"
+        undo = state.portals.put(b"", portal) if lasting else None
         try:
             ticket, number = state.trail.start(state.principal, plan, decision.shape)
         except AuditUnavailable:
@@ -510,8 +517,8 @@ class Lane:
             passed += unit.run is None
             position = after
             state.pipeline.status = data[after - 1 : after]
-            if len(state.portals) and state.pipeline.status == b"I" and not units:
-                state.end_portals()
+            if len(state.portals) and state.pipeline.status == b"I":
+                state.end_portals(unnamed=any(u.portal is not None for u in units))
         if done < position:
             state.to_client.append(data if not done and position == end else data[done:position])
         if passed:

@@ -251,12 +251,14 @@ class State:
             self.renaming_sent = any(entry.renaming is not None for entry in self.pipeline.waiting())
         return self.renaming_sent
 
-    def end_portals(self) -> None:
-        """A transaction has ended, and with it all portals but those that were bound since, and cursors WITH HOLD."""
+    def end_portals(self, *, unnamed: bool = False) -> None:
+        """A transaction has ended, and with it all portals but those that were bound since (`unnamed`: that one was), and cursors WITH HOLD."""
         if not len(self.portals):
             return
         waiting = self.pipeline.waiting()
         kept = {e.portal.name for e in waiting if e.kind is Kind.BIND and e.portal is not None} if waiting else set()
+        if unnamed:
+            kept.add(b"")
         held = {p.name for p in self.portals if p.statement is not None and p.statement.hold}
         for portal in self.portals:
             if portal.name not in held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,8 +25,8 @@ from proxy.session.lane import (
     shape_of,
 )
 from proxy.wire import messages as m
-from rules.plan import Reason, Refusal, ResultColumn
-from tests.session.conftest import CARD, SCORE, Bench, opened, plan
+from rules.plan import Action, Reason, Refusal, ResultColumn
+from tests.session.conftest import CARD, SCORE, Bench, FakeJudge, opened, plan
 from tests.session.conversation import Result, Server, Talk, error
 
 if TYPE_CHECKING:
@@ -468,6 +469,75 @@ def test_a_batch_that_fails_does_not_change_what_the_next_one_has_bound(*, fast:
     here.talk.move()
     assert here.talk.got().count(b"138****1234") == 1
     assert here.bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+
+
+def test_a_text_judged_before_a_change_is_not_known_under_what_came_then() -> None:
+    """It waited for the record of a write while the catalog changed, and was then forwarded under the newer one, for every session of the login."""
+    here = side(Cutter([]), fast=True)
+    judge = here.bench.judge
+    judge.admit("insert sealed", plan(action=Action.INSERT, results=None, writes=True))
+    here.talk.say(parse(b"w", b"insert sealed") + m.SYNC)
+    here.bench.recorder.prompt = False
+    here.session.client_received(m.build_bind(b"", b"w") + m.build_execute(b"") + m.build_query(SIMPLE[0] % 1))
+    here.talk.move()
+    judge.generation += 1
+    judge.table[SIMPLE[0] % 2] = Refuse(Refusal(Reason.UNSUPPORTED, "0AP01", "no"))
+    here.session.audit_durable(here.bench.recorder.flush())
+    here.talk.move()
+    here.bench.recorder.prompt = True
+    assert m.build_command_complete(b"SELECT 2") in here.talk.got()
+    assert b"0AP01" in here.talk.say(m.build_query(SIMPLE[0] % 2))
+
+
+def test_what_older_rules_say_of_an_open_portal_lets_nothing_pass() -> None:
+    """The statement is judged by the newer ones already, its portal described by the older: the next Bind is looked at by the newer."""
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    older = here.bench.judge
+    here.talk.say(m.build_query(b"BEGIN"), m.build_bind(b"c", b"s1"), m.build_execute(b"c", 1), m.SYNC)
+    newer = FakeJudge()
+    newer.generation = older.generation + 1
+    newer.sources = {**older.sources, (9, 2): CARD.name}
+    here.session.judged_by(newer)
+    here.talk.say(m.build_bind(b"", b"s1") + m.SYNC)
+    here.talk.say(m.build_describe(b"P", b"c") + m.SYNC)
+    assert b"42501" in here.talk.say(batch(b"s1"))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_planned_read_behind_a_begin_keeps_its_portal(*, fast: bool) -> None:
+    here = side(Cutter([]), fast=fast)
+    warm(here)
+    here.talk.say(m.build_query(b"BEGIN"))
+    here.talk.say(m.build_query(b"COMMIT"))
+    here.talk.say(m.build_query(b"BEGIN") + batch(b"s6"))
+    got = here.talk.say(m.build_execute(b"") + m.SYNC)
+    assert got == m.build_command_complete(b"SELECT 0") + m.build_ready(b"T")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_commit_ends_portals_whatever_comes_behind_it(*, fast: bool) -> None:
+    here = side(Cutter([]), fast=fast)
+    warm(here)
+    here.talk.say(m.build_query(b"BEGIN"))
+    here.talk.say(m.build_query(b"COMMIT"))
+    here.talk.say(m.build_query(b"BEGIN"))
+    here.bench.recorder.events.clear()
+    here.bench.recorder.durable = 0
+    here.talk.say(m.build_bind(b"c", b"s6") + m.build_execute(b"c", 1) + m.SYNC)
+    here.talk.say(m.build_query(b"COMMIT") + m.build_query(b"BEGIN"))
+    assert here.bench.recorder.kinds() == ["StatementStarted", "StatementEnded"]
+    assert not len(here.session._state.portals)
+
+
+@pytest.mark.parametrize("length", [-(2**31), -40, -1, 0, 3])
+@pytest.mark.parametrize("kind", [b"P", b"B", b"Q"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_message_of_impossible_length_ends_the_session(kind: bytes, length: int, *, fast: bool) -> None:
+    here = side(Cutter([]), fast=fast)
+    warm(here)
+    here.session.client_received(kind + pack("!i", length) + b"\0" + b"B" * 30)
+    assert here.session.closing is not None
 
 
 def test_a_refused_text_is_not_known_to_pass() -> None:
