@@ -252,7 +252,11 @@ class Lane:
             sent(Expectation(Kind.PARSE, statement=unit.parsed, undo=unit.unparse))
         portal.bound()
         if unit.run is not None:
-            portal.run, portal.formats = unit.run, messages.parse_bind(unit.bind[_HEADER:]).result_formats
+            portal.run = unit.run
+            try:
+                portal.formats = messages.parse_bind(unit.bind[_HEADER:]).result_formats
+            except ProtocolError as error:
+                self._state.fatal(error)
         sent(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
         if unit.asked or unit.row:
             route = Route.FORWARD if unit.asked else Route.GUARD

@@ -540,6 +540,25 @@ def test_a_message_of_impossible_length_ends_the_session(kind: bytes, length: in
     assert here.session.closing is not None
 
 
+@pytest.mark.parametrize("slow_disk", [False, True])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_malformed_bind_of_a_planned_read_ends_the_session(*, fast: bool, slow_disk: bool) -> None:
+    """And is no exception for who wakes sessions when a record is durable: the others of that moment were never woken."""
+    here = side(Cutter([]), fast=fast)
+    warm(here)
+    here.bench.recorder.prompt = not slow_disk
+    malformed = m.message(m.Front.BIND, b"\0s6\0\0\0\0\7")
+    here.session.client_received(batch(b"s6") + malformed + m.build_execute(b"") + m.SYNC)
+    asked = b"".join(here.session.to_server)
+    here.session.to_server.clear()
+    said = here.server.receive(asked.partition(malformed)[0])
+    here.session.server_received(said + error("08P01") + m.build_ready(b"I"))
+    here.session.audit_durable(here.bench.recorder.flush())
+    assert here.session.closing is not None
+    started, ended = (here.bench.recorder.kinds().count(kind) for kind in ("StatementStarted", "StatementEnded"))
+    assert started == ended
+
+
 def test_a_refused_text_is_not_known_to_pass() -> None:
     here = side(Cutter([]), fast=True)
     refusal = Refusal(Reason.UNSUPPORTED, "0AP01", "no")
