@@ -22,7 +22,7 @@ _KINDS: Final = {
     Kind.KEY: "data keys are not made",
     Kind.GROUND: "pgveil's own objects are not as apply makes them",
     Kind.FOREIGN_KEY: "foreign keys have to be made again",
-    Kind.SEAL: "columns that the rules seal are stored plain",
+    Kind.SEAL: "columns are not sealed as the rules say",
     Kind.VIEW: "masking views are absent or changed",
     Kind.LOOKUP: "look-up functions are absent or changed",
     Kind.REVOKE: "privileges are held that the rules take away",

@@ -45,13 +45,17 @@ def init(directory: _Directory) -> None:
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.stat()
-        present = sorted(p.name for p in directory.iterdir() if p.name in (MASTER_FILE, RING_FILE))
+        names = {p.name for p in directory.iterdir()}
+        present = sorted(names & {MASTER_FILE, RING_FILE})
     except FileExistsError:
         _fail(_USAGE, f"{directory} is not a directory")
     except OSError as error:
         _fail(_IO, f"key directory {directory}: {error.strerror}")
     if present:
         _fail(_USAGE, f"{directory} has {' and '.join(present)} already; nothing was changed")
+    # A checkout of pgveil has a directory `keys` of code; a volume of its own has these.
+    if any(not name.startswith(".") and name != "lost+found" for name in names):
+        _fail(_USAGE, f"{directory} has other files in it; name a directory for the keys alone")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         _fail(_USAGE, f"{directory} has mode {mode:04o}, so others than its owner reach it; run: chmod 700 {directory}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rules.derived import derived_from, with_derived
 from rules.difference import sealed_in
 from rules.document import Place
 from rules.filled import filled_columns, lines_for
-from rules.logical import canonical_type, is_array, type_of_oid
+from rules.logical import canonical_type, has_equality, is_array, type_of_oid
 from rules.masks import MASK_KINDS, masks_for
-from rules.model import ColumnName, Protection, TableName
+from rules.model import ColumnName, Level, Protection, TableName
 from rules.names import show_name
 from rules.problems import Problem, Severity, did_you_mean, nearest_name
 from rules.protect import ProtectionMap, is_own
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 
     from rules.catalog import Catalog, CatalogColumn, Relation
     from rules.model import Column, Rules, Table
+    from rules.recognise import Recognised
 
 # The domain that sealed columns have in the database.
 SEALED_TYPE = "pgveil.sealed"
 APPLY = "run: pgveil apply --reload"
+# Masks whose bare name is no mask in YAML.
+_MASK_TEXTS: Mapping[str, str] = MappingProxyType({"null": '"null"', "range": "{kind: range, width: 1000}"})
 _KINDS_WITH_DATA = frozenset("rpf")
 
 
@@ -74,11 +78,10 @@ def compare(
             continue
         found = recognise_type(name.relation, name.column, logical)
         if found is not None:
-            mask = f", mask: {found.mask}" if found.mask and MASK_KINDS[found.mask].suits(logical) else ""
             report.add(
                 name,
-                f"column {name} ({declared}) looks like a {found.kind} ({found.reason}) and is not classified",
-                f"classify it, e.g. `{{level: {found.level}{mask}}}`, or `{{level: general}}` if it is none",
+                f"column {name} ({declared}) looks like {_with_article(found.kind)} ({found.reason}) and is not classified",
+                f"classify it, e.g. `{suggested_entry(found, logical)}`, or `{{level: general}}` if it is none",
                 Severity.ERROR if strict else Severity.WARNING,
             )
     return tuple(sorted(report.found, key=lambda p: (p.line, p.column, p.message)))
@@ -243,6 +246,25 @@ def _uncovered(rules: Rules, catalog: Catalog) -> Iterator[tuple[ColumnName, str
             name = ColumnName(*relation.name, column.name)
             if rules.column(name) is None and column.name not in inherited and column.declared_type != SEALED_TYPE:
                 yield name, column.declared_type, type_of_oid(column.type_oid, column.typmod)
+
+
+def _with_article(kind: str) -> str:
+    if kind == "biometrics":
+        return kind
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def suggested_entry(found: Recognised, logical: str | None) -> str:
+    """What the rules could say of such a column: an entry that stands as it is written."""
+    parts = [f"level: {found.level}"]
+    if found.level is Level.CORE and logical is not None:
+        parts.append(f"mode: {'deterministic' if has_equality(logical) else 'randomized'}")
+        parts.append(f'type: "{logical}"' if {",", "["} & set(logical) else f"type: {logical}")
+    elif found.level is Level.CORE:  # no type that can be sealed
+        parts.append("stored: plain")
+    if found.mask and MASK_KINDS[found.mask].suits(logical):
+        parts.append(f"mask: {_MASK_TEXTS.get(found.mask, found.mask)}")
+    return "{" + ", ".join(parts) + "}"
 
 
 def _inherited(relation: Relation, catalog: Catalog) -> frozenset[str]:

@@ -79,6 +79,21 @@ def test_init_takes_an_empty_private_directory_only(tmp_path: Path, run: Callabl
     assert run("init", tmp_path).exit_code == 0
 
 
+def test_init_takes_no_directory_of_other_things(tmp_path: Path, run: Callable[..., Result]) -> None:
+    """A checkout of pgveil has a directory `keys` of code; the quickstart's command once put a key there, or said to change its mode."""
+    place = tmp_path / "keys"
+    place.mkdir(mode=0o755)
+    (place / "ring.py").write_text("")
+    result = run("init", str(place))
+    assert result.exit_code == 2
+    assert "has other files in it; name a directory for the keys alone" in result.stderr
+    assert [p.name for p in place.iterdir()] == ["ring.py"]
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o700)
+    (volume / "lost+found").mkdir()
+    assert run("init", str(volume)).exit_code == 0
+
+
 def test_init_where_it_cannot(tmp_path: Path, run: Callable[..., Result]) -> None:
     (tmp_path / "file").touch()
     assert run("init", tmp_path / "file").exit_code == 2

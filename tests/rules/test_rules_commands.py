@@ -10,13 +10,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from rules.agreement import logical_type_of
+from rules.agreement import logical_type_of, suggested_entry
 from rules.catalog import CatalogColumn
 from rules.commands import check, register
 from rules.load import load_rules_text
 from rules.logical import Family
 from rules.model import Level, TableName
-from rules.recognise import recognise
+from rules.recognise import recognise, recognise_type
 from rules.schema import json_schema
 from tests.recording import put_record
 
@@ -455,6 +455,25 @@ def test_recognised(table: str, column: str, kind: str) -> None:
     assert found.kind == kind
     assert found.level in {Level.CORE, Level.IMPORTANT}
     assert found.reason
+
+
+@pytest.mark.parametrize(
+    "logical",
+    ["text", "varchar(19)", "int8", "numeric(12,2)", "date", "timestamp(0)", "bytea", "jsonb", "text[]", None],
+)
+def test_what_is_suggested_can_stand_in_the_rules(logical: str | None) -> None:
+    """`{level: core, mask: bank_card}`, `mask: null` and `mask: range` were errors, or said nothing."""
+    for table, column, _ in SENSITIVE:
+        found = recognise_type(_table(table), column, logical)
+        if found is None:
+            continue
+        entry = suggested_entry(found, logical)
+        rules = load_rules_text(
+            f"version: 1\ntables:\n  {table}:\n    columns:\n      '\"{column}\"': {entry}\n", "r.yaml"
+        )
+        (made,) = rules.tables[_table(table)].columns.values()
+        assert made.level is found.level
+        assert (made.mask is not None) == ("mask: " in entry)
 
 
 @pytest.mark.parametrize(("table", "column"), ORDINARY)
