@@ -50,6 +50,8 @@ _NO_ROWS: Final = messages.NO_DATA
 # After these nothing of the session is another than before; CREATE TABLE AS, which says SELECT, is not known to pass.
 _TAGS: Final = (b"SELECT ", b"INSERT ", b"UPDATE ", b"DELETE ", b"BEGIN\x00", b"COMMIT\x00", b"MERGE ")
 _STATUS: Final = frozenset(b"IT")
+# So begin the last words of a server that ends. It is not read then while an answer waits, as its end would come before that.
+_LAST: Final = (b"E", b"N")
 
 UNITS: Final = 256  # requests under way before the slow lane makes the client wait
 HELD: Final = 64 << 10  # bytes of answers that wait for records, before the slow lane stops reading
@@ -480,7 +482,9 @@ class Lane:
 
     def server(self, data: bytes) -> bool:
         """Send on answers that are whole, keep those that wait for a record; whether that was all. Else `leave` gives the rest."""
+        last = False
         if self.kept:
+            last = data.startswith(_LAST)
             data = self.kept + data
         taken = self._answered(data)
         if taken == len(data):
@@ -488,7 +492,7 @@ class Lane:
             return True
         self.kept = data[taken:] if taken else data
         units = self.units
-        return bool(units) and not self._state.trail.durable(units[0].ticket) and len(self.kept) < HELD
+        return not last and bool(units) and not self._state.trail.durable(units[0].ticket) and len(self.kept) < HELD
 
     def _answered(self, data: bytes) -> int:
         state = self._state

@@ -452,6 +452,22 @@ def test_answers_that_wait_are_bounded() -> None:
     assert here.talk.got().count(CARD_NUMBER) == 1600
 
 
+@pytest.mark.parametrize("word", ["FATAL", "WARNING"])
+def test_a_server_that_ends_takes_no_answer_away_that_waits(word: str) -> None:
+    """Its end is not read before the record is there, as in the slow lane: the client got neither its rows nor the server's last words."""
+    here = side(Cutter([]), fast=True)
+    warm(here)
+    here.bench.recorder.prompt = False
+    here.talk.say(batch(b"s6"))
+    last = error("57P01").replace(b"ERROR", word.encode()).replace(b"E", b"E" if word == "FATAL" else b"N", 1)
+    here.session.server_received(last[:1] + pack("!i", len(last) - 1) + last[5:])
+    assert not here.session.wants_server
+    here.session.audit_durable(here.bench.recorder.flush())
+    got = here.talk.got()
+    assert got.count(CARD_NUMBER) == 2
+    assert b"57P01" in got
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_batch_that_fails_does_not_change_what_the_next_one_has_bound(*, fast: bool) -> None:
     """Its portal was taken for that of a batch before, which touched nothing protected: released without a record (F8.4)."""
