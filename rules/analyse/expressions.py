@@ -24,7 +24,9 @@ _EQUALITIES = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ)
 _ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Between)
 _BOOLEAN = (exp.And, exp.Or, exp.Not, exp.Paren, exp.Where, exp.Having)
 _ARRAY_FUNCTIONS = frozenset({"all", "some", "any"})
-_MISSING_HINT = "If it does exist, pgveil does not know of it: write the statement in a plainer form."
+_MISSING_HINT = (
+    "If it was made a moment ago, try again; if it exists all the same, write the statement in a plainer form."
+)
 
 
 class Expressions:

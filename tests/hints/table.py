@@ -847,7 +847,7 @@ NOT_BY_REWRITING = {
     "Select the columns as they are, and convert or sort them in the application.": "of what the catalog does not know yet: "
     "tests/session/test_strangers.py",
     "Choose another name.": "about a name of the protocol: test_hints.py::test_reserved_names",
-    "If it does exist, pgveil does not know of it: write the statement in a plainer form.": "the server is asked first, and its own "
+    "If it was made a moment ago, try again; if it exists all the same, write the statement in a plainer form.": "the server is asked first, and its own "
     "error comes: only what it knows and the analysis does not gets this",
     "Qualify table names with their schema, or end the transaction and send the statement again.": "only where the server can't be asked for "
     "the settings: tests/session/test_session_server.py",
