@@ -381,7 +381,10 @@ class Guard:
         self.metrics.audit_healthy(healthy=True)
         self._audit_troubles.ended("audit")
         for recorder in self._waiting.until(seq):
-            recorder.wake(seq)
+            try:
+                recorder.wake(seq)
+            except Exception:  # noqa: BLE001 - whatever goes wrong in one session, the others wait for nothing else
+                self._log.exception("session.failed")
 
     def _audit_lost(self, error: AuditUnavailable) -> None:
         self.metrics.audit_healthy(healthy=False)

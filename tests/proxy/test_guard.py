@@ -6,17 +6,20 @@ import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from proxy.config import parse_config
 from proxy.databases import CatalogUnavailable
 from proxy.guard import Guard
+from proxy.guarded import Recorder
 from proxy.metrics import NullMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
+
+    from audit.log import AuditLog
 
 
 class _Databases:
@@ -177,3 +180,20 @@ async def test_each_reload_gives_what_is_on_its_way_a_minute_of_its_own(monkeypa
     del guard._clients[2]
     timers.pop(0)()
     assert [s.judge for s in (resting, busy, gone)] == ["third", "third", "second"], "who has left is let be"
+
+
+async def test_a_session_that_fails_when_it_is_woken_keeps_nobody_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that waited for records of one fsync are taken off the heap at once; who came behind it was never woken."""
+    guard = _guard(monkeypatch, _Databases())
+    woken: list[int] = []
+
+    def wake(number: int, _seq: int) -> None:
+        woken.append(number)
+        if number == 1:
+            raise LookupError
+
+    for number in (1, 2, 3):
+        recorder = Recorder(cast("AuditLog", None), guard._waiting, partial(wake, number), lambda: None)
+        guard._waiting.add(number, recorder)
+    guard._durable(3)
+    assert woken == [1, 2, 3]
