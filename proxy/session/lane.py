@@ -308,7 +308,8 @@ class Lane:
         )
         statement.row, statement.row_under = (row, settings) if kept else (None, None)
         statement.row_shown = shown if kept and not plain(statement.decision) else None
-        if kept and not statement.name:
+        # One that was confirmed under other settings or another generation keeps what was put in its text's place then; a Parse does not.
+        if kept and not statement.name and statement.origin is None and statement.settings == settings:
             self._know_unnamed(statement)
 
     def _know_unnamed(self, statement: PreparedStatement) -> None:

@@ -505,6 +505,18 @@ def test_a_text_judged_before_a_change_is_not_known_under_what_came_then() -> No
     assert b"0AP01" in here.talk.say(m.build_query(SIMPLE[0] % 2))
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_parse_sends_what_is_put_in_its_texts_place_now(*, fast: bool) -> None:
+    """The server's statement was confirmed with the text that it had; a Parse of the same text makes another one."""
+    here = side(Cutter([]), fast=fast)
+    text = NAMES[b"s1"]
+    here.talk.say(m.build_parse(b"", text) + batch(b""))
+    here.bench.judge.generation += 1
+    here.bench.judge.table[text] = Pass(instead=Instead(b"select * from shown_class", OffsetMap()))
+    here.talk.say(batch(b""))
+    assert b"always" in here.talk.say(m.build_parse(b"", text) + batch(b""))
+
+
 def test_what_older_rules_say_of_an_open_portal_lets_nothing_pass() -> None:
     """The statement is judged by the newer ones already, its portal described by the older: the next Bind is looked at by the newer."""
     here = side(Cutter([]), fast=True)
