@@ -309,10 +309,10 @@ class Lane:
         statement.row, statement.row_under = (row, settings) if kept else (None, None)
         statement.row_shown = shown if kept and not plain(statement.decision) else None
         # One that was confirmed under other settings or another generation keeps what was put in its text's place then; a Parse does not.
-        if kept and not statement.name and statement.origin is None and statement.settings == settings:
-            self._know_unnamed(statement)
+        if kept and not statement.name:
+            self._know_unnamed(statement, known=statement.origin is None and statement.settings == settings)
 
-    def _know_unnamed(self, statement: PreparedStatement) -> None:
+    def _know_unnamed(self, statement: PreparedStatement, *, known: bool) -> None:
         decision = statement.decision
         key = messages.build_parse(b"", statement.text, statement.types)
         if len(key) > UNNAMED_BYTES:
@@ -323,6 +323,8 @@ class Lane:
         elif decision.instead is not None:
             raw = messages.build_parse(b"", decision.instead.text, statement.types)
         self._unnamed.pop(key[_HEADER + 1 :], None)
+        if not known:
+            return
         if len(self._unnamed) >= UNNAMED:
             self._unnamed.pop(next(iter(self._unnamed)))
         self._unnamed[key[_HEADER + 1 :]] = statement, raw
