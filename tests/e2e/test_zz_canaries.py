@@ -70,7 +70,8 @@ def test_nothing_left_without_its_record(world: World) -> None:
     """Over the whole suite: each protected value that was sent to anybody was in the audit log by then, as that session's."""
     watch = world.tap.watch
     assert watch is not None
-    assert watch.checked > 100, "the watch saw values"
+    # How often it looked depends on how the bytes came: what stands at a piece's end is looked at again with the next.
+    assert watch.checked > 20, "the watch saw values"
     assert sorted(set(watch.found)) == []
 
 
