@@ -14,7 +14,7 @@ from lifecycle.apply.inspect import PUBLIC, relation_sql
 from lifecycle.apply.moving import movable
 from rules.hidden import hidden_reads
 from rules.loose import loose_triggers
-from rules.model import ColumnName, Protection, TableName, quote_ident, quote_literal
+from rules.model import TableName, quote_ident, quote_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +157,7 @@ def _copies(facts: Facts) -> Iterator[Found]:
     database, protection = facts.database, facts.protection
     for relation in sorted(database.state.catalog.relations.values(), key=lambda r: r.name):
         lineage = protection.lineage_of(relation) if relation.kind == "m" else None
-        inside = sorted(c for c in lineage.inside if _is_masked(facts, c)) if lineage is not None else []
+        inside = sorted(c for c in lineage.inside if facts.rules.is_masked(c)) if lineage is not None else []
         if inside:
             yield Found(
                 Severity.NOTE,
@@ -210,18 +210,13 @@ def _filled(facts: Facts) -> Iterator[Found]:
         )
 
 
-def _is_masked(facts: Facts, name: ColumnName) -> bool:
-    column = facts.rules.column(name)
-    return column is not None and column.protection is Protection.MASKED
-
-
 def _sent(facts: Facts) -> Iterator[Found]:
     database = facts.database
     for sent in database.publications:
         table = TableName(sent.schema, sent.table)
         relation = database.state.catalog.by_name.get(table)
         names = {} if relation is None else facts.protection.columns_of(relation)
-        plain = sorted(c for c in sent.columns if c in names and _is_masked(facts, names[c]))
+        plain = sorted(c for c in sent.columns if c in names and facts.rules.is_masked(names[c]))
         if plain:
             yield Found(
                 Severity.WARNING,

@@ -15,7 +15,7 @@ from rules.harmless import is_harmless
 from rules.lexer import LexError
 from rules.logical import type_of_oid
 from rules.masks import MASK_KINDS
-from rules.model import ColumnName, Level, Protection, TableName
+from rules.model import ColumnName, Level, TableName
 from rules.names import show_name
 from rules.protect import is_own
 
@@ -91,12 +91,12 @@ def filled_columns(protection: ProtectionMap) -> FilledColumns:
 def held_by(protection: ProtectionMap, relation: Relation) -> Iterator[tuple[str, Taint]]:
     """The columns of a relation that hold something of masked ones, each with these: its own, and what a view or a copy shows."""
     for name, column in protection.columns_of(relation).items():
-        if _is_masked(protection, column):
+        if protection.rules.is_masked(column):
             yield name, frozenset({column})
     lineage = None if is_own(relation.name) else protection.lineage_of(relation)
     if lineage is not None:
         for shown, output in zip(relation.columns, lineage.columns, strict=False):
-            taint = frozenset(c for c in output.touches if _is_masked(protection, c))
+            taint = frozenset(c for c in output.touches if protection.rules.is_masked(c))
             if taint:
                 yield shown.name, taint
 
@@ -129,7 +129,8 @@ class _Names:
     def __init__(self, protection: ProtectionMap, holds: Mapping[int, Mapping[str, Taint]]) -> None:
         catalog = protection.catalog
         self._read = {
-            n: frozenset(c for c in columns if _is_masked(protection, c)) for n, columns in protection.naming.items()
+            n: frozenset(c for c in columns if protection.rules.is_masked(c))
+            for n, columns in protection.naming.items()
         }
         self._relations: dict[str, list[Relation]] = {}
         for relation in sorted(catalog.relations.values(), key=lambda r: r.name):
@@ -341,7 +342,7 @@ class _Search:
     def _note(self, target: Relation, found: Stored, by: str, relation: Relation | None) -> None:
         """A column that the rules name is written by a trigger function that runs as the writer."""
         name = self.protection.columns_of(target).get(found.column)
-        if relation is None or name is None or not _is_masked(self.protection, name) or by.startswith("a rule"):
+        if relation is None or name is None or not self.protection.rules.is_masked(name) or by.startswith("a rule"):
             return
         as_writer = any(
             not f.security_definer
@@ -358,8 +359,3 @@ class _Search:
 
 def _by(function: TableName, relation: Relation) -> str:
     return f"trigger function {function} of {relation.name}"
-
-
-def _is_masked(protection: ProtectionMap, name: ColumnName) -> bool:
-    column = protection.rules.column(name)
-    return column is not None and column.protection is Protection.MASKED

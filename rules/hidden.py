@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from rules.lexer import LexError
-from rules.model import Protection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,8 +125,7 @@ def _of(
 
 
 def _masked(protection: ProtectionMap, names: frozenset[ColumnName]) -> frozenset[ColumnName]:
-    columns = ((name, protection.rules.column(name)) for name in names)
-    return frozenset(n for n, column in columns if column is not None and column.protection is Protection.MASKED)
+    return frozenset(filter(protection.rules.is_masked, names))
 
 
 def _read_by(protection: ProtectionMap, text: str, own: str) -> frozenset[ColumnName]:

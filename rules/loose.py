@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rules.lexer import LexError
-from rules.model import Protection
 from rules.tokens import Kind
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def loose_triggers(protection: ProtectionMap) -> tuple[LooseTrigger, ...]:
 
 def _triggers(protection: ProtectionMap, functions: Mapping[str, list[Function]]) -> Iterator[LooseTrigger]:
     for relation in sorted(protection.catalog.relations.values(), key=lambda r: r.name):
-        known = ((n, protection.rules.column(n)) for n in protection.columns_of(relation).values())
-        masked = frozenset(n for n, c in known if c is not None and c.protection is Protection.MASKED)
+        masked = frozenset(filter(protection.rules.is_masked, protection.columns_of(relation).values()))
         if not masked:
             continue
         for name in relation.trigger_functions:

@@ -201,6 +201,11 @@ class Rules:
         table = self.tables.get(name.relation)
         return None if table is None else table.columns.get(name.column)
 
+    def is_masked(self, name: ColumnName) -> bool:
+        """Whether the rules have a column of that name as one that is kept plain and shown masked."""
+        column = self.column(name)
+        return column is not None and column.protection is Protection.MASKED
+
     def protected_columns(self) -> tuple[Column, ...]:
         """Every sealed or masked column, sorted by name."""
         found = [c for t in self.tables.values() for c in t.columns.values() if c.protected]

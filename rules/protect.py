@@ -252,8 +252,7 @@ class ProtectionMap:
         return replace(lineage, columns=outputs, inside=lineage.inside | more, known=known)
 
     def _all_masked(self, names: Iterable[ColumnName]) -> bool:
-        columns = [self.rules.column(name) for name in names]
-        return all(c is not None and c.protection is Protection.MASKED for c in columns)
+        return all(map(self.rules.is_masked, names))
 
     def _opaque(self, relation: Relation, names: Iterable[str]) -> ViewLineage:
         """A view that could not be analysed: each of its columns may hold anything of what it names."""

@@ -68,9 +68,7 @@ def uses_pseudonyms(rules: Rules) -> bool:
 def uses_lookups(rules: Rules) -> bool:
     """Whether any role may find rows by the real value of a column that is kept plain, or give a column values that it does not see clear."""
     return any(role.writes for role in rules.roles.values()) or any(
-        (column := rules.column(name)) is not None and column.protection is Protection.MASKED
-        for role in rules.roles.values()
-        for name in role.lookups
+        rules.is_masked(name) for role in rules.roles.values() for name in role.lookups
     )
 
 

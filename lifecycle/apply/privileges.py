@@ -17,7 +17,7 @@ from lifecycle.apply.inspect import PUBLIC, Atom, relation_sql
 from lifecycle.apply.model import OWNER, Change, Kind, Obstacle, Statements
 from rules.hidden import hidden_reads
 from rules.loose import loose_triggers
-from rules.model import Protection, Verdict, quote_ident
+from rules.model import Verdict, quote_ident
 from rules.rights import may_insert, may_read, may_update
 
 if TYPE_CHECKING:
@@ -248,17 +248,12 @@ def plan_wall(draft: Draft, state: State, people: People, protection: Protection
             wall.fence_view(relation, lineage)
     for function in sorted(catalog.functions, key=lambda f: f.oid):
         named = protection.functions.get(function.name.name, frozenset())
-        read = frozenset(c for c in named if _is_masked(rules, c))
+        read = frozenset(c for c in named if rules.is_masked(c))
         if function.oid in state.routines and read:
             wall.fence_object(state.routines[function.oid], function.owner, read, _EXECUTE)
     _plan_difference(draft, state, wall)
     _warn(draft, state, people, protection, rules)
     return wall
-
-
-def _is_masked(rules: Rules, name: ColumnName) -> bool:
-    column = rules.column(name)
-    return column is not None and column.protection is Protection.MASKED
 
 
 def _before(state: State) -> set[Atom]:
@@ -394,7 +389,7 @@ def _grant(draft: Draft, held: set[Atom], after: set[Atom]) -> None:
 def _warn(draft: Draft, state: State, people: People, protection: ProtectionMap, rules: Rules) -> None:
     """Who can't be kept out by privileges, and what would undo the wall later."""
     protected = [c.name for c in rules.protected_columns()]
-    masked = [n for n in protected if _is_masked(rules, n)]
+    masked = [n for n in protected if rules.is_masked(n)]
     catalog = state.catalog
     for login in sorted(state.logins):
         if not people.limited(login, protected):
