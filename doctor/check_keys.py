@@ -61,9 +61,9 @@ def _ring(facts: Facts) -> Iterator[Found]:
 
 def _domains(facts: Facts) -> Iterator[Found]:
     sealed = [c for c in facts.rules.protected_columns() if c.protection is Protection.SEALED]
-    without = [c for c in sealed if (c.domain or str(c.name)) not in facts.ring.domains()]
+    without = [c for c in sealed if c.key_domain not in facts.ring.domains()]
     for column in without:
-        domain = column.domain or str(column.name)
+        domain = column.key_domain
         yield Found(
             Severity.BAD,
             str(column.name),

@@ -58,7 +58,7 @@ async def _sample(connection: Connection, column: Column, relation: Relation, ri
             default = await connection.fetchval(_DEFAULT, relation.oid, own.attnum) or "NULL"
             asked = _REPEATED.format(column=parts[2], table=f"{parts[0]}.{parts[1]}", default=default)
             repeated = await connection.fetchval(asked)
-    keys = ring.keys(domain) if (domain := column.domain or str(column.name)) in ring.domains() else {}
+    keys = ring.keys(domain) if (domain := column.key_domain) in ring.domains() else {}
     opened = open_batch_lenient(keys, values)
     return Sample(
         column=str(column.name),

@@ -424,7 +424,7 @@ def _sealing(number: int | None, sealed: SealLiteral | SealParam) -> Sealing:
     column = sealed.column
     assert column.type is not None
     assert column.mode is not None
-    domain = column.domain or str(column.name)
+    domain = column.key_domain
     return Sealing(number, str(column.name), column.type, column.mode.value, domain, sealed.array, sealed.exact)
 
 

@@ -97,7 +97,7 @@ class InForce:
             self._refresh_wanted = True
             return
         marks = self._ring.marks()
-        sealed = {c.domain or str(c.name) for c in self.rules.protected_columns() if c.mode is not None}
+        sealed = {c.key_domain for c in self.rules.protected_columns() if c.mode is not None}
         recorded = () if record is None else record.columns
         if sealed <= self._ring.domains() and not any(
             lost_keys(c.keys, marks.get(c.domain, frozenset())) for c in recorded
@@ -146,7 +146,7 @@ def _one_key_each(rules: Rules, ring: KeyRing) -> None:
     """Refuse where equal values could be sealed differently: comparisons would miss rows. Raises ConfigError."""
     live = Counter(entry.domain for entry in ring.entries() if entry.live)
     for column in rules.protected_columns():
-        if column.mode is SealMode.DETERMINISTIC and live[column.domain or str(column.name)] > 1:
+        if column.mode is SealMode.DETERMINISTIC and live[column.key_domain] > 1:
             raise ConfigError(
                 f"the key domain of {column.name} has several live keys, and comparisons under more than one are not supported yet: "
                 "seal the column under its newest key, and destroy the older ones"
@@ -157,7 +157,7 @@ def _a_key_each(rules: Rules, ring: KeyRing) -> None:
     """Refuse rules that nobody has applied yet: what is in force can be served, and they can't. Raises ConfigError."""
     known = {entry.domain for entry in ring.entries()}
     for column in rules.protected_columns():
-        domain = column.domain or str(column.name)
+        domain = column.key_domain
         if column.mode is not None and domain not in known:
             raise ConfigError(
                 f"the key ring has no key for {column.name} (key domain {domain}): these rules are not applied yet\n"

@@ -723,11 +723,7 @@ def _same_sealing(one: SealParam, other: SealParam) -> bool:
 
 def _sealed_alike(one: Column, other: Column) -> bool:
     """Whether two sealed columns hold the same text for the same value, as far as the rules say: one domain, one type, one mode."""
-    return (
-        (one.domain or str(one.name)) == (other.domain or str(other.name))
-        and one.type == other.type
-        and one.mode is other.mode
-    )
+    return one.key_domain == other.key_domain and one.type == other.type and one.mode is other.mode
 
 
 def _spelled(canonical: str) -> str:

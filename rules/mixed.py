@@ -56,5 +56,5 @@ def _domains(rules: Rules) -> Mapping[str, list[Column]]:
     found: dict[str, list[Column]] = {}
     for column in rules.protected_columns():
         if column.protection is Protection.SEALED:
-            found.setdefault(column.domain or str(column.name), []).append(column)
+            found.setdefault(column.key_domain, []).append(column)
     return found

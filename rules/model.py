@@ -113,6 +113,11 @@ class Column:
     derived: bool = False
 
     @property
+    def key_domain(self) -> str:
+        """The key domain whose keys seal the column: `domain`, or its own full name."""
+        return self.domain or str(self.name)
+
+    @property
     def protected(self) -> bool:
         """Whether any verdict but clear can mean something for the column."""
         return self.protection is not Protection.NONE

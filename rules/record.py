@@ -92,9 +92,7 @@ def read_record(text: str | None) -> Record | None:
 
 def sealed_as(column: Column) -> SealedAs:
     """How the rules want a sealed column."""
-    return SealedAs(
-        *column.name, mode=str(column.mode or ""), type=column.type or "", domain=column.domain or str(column.name)
-    )
+    return SealedAs(*column.name, mode=str(column.mode or ""), type=column.type or "", domain=column.key_domain)
 
 
 def rules_digest(record: Record) -> str:

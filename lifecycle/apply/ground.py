@@ -51,7 +51,7 @@ MASKS_DIGEST = digest(install_sql(SCHEMA))
 
 def plan_keys(draft: Draft, rules: Rules, domains: frozenset[str]) -> None:
     """A data key for each key domain of the rules that has none, and for pseudonyms where a mask makes them."""
-    wanted = {c.domain or str(c.name) for c in rules.protected_columns() if c.protection is Protection.SEALED}
+    wanted = {c.key_domain for c in rules.protected_columns() if c.protection is Protection.SEALED}
     if uses_pseudonyms(rules):
         wanted.add(PSEUDONYM_DOMAIN)
     if uses_lookups(rules):

@@ -431,7 +431,7 @@ def _seal_values(
         raise ApplyError(
             f"{column.name}: {bad} values of one batch are not values of type {column.type}; nothing was changed"
         )
-    key = ring.newest(column.domain or str(column.name))
+    key = ring.newest(column.key_domain)
     try:
         sealed = seal_batch(key, plain, randomized=column.mode is SealMode.RANDOMIZED, random=random)
     except SealedError as error:

@@ -297,7 +297,7 @@ class ValueCodec:
         if column.protection is Protection.MASKED:
             return self._ticket(column, canonical, login)
         try:
-            key = self._ring.newest(_domain(column))
+            key = self._ring.newest(column.key_domain)
             return seal(key, canonical, nonce=self._random(_NONCE_SIZE) if column.mode is SealMode.RANDOMIZED else None)
         except UnknownDomainError:
             raise _no_key(column) from None
@@ -346,7 +346,7 @@ class ValueCodec:
                 Reason.VERDICT, "42501", f"permission denied for column {column.name}", column.name, "It has no mask."
             )
         try:
-            keys = self._ring.keys(_domain(column))
+            keys = self._ring.keys(column.key_domain)
         except UnknownDomainError:
             raise _no_key(column) from None
         try:
@@ -428,10 +428,6 @@ def _missing(_value: bytes) -> bytes:
 
 
 _MISSING: Final = _missing
-
-
-def _domain(column: Column) -> str:
-    return column.domain or str(column.name)
 
 
 def _bad(error: WireValueError, column: Column) -> BadValue:
