@@ -51,17 +51,17 @@ class Waiting:
     __slots__ = ("_heap",)
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Recorder]] = []
+        self._heap: list[tuple[int, Recorder]] = []  # no two have one number
 
     def add(self, seq: int, recorder: Recorder) -> None:
         """Its session is to be woken when record `seq` is durable."""
-        heapq.heappush(self._heap, (seq, id(recorder), recorder))
+        heapq.heappush(self._heap, (seq, recorder))
 
     def until(self, seq: int) -> list[Recorder]:
         """Who waited for records up to `seq`, each once; they wait no longer."""
         found: dict[Recorder, None] = {}
         while self._heap and self._heap[0][0] <= seq:
-            found[heapq.heappop(self._heap)[2]] = None
+            found[heapq.heappop(self._heap)[1]] = None
         return list(found)
 
     def clear(self) -> None:

@@ -15,10 +15,10 @@ from proxy.session.names import Renaming
 from proxy.session.pipeline import Expectation, Kind, Route
 from proxy.session.premise import Premise
 from proxy.session.prepared import Asked
-from proxy.session.renewing import Renewing
+from proxy.session.renewing import Renewing, sent
 from proxy.session.replies import DEALLOCATE, REFUSED_NAME, RESERVED, deallocated
 from proxy.session.state import AUDIT_DOWN
-from proxy.session.statements import Portal, PreparedStatement, parameter_types
+from proxy.session.statements import Portal, PreparedStatement
 from proxy.wire import messages
 from rules.plan import Reason, Refusal
 
@@ -82,10 +82,9 @@ class Extended:
             message.name, message.text, message.types, decision, state.tracker.settings, state.judge.generation
         )
         if isinstance(decision, Admit):
-            raw = messages.build_parse(message.name, decision.text, parameter_types(message.types, statement.plan))
             state.observer.message_objects(1)
-        elif decision.instead is not None:
-            raw = messages.build_parse(message.name, decision.instead.text, message.types)
+        if isinstance(decision, Admit) or decision.instead is not None:
+            raw = messages.build_parse(message.name, *sent(statement))
         elif DEALLOCATE.match(message.text):
             statement.dropped_name = deallocated(message.text)
         statement.names = state.names_version if decision.by_name else None

@@ -14,17 +14,20 @@ tests/session/test_lane.py plays the same conversations with and without this on
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
+
+from cachetools import LRUCache
 
 from audit.errors import AuditUnavailable
 from proxy.errors import ProtocolError
 from proxy.session.gate import Admit, BadValue, Pass
 from proxy.session.judging import indifferent
 from proxy.session.pipeline import Expectation, Kind, Route
-from proxy.session.rows import open_rows
-from proxy.session.statements import Portal, Run, parameter_types
+from proxy.session.renewing import sent
+from proxy.session.results import opened
+from proxy.session.statements import Portal, Run
 from proxy.wire import messages
 from proxy.wire.framing import Batch
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 _LENGTH: Final = Struct("!i").unpack_from
 _HEADER: Final = 5
 _QUERY, _PARSE, _BIND = messages.Front.QUERY, messages.Front.PARSE, messages.Front.BIND
-_ROW, _COMPLETE, _READY = messages.Back.DATA_ROW, messages.Back.COMMAND_COMPLETE, messages.Back.READY
+_ROW, _COMPLETE = messages.Back.DATA_ROW, messages.Back.COMMAND_COMPLETE
 
 _DESCRIBE: Final = messages.build_describe(b"P", b"")
 _EXECUTE_SYNC: Final = messages.build_execute(b"") + messages.SYNC
@@ -73,6 +76,11 @@ def shape_of(text: bytes) -> bytes | None:
     return _NUMBER(b"0", text)
 
 
+def _changes_nothing(decision: Pass | Admit) -> bool:
+    """Whether nothing that a session keeps in its books is another afterwards, and the description shows all that matters."""
+    return not (decision.unsettles or decision.ddl or decision.names or decision.by_name or decision.unshown)
+
+
 def plain(decision: object) -> bool:
     """Whether a decision lets one statement pass that changes nothing which a session keeps in its books."""
     return (
@@ -80,7 +88,7 @@ def plain(decision: object) -> bool:
         and decision.statements == 1
         and decision.noted is None
         and decision.copies is None
-        and not (decision.unsettles or decision.ddl or decision.names or decision.by_name or decision.unshown)
+        and _changes_nothing(decision)
     )
 
 
@@ -90,7 +98,7 @@ class PassingTexts:
     __slots__ = ("_sets",)
 
     def __init__(self) -> None:
-        self._sets: OrderedDict[tuple[int, str, Settings], dict[bytes, bytes]] = OrderedDict()
+        self._sets: LRUCache[tuple[int, str, Settings], dict[bytes, bytes]] = LRUCache(SETS)
 
     def of(self, generation: int, login: str, settings: Settings) -> dict[bytes, bytes]:
         """The texts of one login under one generation and these settings."""
@@ -98,10 +106,6 @@ class PassingTexts:
         found = self._sets.get(key)
         if found is None:
             found = self._sets[key] = {}
-            if len(self._sets) > SETS:
-                self._sets.popitem(last=False)
-        else:
-            self._sets.move_to_end(key)
         return found
 
 
@@ -125,7 +129,7 @@ def reads(decision: object) -> bool:
             or decision.witness
             or decision.probes
         )
-        and not (decision.unsettles or decision.ddl or decision.names or decision.by_name or decision.unshown)
+        and _changes_nothing(decision)
     )
 
 
@@ -245,13 +249,13 @@ class Lane:
 
     def _hand_over(self, unit: Unit) -> None:
         """Leave the expectations that the slow lane would have left."""
-        sent = self._state.pipeline.sent
+        leave = self._state.pipeline.sent
         portal = unit.portal
         if portal is None:
-            sent(Expectation(Kind.QUERY, undo=unit.undo))
+            leave(Expectation(Kind.QUERY, undo=unit.undo))
             return
         if unit.parsed is not None:
-            sent(Expectation(Kind.PARSE, statement=unit.parsed, undo=unit.unparse))
+            leave(Expectation(Kind.PARSE, statement=unit.parsed, undo=unit.unparse))
         portal.bound()
         if unit.run is not None:
             portal.run = unit.run
@@ -259,13 +263,13 @@ class Lane:
                 portal.formats = messages.parse_bind(unit.bind[_HEADER:]).result_formats
             except ProtocolError as error:
                 self._state.fatal(error)
-        sent(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
+        leave(Expectation(Kind.BIND, portal=portal, undo=unit.undo))
         if unit.asked or unit.row:
             route = Route.FORWARD if unit.asked else Route.GUARD
             portal.fresh = portal.trusted = True
-            sent(Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=portal.not_asked))
-        sent(Expectation(Kind.EXECUTE, portal=portal, run=unit.run, ticket=unit.ticket))
-        sent(Expectation(Kind.SYNC))
+            leave(Expectation(Kind.DESCRIBE_PORTAL, route, portal=portal, undo=portal.not_asked))
+        leave(Expectation(Kind.EXECUTE, portal=portal, run=unit.run, ticket=unit.ticket))
+        leave(Expectation(Kind.SYNC))
 
     # -- what is known to pass -------------------------------------------------------------------------------------------------------
 
@@ -294,40 +298,36 @@ class Lane:
     def described(self, statement: PreparedStatement, kind: Kind, raw: bytes, shown: Shown | None) -> None:
         """The witness agrees to what the server has said of a statement or its portal; the next Bind of it may come this way."""
         settings = self._state.tracker.settings
-        same = shown is None or shown.message == raw
+        same, passes = shown is None or shown.message == raw, plain(statement.decision)
         row = shown.message if shown is not None and same else raw  # of equal ones that which is kept for all sessions
         if row and kind is not Kind.DESCRIBE_PORTAL:
             return  # its formats are not known yet
         kept = (
             len(row) <= ROW_BYTES
-            and ((same and plain(statement.decision)) or (shown is not None and reads(statement.decision)))
+            and ((same and passes) or (shown is not None and reads(statement.decision)))
             and statement.generation == self._state.judge.generation
             and (statement.settings == settings or indifferent(statement, settings))
             and not (statement.dropped_name or statement.made or statement.judge or statement.computed)
             and statement.names is None
         )
         statement.row, statement.row_under = (row, settings) if kept else (None, None)
-        statement.row_shown = shown if kept and not plain(statement.decision) else None
+        statement.row_shown = shown if kept and not passes else None
         # One that was confirmed under other settings or another generation keeps what was put in its text's place then; a Parse does not.
         if kept and not statement.name:
             self._know_unnamed(statement, known=statement.origin is None and statement.settings == settings)
 
     def _know_unnamed(self, statement: PreparedStatement, *, known: bool) -> None:
-        decision = statement.decision
-        key = messages.build_parse(b"", statement.text, statement.types)
-        if len(key) > UNNAMED_BYTES:
+        asked = messages.build_parse(b"", statement.text, statement.types)
+        if len(asked) > UNNAMED_BYTES:
             return
-        raw = None
-        if isinstance(decision, Admit):
-            raw = messages.build_parse(b"", decision.text, parameter_types(statement.types, statement.plan))
-        elif decision.instead is not None:
-            raw = messages.build_parse(b"", decision.instead.text, statement.types)
-        self._unnamed.pop(key[_HEADER + 1 :], None)
+        key = asked[_HEADER + 1 :]
+        self._unnamed.pop(key, None)
         if not known:
             return
         if len(self._unnamed) >= UNNAMED:
             self._unnamed.pop(next(iter(self._unnamed)))
-        self._unnamed[key[_HEADER + 1 :]] = statement, raw
+        as_it_came = isinstance(statement.decision, Pass) and statement.decision.instead is None
+        self._unnamed[key] = statement, None if as_it_came else messages.build_parse(b"", *sent(statement))
 
     # -- the client's direction ------------------------------------------------------------------------------------------------------
 
@@ -539,10 +539,9 @@ class Lane:
     def _open(self, data: bytes, position: int, after: int, unit: Unit) -> bool:
         """Send on the answer of a planned read, its sealed values opened; False where one does not open: nothing of it has gone then."""
         state = self._state
-        run, shown, portal = unit.run, unit.shown, unit.portal
+        run, shown = unit.run, unit.shown
         assert run is not None
         assert shown is not None
-        assert portal is not None
         rows = position + len(unit.head)
         start = rows - len(unit.row)
         starts = [0]
@@ -552,19 +551,10 @@ class Lane:
             starts.append(tail - rows)
         body = data[rows:tail]
         if shown.openings and tail > rows:
-            openings, codec, output = shown.openings, state.codec, state.tracker.output
-
-            def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
-                opening = openings[which]
-                return codec.open_batch(opening.column, opening.verdict, cells, shown.formats[opening.index], output)
-
             try:
-                body = open_rows(Batch(_ROW, body, starts), len(shown.formats), [o.index for o in openings], opener)
+                body = opened(state, shown, Batch(_ROW, body, starts), portal=None)
             except (BadValue, ProtocolError):
                 return False
-            count = len(starts) - 1
-            state.observer.opened(count * len(openings))
-            state.observer.message_objects(count)
         state.to_client.append(data[position:start] + shown.message if unit.asked else data[position:start])
         state.to_client.append(body)
         state.to_client.append(data[tail:after])

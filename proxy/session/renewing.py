@@ -88,7 +88,7 @@ class Renewing:
     def _parse_again(self, old: PreparedStatement, decision: Pass | Admit, *, between: bool) -> Made:
         state = self._state
         new = self._successor(old, decision, _declared(old))
-        text, types = _sent(new)
+        text, types = sent(new)
         if _outdated(old, new):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             refusal = yield from self._replace(old, new, asked, between=between)
@@ -143,7 +143,7 @@ class Renewing:
         shown = b"" if not prepared.fields else prepared.result(())
         if (known is not None and known != prepared.types) or (told is not None and _columns(shown) != _columns(told)):
             return PLAN_CHANGED
-        text, types = _sent(new)
+        text, types = sent(new)
         if _outdated(old, new):
             asked = [(Kind.PARSE, messages.build_parse(new.name, text, types))]
             yield from self._replace(old, new, asked, between=False)
@@ -228,7 +228,7 @@ def _told(statement: PreparedStatement) -> bytes | None:
     return prepared.result(()) if prepared.fields else b""
 
 
-def _sent(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...]]:
+def sent(statement: PreparedStatement) -> tuple[bytes, tuple[int, ...]]:
     """What the server holds of a statement of the protocol: its text and the types of its parameters."""
     decision = statement.decision
     if not isinstance(decision, Admit):
@@ -243,7 +243,7 @@ def _outdated(old: PreparedStatement, new: PreparedStatement) -> bool:
 
     A column that is sealed now has another type to the server, which would refuse what it has planned for ever, though the client is told the same.
     """
-    return old.absent or _sent(new) != _sent(old) or not _opened(new) <= _opened(old)
+    return old.absent or sent(new) != sent(old) or not _opened(new) <= _opened(old)
 
 
 def _opened(statement: PreparedStatement) -> frozenset[int]:

@@ -18,6 +18,7 @@ from rules.plan import Reason, Refusal
 if TYPE_CHECKING:
     from proxy.session.failures import Failures
     from proxy.session.state import State
+    from proxy.session.statements import Portal
     from proxy.session.witness import Opening, Shown
     from proxy.wire.framing import Batch
 
@@ -149,28 +150,12 @@ class Results:
 
     def _open(self, head: Expectation, shown: Shown, batch: Batch) -> None:
         state = self._state
-        openings = shown.openings
-
-        def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
-            return self._opened(head, shown, openings[which], cells)
-
         try:
-            data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
+            data = opened(state, shown, batch, head.portal)
         except BadValue as bad:
             self._damaged(head, bad)
             return
-        state.observer.opened(_size(batch) * len(openings))
-        state.observer.message_objects(_size(batch))
         state.to_client.append(data)
-
-    def _opened(
-        self, head: Expectation, shown: Shown, opening: Opening, cells: list[bytes | None]
-    ) -> list[bytes | None]:
-        """The values of one sealed column in the form that was asked for. Raises BadValue."""
-        state = self._state
-        portal = head.portal
-        form = shown.formats[opening.index] if portal is None else portal.format_of(opening.index)
-        return state.codec.open_batch(opening.column, opening.verdict, cells, form, state.tracker.output)
 
     def _damaged(self, head: Expectation, bad: BadValue) -> None:
         trouble = Trouble(bad.sqlstate, bad.message, bad.detail)
@@ -186,7 +171,7 @@ class Results:
 
         def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
             opening = openings.get(which)
-            return cells if opening is None else self._opened(head, shown, opening, cells)
+            return cells if opening is None else _values(state, shown, head.portal, opening, cells)
 
         try:
             trouble = collector.take(batch, len(shown.formats), opener)
@@ -200,6 +185,27 @@ class Results:
             return
         state.observer.opened(_size(batch) * len(openings))
         state.observer.message_objects(_size(batch))
+
+
+def opened(state: State, shown: Shown, batch: Batch, portal: Portal | None) -> bytes:
+    """Rows with their sealed values opened, and counted. `portal`: whose formats they have; None: those of the description. Raises BadValue, ProtocolError."""
+    openings = shown.openings
+
+    def opener(which: int, cells: list[bytes | None]) -> list[bytes | None]:
+        return _values(state, shown, portal, openings[which], cells)
+
+    data = open_rows(batch, len(shown.formats), [o.index for o in openings], opener)
+    state.observer.opened(_size(batch) * len(openings))
+    state.observer.message_objects(_size(batch))
+    return data
+
+
+def _values(
+    state: State, shown: Shown, portal: Portal | None, opening: Opening, cells: list[bytes | None]
+) -> list[bytes | None]:
+    """The values of one sealed column in the form that was asked for. Raises BadValue."""
+    form = shown.formats[opening.index] if portal is None else portal.format_of(opening.index)
+    return state.codec.open_batch(opening.column, opening.verdict, cells, form, state.tracker.output)
 
 
 def _unread(error: CopyDataError) -> Trouble:

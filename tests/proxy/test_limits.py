@@ -80,10 +80,7 @@ NO_BOUNDS = frozenset(
         ),
         *("proxy.session.copied._MESSAGE_HEADER", "proxy.session.copy_streams._HEADER", "proxy.session.rows._FIRST"),
         *("proxy.session.statements._TEXT", "proxy.session.statements._TEXT_ARRAY", "proxy.session.handshake.NEWEST"),
-        *(
-            f"proxy.session.lane.{name}"
-            for name in ("_QUERY", "_PARSE", "_BIND", "_ROW", "_COMPLETE", "_READY", "_HEADER")
-        ),
+        *(f"proxy.session.lane.{name}" for name in ("_QUERY", "_PARSE", "_BIND", "_ROW", "_COMPLETE", "_HEADER")),
         *("proxy.session.renewing._NEVER", "proxy.opaque._KIND_WITHIN"),
         *("proxy.session.prepared.TEXT_OID", "proxy.session.prepared.TEXT_ARRAY_OID"),
         *(f"proxy.session.values.{name}" for name in ("_TEXT_OID", "_TEXT_ARRAY_OID", "_UNKNOWN_OID")),
