@@ -101,6 +101,8 @@ class _World:
     hidden: tuple[HiddenRead, ...]
     loose: tuple[LooseTrigger, ...]
     made: Mapping[str, frozenset[TableName]]
+    relations: frozenset[str]
+    functions: frozenset[str]
     definitions: Definitions
     opaque: Opaque
     written: Mapping[str, frozenset[ColumnName]]
@@ -234,6 +236,8 @@ class Gate:
             hidden,
             loose,
             made_by_roles(protection) if loose else {},
+            frozenset(r.name.name for r in catalog.relations.values()),
+            frozenset(f.name.name for f in catalog.functions),
             Definitions(catalog, self._vocabulary),
             Opaque(catalog, self._vocabulary),
             written,
@@ -755,8 +759,7 @@ class Gate:
         if settings.search_path is None:
             return NeedSettings()
         protection = self._world.protection
-        own = {function.name.name for function in protection.catalog.functions}
-        if any(calls(lexed, *lexed.statements[0], own, dotted=False)):
+        if any(calls(lexed, *lexed.statements[0], self._world.functions, dotted=False)):
             return None
 
         judge = self._of_parts(refusal, lexed, asker, settings)
@@ -982,9 +985,9 @@ class Gate:
         """Whether a statement may write something of the catalog's, by triggers and foreign keys any table then."""
         if part.kind in {StatementKind.EXECUTE, StatementKind.DYNAMIC}:
             return True
-        catalog = self._world.protection.catalog
-        writes = not words.isdisjoint(_WRITING) and any(r.name.name in words for r in catalog.relations.values())
-        return writes or any(f.name.name in words for f in catalog.functions)
+        world = self._world
+        writes = not words.isdisjoint(_WRITING) and not words.isdisjoint(world.relations)
+        return writes or not words.isdisjoint(world.functions)
 
     def _by_name(
         self,
