@@ -89,6 +89,16 @@ async def test_in_the_way_until_the_rules_name_them(place: Place) -> None:
     assert said(await place.plan(general)) == ([], [])
 
 
+async def obstacles_after(place: Place, sql: str) -> list[tuple[str, str, str]]:
+    """What is in the way of `apply` in a database of which `sql` is taken back afterwards."""
+    transaction = place.admin.transaction(isolation="repeatable_read")
+    await transaction.start()
+    await place.admin.execute(sql)
+    obstacles, _ = said(await place.plan(BARE))
+    await transaction.rollback()
+    return obstacles
+
+
 async def test_who_could_read_it(place: Place) -> None:
     """Past the table's own privileges: one column, a view, a function that runs as its owner, the owner, everybody."""
     await place.admin.execute(SCHEMA)
@@ -101,24 +111,14 @@ async def test_who_could_read_it(place: Place) -> None:
         "ALTER TABLE audit_log OWNER TO ap_agent",
         "GRANT pg_read_all_data TO ap_agent",
     ):
-        transaction = place.admin.transaction(isolation="repeatable_read")
-        await transaction.start()
-        await place.admin.execute(grant)
-        obstacles, _ = said(await place.plan(BARE))
-        await transaction.rollback()
-        assert "public.audit_log.who" in {o for o, _, _ in obstacles}, grant
+        assert "public.audit_log.who" in {o for o, _, _ in await obstacles_after(place, grant)}, grant
     for harmless in (
         "GRANT SELECT (id, city) ON audit_log TO ap_agent",
         "GRANT SELECT ON audit_log TO ap_app",
         "ALTER TABLE audit_log OWNER TO ap_app",
         "CREATE VIEW shown AS SELECT id FROM audit_log; GRANT SELECT ON shown TO ap_app",
     ):
-        transaction = place.admin.transaction(isolation="repeatable_read")
-        await transaction.start()
-        await place.admin.execute(harmless)
-        obstacles, _ = said(await place.plan(BARE))
-        await transaction.rollback()
-        assert obstacles == [], harmless
+        assert await obstacles_after(place, harmless) == [], harmless
 
 
 async def test_what_can_t_be_read_is_told_as_long_as_it_is_there(place: Place) -> None:
